@@ -1,0 +1,48 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow bench lint types docs golden clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# Installed again only when the pins or the package's metadata change.
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(READY)
+
+install: $(READY) ## create .venv with the pinned versions
+
+demo: $(READY) ## the whole job on generated images, about two minutes; ends by naming the report
+	$(BIN)/medistill demo --out demo --fresh
+
+test: $(READY) ## the fast tests
+	$(BIN)/pytest
+
+test-slow: $(READY) ## the tests that take minutes (real data, full runs)
+	$(BIN)/pytest -m slow
+
+bench: $(READY) ## distilling against the plain reference loop, as ratios of one run
+	$(BIN)/python benchmarks/bench.py
+
+lint: $(READY) ## style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## static types
+	$(BIN)/mypy
+
+docs: $(READY) ## write the pictures and tables of the docs anew (from the phantom)
+	$(BIN)/python docs/make_pictures.py
+
+golden: $(READY) ## write the golden numbers anew, after a change that is meant to change them
+	$(BIN)/python tests/golden.py
+
+clean: ## remove what was built
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,239 @@
+"""The command line: parses, calls the function of the same name, prints. No logic lives here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medistill.errors import MedistillError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Distil a medical image data set into a few synthetic images that others can train on.",
+)
+
+Data = Annotated[str, typer.Argument(help="An .npz, a folder of class folders, a MedMNIST name, or phantom.")]
+PackagePath = Annotated[Path, typer.Argument(help="A package: a folder, or its .zip.")]
+On = Annotated[str, typer.Option("--on", help="The data set to measure on.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, for instance method.iterations=500.")]
+Config = Annotated[Path | None, typer.Option(help="A YAML file of settings.")]
+Size = Annotated[int | None, typer.Option(help="Bring all images to this many pixels a side.")]
+Channels = Annotated[int | None, typer.Option(help="1: make all images gray, 3: RGB.")]
+Flips = Annotated[str | None, typer.Option(help="Mirror images that keep their class: none, horizontal, both.")]
+Networks = Annotated[int | None, typer.Option(help="Networks trained for each arm.")]
+
+
+def _print(result: Any, as_json: bool, text: Callable[[Any], str]) -> None:
+    sys.stdout.write((json.dumps(result, ensure_ascii=False) if as_json else text(result)) + "\n")
+
+
+def _settings(config: Path | None, assignments: list[str] | None) -> dict[str, Any]:
+    from medistill.config import assign, read_yaml
+
+    return assign(read_yaml(config) if config else {}, assignments or [])
+
+
+def _data_settings(
+    settings: dict[str, Any], size: int | None, channels: int | None, flips: str | None
+) -> dict[str, Any]:
+    given = {"size": size, "channels": channels, "flips": flips}
+    return {**settings.get("data", {}), **{k: v for k, v in given.items() if v is not None}}
+
+
+def _evaluate_config(settings: dict[str, Any], networks: int | None, seed: int) -> Any:
+    from medistill.config import EvaluateConfig, build
+
+    values = {"seed": seed, **settings}
+    if networks is not None:
+        values["networks"] = networks
+    return build(EvaluateConfig, values)
+
+
+@app.command()
+def check(
+    data: Data,
+    ipc: Annotated[int | None, typer.Option(help="Images per class that you will ask for.")] = None,
+    size: Size = None,
+    channels: Channels = None,
+    flips: Flips = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every problem of a data set, and its fingerprint."""
+    from medistill import check as run
+    from medistill.config import DataConfig, build
+    from medistill.texts import check_text
+
+    values = _data_settings(_settings(None, set_), size, channels, flips)
+    result = run(data, ipc=ipc, config=build(DataConfig, values, "data"))
+    _print(result, as_json, check_text)
+    if not result["usable"]:
+        raise typer.Exit(2)
+
+
+@app.command()
+def distill(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The package: a folder, or a file ending in .zip.")],
+    method: Annotated[str | None, typer.Option(help="See `medistill methods`; dm if not given.")] = None,
+    ipc: Annotated[int | None, typer.Option(help="Images per class.")] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="Distilled images per training image, 0.01 for instance.")
+    ] = None,
+    seed: Seed = 0,
+    size: Size = None,
+    channels: Channels = None,
+    flips: Flips = None,
+    config: Config = None,
+    set_: Set = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, replacing what is there.")] = False,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Also evaluate, and write the results into the package.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Distil a data set into a package. The same command again goes on where it stopped."""
+    from medistill import distill as run
+    from medistill.texts import distill_text
+
+    settings = _settings(config, set_)
+    measuring = _evaluate_config(settings.pop("evaluate", {}), None, 0) if evaluate else None
+    settings["data"] = _data_settings(settings, size, channels, flips)
+    result = run(
+        data, out=out, method=method, ipc=ipc, ratio=ratio, seed=seed, settings=settings,
+        fresh=fresh, evaluate=evaluate, evaluate_config=measuring, progress=True,
+    )  # fmt: skip
+    _print(result, as_json, distill_text)
+
+
+@app.command()
+def evaluate(
+    package: PackagePath,
+    on: On,
+    networks: Networks = None,
+    seed: Seed = 0,
+    config: Config = None,
+    set_: Set = None,
+    attach: Annotated[
+        bool, typer.Option("--attach", help="Write the results into the package's manifest and card.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a package beside random images of the same number and the full data."""
+    from medistill import evaluate as run
+    from medistill.texts import evaluate_text
+
+    settings = _evaluate_config(_settings(config, set_), networks, seed)
+    _print(run(package, on=on, config=settings, attach=attach, progress=True), as_json, evaluate_text)
+
+
+@app.command()
+def train(
+    package: PackagePath,
+    on: On,
+    networks: Networks = None,
+    seed: Seed = 0,
+    config: Config = None,
+    set_: Set = None,
+    save: Annotated[Path | None, typer.Option(help="Write a trained network there (safetensors).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train on a package alone and test on your own labelled images."""
+    from medistill import train as run
+    from medistill.texts import train_text
+
+    settings = _evaluate_config(_settings(config, set_), networks, seed)
+    _print(run(package, on=on, config=settings, save=save, progress=True), as_json, train_text)
+
+
+@app.command()
+def verify(package: PackagePath, as_json: AsJson = False) -> None:
+    """Check that a package is whole, unaltered and safe to open."""
+    from medistill import verify as run
+    from medistill.texts import verify_text
+
+    _print(run(package), as_json, verify_text)
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """List the methods: cost, whether real images are kept, settings, citation."""
+    from medistill import methods as run
+    from medistill.texts import methods_text
+
+    found = run()
+    _print({"methods": found} if as_json else found, as_json, methods_text)
+
+
+@app.command()
+def report(
+    package: PackagePath,
+    on: On,
+    out: Annotated[Path | None, typer.Option(help="HTML file; else report.html beside the package.")] = None,
+    networks: Networks = None,
+    seed: Seed = 0,
+    config: Config = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained HTML page that tells what a package is worth."""
+    from medistill import report as run
+
+    settings = _evaluate_config(_settings(config, set_), networks, seed)
+    result = run(package, on=on, out=out, config=settings, progress=True)
+    _print(result, as_json, lambda r: f"report: {r['report']}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the package and the report.")] = Path("demo"),
+    seed: Seed = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The whole job on generated images; ends by naming the report."""
+    from medistill import demo as run
+    from medistill.texts import demo_text
+
+    _print(run(out=out, seed=seed, fresh=fresh, progress=True), as_json, demo_text)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Distil a medical image data set into a few synthetic images that others can train on."""
+    if show:
+        from medistill import __version__
+
+        sys.stdout.write(__version__ + "\n")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: our errors become one line and status 2; anything else keeps its traceback."""
+    try:
+        app()
+    except MedistillError as problem:
+        sys.stderr.write(f"medistill: {problem}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("medistill: stopped; the same command goes on from the last checkpoint\n")
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output stopped reading; that is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The verbs, one module each, as Python functions; the command line only parses and prints."""

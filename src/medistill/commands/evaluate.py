@@ -1,0 +1,94 @@
+"""``evaluate``: what a package is worth on a data set, beside random images and the full data."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from medistill.config import EvaluateConfig
+from medistill.data.checks import require_usable
+from medistill.data.preprocess import Prepared, prepare
+from medistill.distil.checkpoint import RunFolder
+from medistill.evaluation.align import data_config, load_for
+from medistill.evaluation.protocol import compare
+from medistill.package.package import Package, read_package, write_package
+from medistill.progress import say
+from medistill.runtime import device_name, peak_memory_mb, prepare_torch
+from medistill.types import Json
+
+ATTACHED = (
+    "arms", "recovery", "recovery_ci95", "recovery_above_chance", "recovery_above_chance_ci95",
+    "gain_over_random", "chance", "details", "images", "test_images", "data", "recipe", "networks",
+    "random_draws", "seed", "notes",
+)  # fmt: skip
+"""What of a result goes into a package: everything that the same command gives again, so no seconds."""
+
+
+def evaluate(
+    package: str | Path,
+    *,
+    on: str | Path,
+    config: EvaluateConfig | None = None,
+    attach: bool = False,
+    progress: bool = False,
+) -> Json:
+    """Train networks on the package, on random images, on the full data, and compare them on test images.
+
+    Args:
+        package: folder or zip; what is read back from it is what is measured.
+        on: data set with training and test images.
+        config: recipe, number of networks and draws, seed.
+        attach: write the results into the package's manifest and card.
+        progress: show progress on standard error.
+
+    Returns:
+        ``arms.<arm>.<metric>.{mean,std,ci95}`` for the arms distilled, random, full and full_balanced;
+        ``recovery`` and ``recovery_above_chance`` by metric; ``gain_over_random.<metric>.{mean,ci95}``;
+        ``compression.{images,bytes}`` as shares of the original; ``cost.{seconds,peak_memory_mb,device}``
+        of this evaluation, with ``cost.distillation`` where it is known; details, curves and provenance.
+
+    Raises:
+        PackageError, DataError, ConfigError: one line each.
+    """
+    return measure(package, on, config or EvaluateConfig(), attach, progress).result
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation's result with what it was measured on, for the report."""
+
+    result: Json
+    package: Package
+    prepared: Prepared
+    warnings: list[str]
+
+
+def measure(package: str | Path, on: str | Path, config: EvaluateConfig, attach: bool, progress: bool) -> Measured:
+    """As :func:`evaluate`, keeping the package and the prepared data."""
+    prepare_torch()
+    started = time.monotonic()
+    read = read_package(package)
+    dataset, notes = load_for(read, on)
+    warnings = [f"{p.kind}: {p.found}" for p in require_usable(dataset, absent_classes=True)]
+    for warning in warnings:
+        say(f"warning: {warning}", progress)
+    prepared = prepare(dataset, data_config(read))
+    comparison = compare(read, prepared, config, notes, progress)
+    result = comparison.as_json()
+    result["package"] = {
+        "path": str(package),
+        "package_id": read.identity,
+        "method": read.manifest["method"]["name"],
+    }
+    result["cost"] = {
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_mb": peak_memory_mb(),
+        "device": device_name(),
+        "distillation": RunFolder(Path(package)).read_cost(),
+    }
+    if attach:
+        kept = {key: result[key] for key in ATTACHED}
+        read = write_package(Path(package), read.with_evaluation(kept))
+        result["package"]["package_id"] = read.identity
+    return Measured(result, read, prepared, warnings)

@@ -1,0 +1,31 @@
+"""``methods``: what is there, what it costs, whether it keeps real images, whom to cite."""
+
+from __future__ import annotations
+
+from medistill.distil.method import methods as registry
+from medistill.types import Json
+
+
+def methods() -> list[Json]:
+    """Every registered method with its hyperparameters, defaults and citation."""
+    found = []
+    for name, method in registry().items():
+        info = method.info
+        found.append(
+            {
+                "name": name,
+                "title": info.title,
+                "kind": info.kind,
+                "cost": info.cost,
+                "contains_real_images": info.contains_real_images,
+                "starts_from_real_images": method().starts_from_real_images,
+                "learns_labels": info.learns_labels,
+                "version": info.version,
+                "bibtex": info.bibtex,
+                "settings": {
+                    key: {"default": field.default, "description": field.description}
+                    for key, field in method.model_fields.items()
+                },
+            }
+        )
+    return found

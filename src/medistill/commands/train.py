@@ -1,0 +1,96 @@
+"""``train``: what somebody who received a package does with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from medistill.config import EvaluateConfig
+from medistill.data.preprocess import Part
+from medistill.errors import DataError
+from medistill.evaluation.align import load_for
+from medistill.evaluation.intervals import Bootstrap, bootstrap_weights
+from medistill.evaluation.metrics import METRICS, details
+from medistill.files import write_atomically
+from medistill.keys import Key
+from medistill.nets.convnet import ConvNet
+from medistill.nets.training import Statistics, predict, steps_for
+from medistill.nets.training import train as fit
+from medistill.package.package import read_package
+from medistill.progress import Progress
+from medistill.runtime import prepare_torch
+from medistill.types import Json
+
+
+def train(
+    package: str | Path,
+    *,
+    on: str | Path,
+    config: EvaluateConfig | None = None,
+    save: str | Path | None = None,
+    progress: bool = False,
+) -> Json:
+    """Train networks on a package alone and test them on the recipient's labelled images.
+
+    Nothing is learned from the data: of a source with a test split that split is used, else
+    all its images.
+
+    Args:
+        package: folder or zip.
+        on: data set to test on.
+        config: recipe, number of networks, seed.
+        save: write the first network's parameters there, as safetensors.
+        progress: show progress on standard error.
+
+    Returns:
+        ``metrics.<metric>.{mean,std,ci95}``, ``recall`` per class, ``confusion``, ``calibration_error``,
+        ``test_images``, ``notes`` and ``saved``.
+
+    Raises:
+        PackageError, DataError, OutputError: one line each.
+    """
+    prepare_torch()
+    config = config or EvaluateConfig()
+    read = read_package(package)
+    statistics = read.preprocessing
+    dataset, notes = load_for(read, on, complete_splits=False)
+    split = dataset.splits.get("test", dataset.train)
+    if split.labels.ndim != 1 or split.labels.min() < 0 or split.labels.max() >= len(read.class_names):
+        raise DataError("labels outside the package's classes", where=on, allowed=f"0 to {len(read.class_names) - 1}")
+    if "test" not in dataset.splits:
+        notes.append("the data have no test split; all their images were used for testing, none for training")
+    test = Part(statistics.apply(split.images), split.labels)
+    normal = Statistics(statistics.mean, statistics.std, read.manifest["flips"])
+    channels, height, width = read.pixels.shape[1:]
+    network = ConvNet(channels, height, width, len(read.class_names), config.recipe.width)
+    saved, runs = None, []
+    steps = steps_for(config.recipe, len(read.labels))
+    with Progress("training", steps * config.networks, enabled=progress) as shown:
+        for index in range(config.networks):
+            key = Key(config.seed).child("network", index)
+            parameters = fit(network, read.part, normal, config.recipe, key, lambda *_: shown.advance())
+            runs.append(predict(network, parameters, test.pixels, normal))
+            if save is not None and index == 0:
+                from safetensors.torch import save as serialise
+
+                header = {"package_id": read.identity, "network": repr(network)}
+                write_atomically(Path(save), serialise(parameters, header))
+                saved = str(save)
+    key = Key(config.seed).child("bootstrap")
+    weights = bootstrap_weights(len(test), config.bootstrap, key, split.patients)
+    measured = Bootstrap.of(runs, test.labels, weights, key)
+    each = [details(run, test.labels) for run in runs]
+    return {
+        "package_id": read.identity,
+        "data": dataset.description.name,
+        "class_names": list(read.class_names),
+        "test_images": len(test),
+        "networks": config.networks,
+        "metrics": {m: measured.summary(m) for m in METRICS},
+        "recall": each[0]["recall"],
+        "confusion": np.sum([d["confusion"] for d in each], axis=0).tolist(),
+        "calibration_error": float(np.mean([d["calibration_error"] for d in each])),
+        "saved": saved,
+        "notes": notes,
+    }

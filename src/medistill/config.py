@@ -1,0 +1,182 @@
+"""Settings: frozen, checked, with ranges; files in YAML, single values with ``--set a.b=c``.
+
+The resolved configuration as canonical JSON is a run's identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medistill.errors import ConfigError, nearest
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Settings):
+    """How a source is read and prepared. What is left out is taken from the source."""
+
+    size: int | tuple[int, int] | None = Field(
+        None, description="pixels of a side, or (height, width); None keeps the source's size"
+    )
+    channels: Literal[1, 3] | None = Field(None, description="1 gray, 3 RGB; None keeps the source's")
+    class_names: tuple[str, ...] | None = Field(None, description="one name per class number")
+    flips: Literal["none", "horizontal", "both"] | None = Field(
+        None, description="which mirror images keep their class"
+    )
+    licence: str | None = Field(None, description="licence of the original images")
+    source: str | None = Field(None, description="who made the original images")
+    split_seed: int = Field(0, description="seed of a split made here")
+
+    @property
+    def target_size(self) -> tuple[int, int] | None:
+        """(height, width) asked for, or None."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+
+class Recipe(Settings):
+    """The one training recipe; every arm of every comparison uses the same.
+
+    AdamW under a one-cycle learning rate, with random affine and intensity changes. The
+    number of steps follows from the number of training images alone; there is no early
+    stopping, so no arm is favoured by its validation set.
+    Chosen on validation data, see docs/explanation/evaluation-recipe.md.
+    """
+
+    epochs: float = Field(8, gt=0, le=10_000, description="passes over the images, within the two bounds below")
+    least_steps: int = Field(300, ge=1, le=1_000_000, description="gradient steps for a small set")
+    most_steps: int = Field(3000, ge=1, le=1_000_000, description="gradient steps for a large set")
+    batch: int = Field(64, ge=1, le=65536, description="images per step, at most all there are")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="peak of the one-cycle schedule")
+    weight_decay: float = Field(0.05, ge=0, le=10, description="decoupled weight decay")
+    width: int = Field(64, ge=1, le=4096, description="filters per convolution of the ConvNet")
+    augment: bool = Field(True, description="random affine and intensity changes in training")
+
+
+class EvaluateConfig(Settings):
+    """How many networks are trained for each arm, and on what recipe."""
+
+    recipe: Recipe = Field(default_factory=Recipe)
+    networks: int = Field(3, ge=1, le=100, description="networks per package, full and balanced arm")
+    random_draws: int = Field(6, ge=2, le=100, description="random subsets, one network each")
+    bootstrap: int = Field(2000, ge=100, le=100_000, description="bootstrap samples of an interval")
+    seed: int = Field(0, description="seed of networks, draws and bootstrap")
+    curve_points: int = Field(8, ge=2, le=100, description="points of a learning curve, on validation data")
+
+
+class DistilConfig(Settings):
+    """Everything that determines a distilled set besides the data themselves."""
+
+    method: dict[str, Any] = Field(description="the method's name and hyperparameters")
+    ipc: int | None = Field(None, description="images per class")
+    ratio: float | None = Field(None, description="distilled images per training image")
+    seed: int = Field(0, description="seed of everything random")
+    data: DataConfig = Field(default_factory=DataConfig)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a mapping from a YAML file.
+
+    Raises:
+        ConfigError: missing, unreadable, or not a mapping.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise ConfigError(f"cannot be read ({str(problem).splitlines()[0]})", where=path) from problem
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError(f"holds a {type(value).__name__}", where=path, allowed="keys and values")
+    return value or {}
+
+
+def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Apply ``a.b=c`` assignments to nested dictionaries; the values are read as YAML.
+
+    Raises:
+        ConfigError: an assignment without "=" or below something that is not a mapping.
+    """
+    import yaml
+
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        parts = name.strip().split(".")
+        if not equals or not all(parts):
+            raise ConfigError(
+                f"'{assignment}'", where="--set", allowed="name=value, for instance method.iterations=500"
+            )
+        place = values
+        for part in parts[:-1]:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"'{part}' has no settings below it", where=f"--set {name}")
+        try:
+            place[parts[-1]] = _number(yaml.safe_load(text))
+        except yaml.YAMLError as problem:
+            raise ConfigError(f"'{text}' is no value", where=f"--set {name}") from problem
+    return values
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def build(model: type[Model], values: Mapping[str, Any], where: str = "") -> Model:
+    """Check values against a model; the first thing wrong becomes one line with the allowed range.
+
+    Raises:
+        ConfigError: unknown key (with the nearest spelling), wrong type or out of range.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        path = [str(part) for part in first["loc"]]
+        name = ".".join(([where] if where else []) + path)
+        if first["type"] == "extra_forbidden":
+            known = _fields(model, path[:-1])
+            raise ConfigError(f"unknown setting '{name}'", remedy=nearest(path[-1], known)) from problem
+        remedy = f"{problem.error_count() - 1} more settings are wrong" if problem.error_count() > 1 else None
+        raise ConfigError(
+            f"{first.get('input')!r}",
+            where=name or model.__name__,
+            allowed=first["msg"].lower(),
+            remedy=remedy,
+        ) from problem
+
+
+def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        model = inner
+    return list(model.model_fields)
+
+
+def differing(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the settings in which two configurations differ, with both values."""
+    names: list[str] = []
+    for key in sorted({*first, *second}):
+        a, b = first.get(key), second.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            names += differing(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(f"{prefix}{key} ({a!r} there, {b!r} here)")
+    return names

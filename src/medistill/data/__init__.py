@@ -1,0 +1,1 @@
+"""Reading, checking and preparing images. Knows nothing of methods, training or reports."""

@@ -1,0 +1,270 @@
+"""What can be wrong with a data set, listed all at once before hours of compute are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medistill.data.dataset import SPLITS, Dataset
+from medistill.errors import DataError
+from medistill.types import Json
+
+NEAR_DUPLICATE = 0.995
+"""Pixel correlation above which two images count as near-duplicates."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing found.
+
+    Args:
+        level: "blocking" stops every command that trains; "warning" is told and recorded.
+        kind: short name, the same in code, JSON and docs.
+        found: what was found and where.
+        remedy: what to do about it.
+    """
+
+    level: Literal["blocking", "warning"]
+    kind: str
+    found: str
+    remedy: str
+
+    def as_json(self) -> Json:
+        return asdict(self)
+
+
+def check(dataset: Dataset, ipc: int | None = None, thorough: bool = True) -> list[Problem]:
+    """List every problem of a data set, blocking ones first.
+
+    Args:
+        dataset: the data.
+        ipc: images per class that will be asked for, if known.
+        thorough: also look for duplicates across splits, which compares all images.
+    """
+    found = [*_labels(dataset), *_pixels(dataset), *_splits(dataset, ipc)]
+    if thorough and not any(p.level == "blocking" for p in found):
+        found += _duplicates(dataset)
+    return sorted(found, key=lambda p: p.level != "blocking")
+
+
+def require_usable(dataset: Dataset, absent_classes: bool = False) -> list[Problem]:
+    """The warnings of a data set without blocking problems.
+
+    Args:
+        dataset: the data.
+        absent_classes: classes without images are no obstacle (another site may lack some).
+
+    Raises:
+        DataError: there are blocking problems; the line names the first and counts the rest.
+    """
+    problems = check(dataset, thorough=False)
+    if absent_classes:
+        problems = [p for p in problems if p.kind != "empty class"]
+    blocking = [p for p in problems if p.level == "blocking"]
+    if blocking:
+        more = f" ({len(blocking) - 1} more: run medistill check)" if blocking[1:] else ""
+        raise DataError(blocking[0].found, where=dataset.description.name, remedy=blocking[0].remedy + more)
+    return problems
+
+
+def _labels(dataset: Dataset) -> Iterator[Problem]:
+    names = dataset.description.class_names
+    if dataset.description.task == "multi-label":
+        yield Problem(
+            "blocking",
+            "multi-label",
+            f"each image has {dataset.classes} labels at once",
+            "distilling needs one class an image: make a data set for one of the findings",
+        )
+        return
+    if len(names) < 2:
+        yield Problem("blocking", "one class", f"only {len(names)} class", "give at least two classes")
+    for split, part in dataset.splits.items():
+        wrong = (part.labels < 0) | (part.labels >= len(names))
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            yield Problem(
+                "blocking",
+                "label range",
+                f"{split}_labels[{row}] is {part.labels[row]} ({int(wrong.sum())} images); "
+                f"training has the classes 0 to {len(names) - 1}",
+                "correct the labels; they run from 0 to classes - 1 and occur in train",
+            )
+    for label, count in enumerate(dataset.counts("train")):
+        if count == 0:
+            yield Problem(
+                "blocking",
+                "empty class",
+                f"train: class {label} ('{names[label]}') has no image",
+                "remove the class or renumber the labels without gaps",
+            )
+    for split in ("val", "test"):
+        if split in dataset.splits:
+            missing = [names[c] for c, n in enumerate(dataset.counts(split)) if n == 0]
+            if missing:
+                yield Problem(
+                    "warning",
+                    "class missing",
+                    f"{split}: no image of {', '.join(missing)}",
+                    "metrics of these classes cannot be given",
+                )
+
+
+def _pixels(dataset: Dataset) -> Iterator[Problem]:
+    shapes = {split: part.images.shape[1:] for split, part in dataset.splits.items()}
+    if len(set(shapes.values())) > 1:
+        text = ", ".join(f"{split} {'x'.join(map(str, s))}" for split, s in shapes.items())
+        yield Problem("blocking", "shapes", f"splits differ in shape: {text}", "bring them to one shape")
+    kinds = {split: str(part.images.dtype) for split, part in dataset.splits.items()}
+    if len(set(kinds.values())) > 1:
+        yield Problem("blocking", "dtype", f"splits differ in dtype: {kinds}", "bring them to one dtype")
+    height, width = dataset.train.images.shape[1:3]
+    if min(height, width) < 16:
+        yield Problem("warning", "small images", f"{height}x{width} pixels", "will be enlarged to 16 pixels")
+    if max(height, width) > 512:
+        yield Problem(
+            "warning",
+            "large images",
+            f"{height}x{width} pixels",
+            "give --size 28 to 224; distilling costs by the pixel",
+        )
+    for split, part in dataset.splits.items():
+        flat = part.images.reshape(len(part), -1)
+        if part.images.dtype.kind == "f":
+            bad = ~np.isfinite(flat).all(axis=1)
+            if bad.any():
+                row = int(np.flatnonzero(bad)[0])
+                yield Problem(
+                    "blocking",
+                    "nan",
+                    f"{split}_images[{row}] has NaN or infinite pixels ({int(bad.sum())} images)",
+                    "remove these images or fill the pixels",
+                )
+        constant = flat.min(axis=1) == flat.max(axis=1)
+        if constant.any():
+            row = int(np.flatnonzero(constant)[0])
+            yield Problem(
+                "warning",
+                "constant image",
+                f"{split}_images[{row}] has a single value ({int(constant.sum())} images)",
+                "remove these images",
+            )
+
+
+def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Problem]:
+    for note in dataset.description.notes:
+        if "split" in note:
+            yield Problem("warning", "split made", note, "provide the split to decide it yourself")
+    if dataset.description.flips == "none":
+        yield Problem(
+            "warning",
+            "no flips",
+            "nobody vouched that mirror images keep their class, so none are made",
+            "give --flips horizontal or both if left and right do not matter",
+        )
+    counts = dataset.counts("train") if dataset.train.labels.ndim == 1 else []
+    small = [i for i, n in enumerate(counts) if ipc is not None and 0 < n < ipc]
+    for label in small:
+        yield Problem(
+            "warning",
+            "small class",
+            f"train: class '{dataset.description.class_names[label]}' has {counts[label]} images, {ipc} asked for",
+            "it will give as many as it has",
+        )
+    if "test" not in dataset.splits:
+        yield Problem("warning", "no test split", "nothing to evaluate on", "provide test images for evaluate")
+    known = {s: set(p.patients.tolist()) for s, p in dataset.splits.items() if p.patients is not None}
+    for first, second in _pairs(known):
+        both = sorted(known[first] & known[second])
+        if both:
+            yield Problem(
+                "warning",
+                "patients across splits",
+                f"{len(both)} patients are in {first} and {second}, for instance {both[0]}",
+                "results will flatter; split by patient",
+            )
+    if counts and "test" in dataset.splits and sum(dataset.counts("test")):
+        train = np.array(counts) / max(1, sum(counts))
+        test = np.array(dataset.counts("test")[: len(train)])
+        shift = np.abs(train - test / test.sum()).max()
+        # Ten points, or what chance explains in a small test set.
+        if shift > max(0.10, 3 * np.sqrt(0.25 / test.sum())):
+            worst = int(np.abs(train - test / test.sum()).argmax())
+            yield Problem(
+                "warning",
+                "prior shift",
+                f"class '{dataset.description.class_names[worst]}' is {train[worst]:.0%} of train "
+                f"and {test[worst] / test.sum():.0%} of test",
+                "read balanced accuracy and AUROC rather than accuracy",
+            )
+
+
+def _pairs(names: dict[str, set[str]]) -> list[tuple[str, str]]:
+    present = [s for s in SPLITS if s in names]
+    return [(a, b) for i, a in enumerate(present) for b in present[i + 1 :]]
+
+
+def _duplicates(dataset: Dataset) -> Iterator[Problem]:
+    present = {s: {""} for s in dataset.splits}
+    flat = {s: dataset.splits[s].images.reshape(len(dataset.splits[s]), -1) for s in present}
+    for first, second in _pairs(present):
+        seen = {row.tobytes() for row in flat[first]}
+        exact = np.array([row.tobytes() in seen for row in flat[second]])
+        near = _near_duplicates(flat[first], flat[second]) & ~exact
+        for kind, rows in (("exact duplicates", exact), ("near duplicates", near)):
+            if rows.any():
+                yield Problem(
+                    "warning",
+                    kind,
+                    f"{int(rows.sum())} of {len(rows)} {second} images are in {first} too, "
+                    f"for instance {second}_images[{int(np.flatnonzero(rows)[0])}]",
+                    f"remove them from {first}; results will flatter",
+                )
+
+
+def _unit_rows(flat: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """Rows with zero mean and unit length, so that products are correlations."""
+    rows = flat.astype(np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 1e-6), dtype=np.float32)
+
+
+def _near_duplicates(
+    first: npt.NDArray[np.generic], second: npt.NDArray[np.generic], block: int = 2048
+) -> npt.NDArray[np.bool_]:
+    """Which rows of ``second`` correlate above :data:`NEAR_DUPLICATE` with some row of ``first``.
+
+    Small problems are computed outright. In large ones a random projection to 64 numbers
+    (fixed seed) sorts out the bulk: a correlation of 0.995 keeps within about 0.00125
+    (standard deviation, (1 − ρ²)/√64) there, so only pairs above 0.985 are compared in full.
+    """
+    if first.shape[1] <= 1024 and len(first) * len(second) <= 10**9:
+        a, b = _unit_rows(first), _unit_rows(second)
+        found = np.zeros(len(b), dtype=bool)
+        for i in range(0, len(b), block):
+            for j in range(0, len(a), block):
+                found[i : i + block] |= (b[i : i + block] @ a[j : j + block].T).max(axis=1) > NEAR_DUPLICATE
+        return found
+    mixer = np.random.default_rng(0).standard_normal((first.shape[1], 64), dtype=np.float32)
+    low_a, low_b = (_projected(x, mixer, block) for x in (first, second))
+    found = np.zeros(len(second), dtype=bool)
+    for i in range(0, len(low_b), block):
+        for j in range(0, len(low_a), block):
+            rows, columns = np.nonzero(low_b[i : i + block] @ low_a[j : j + block].T > 0.985)
+            for row in np.unique(rows[~found[i + rows]]):
+                candidates = first[j + columns[rows == row]]
+                own = _unit_rows(second[i + row : i + row + 1])[0]
+                found[i + row] |= any(
+                    (_unit_rows(candidates[k : k + 256]) @ own).max() > NEAR_DUPLICATE
+                    for k in range(0, len(candidates), 256)
+                )
+    return found
+
+
+def _projected(flat: npt.NDArray[np.generic], mixer: npt.NDArray[np.float32], block: int) -> npt.NDArray[np.float32]:
+    return _unit_rows(np.concatenate([_unit_rows(flat[i : i + block]) @ mixer for i in range(0, len(flat), block)]))

@@ -1,0 +1,166 @@
+"""Class folders: ``train/<class>/*.png`` with or without split folders, PNG, JPEG, TIFF or BMP.
+
+A file ``patients.csv`` at the top, with the columns ``file`` (path below the top) and
+``patient``, names patients; then splits are made and checked by patient.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medistill.data.dataset import Dataset, Description, Split
+from medistill.data.resize import resize
+from medistill.errors import DataError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+LAYOUT = "train/<class>/*.png, or <class>/*.png without split folders (PNG, JPEG, TIFF, BMP)"
+
+Pixels = npt.NDArray[Any]
+
+
+def read_folder(root: Path, size: tuple[int, int] | None = None, channels: int | None = None) -> Dataset:
+    """Read a folder of class folders.
+
+    Args:
+        root: the folder.
+        size: bring every image to this (height, width); needed where sizes differ.
+        channels: 1 or 3, convert every image; needed where gray and RGB are mixed.
+
+    Raises:
+        DataError: no images, unreadable images, mixed sizes, modes or depths, unequal classes.
+    """
+    tops = {SPLIT_NAMES[d.name.lower()]: d for d in _folders(root) if d.name.lower() in SPLIT_NAMES}
+    if tops and "train" not in tops:
+        raise DataError(f"has {', '.join(sorted(tops))} but no train folder", where=root, allowed=LAYOUT)
+    tops = tops or {"train": root}
+    names = [d.name for d in _folders(tops["train"])]
+    if not names:
+        raise DataError("holds no class folder", where=tops["train"], allowed=LAYOUT)
+    for top in tops.values():
+        extra = sorted({d.name for d in _folders(top)} - set(names))
+        if extra:
+            raise DataError(
+                f"class '{extra[0]}' is not in {tops['train']}", where=top, allowed=", ".join(sorted(names))
+            )
+    files = {split: [sorted(_images(top / n)) for n in names] for split, top in tops.items()}
+    if not any(files["train"]):
+        raise DataError("holds no image", where=tops["train"], allowed=LAYOUT)
+    pixels = _read_all([f for groups in files.values() for group in groups for f in group], channels)
+    _require_alike(root, pixels, size, channels)
+    patients = _patients(root)
+    splits = {}
+    for split, groups in files.items():
+        rows = [(file, label) for label, group in enumerate(groups) for file in group]
+        if rows:
+            splits[split] = _split(root, rows, pixels, size, patients)
+    return Dataset(splits, Description(root.resolve().name, tuple(names)))
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(d for d in path.iterdir() if d.is_dir() and not d.name.startswith(".")) if path.is_dir() else []
+
+
+def _images(path: Path) -> list[Path]:
+    return [f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()] if path.is_dir() else []
+
+
+def read_image(path: Path, channels: int | None = None) -> Pixels:
+    """One image as (h, w, c), ``uint8`` or ``uint16``; transparency is dropped, palettes are resolved.
+
+    Raises:
+        OSError, ValueError, SyntaxError: not a readable image (what Pillow raises).
+    """
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+            array = np.asarray(image)
+            if array.min() < 0 or array.max() > 65535:
+                raise ValueError("values outside 0 to 65535")
+            array = array.astype(np.uint16)[..., None]
+            return np.repeat(array, 3, axis=2) if channels == 3 else array
+        gray = image.mode in ("1", "L", "LA", "La")
+        wanted = {1: "L", 3: "RGB", None: "L" if gray else "RGB"}[channels]
+        if image.mode == "F":
+            raise ValueError("floating-point pixels")
+        array = np.asarray(image.convert(wanted))
+        return array[..., None] if array.ndim == 2 else array
+
+
+def _read_all(files: list[Path], channels: int | None) -> dict[Path, Pixels]:
+    pixels, bad = {}, []
+    for file in files:
+        try:
+            pixels[file] = read_image(file, channels)
+        except (OSError, ValueError, SyntaxError) as problem:
+            reason = "is empty (0 bytes)" if file.stat().st_size == 0 else f"cannot be read ({problem})"
+            bad.append((file, reason.replace(f" {str(file)!r}", "")))
+    if bad:
+        more = f"; {len(bad) - 1} more files like it: {', '.join(f.name for f, _ in bad[1:4])}" if bad[1:] else ""
+        raise DataError(
+            bad[0][1] + more, where=bad[0][0], allowed="PNG, JPEG, TIFF, BMP", remedy="remove or replace it"
+        )
+    return pixels
+
+
+def _require_alike(
+    root: Path, pixels: dict[Path, Pixels], size: tuple[int, int] | None, channels: int | None
+) -> None:
+    """One line that names everything that is mixed, an example of each, and what to do."""
+    kinds = {
+        "sizes": (lambda p: f"{p.shape[0]}x{p.shape[1]}", "give --size N to bring all to one size", size),
+        "modes": (lambda p: "gray" if p.shape[2] == 1 else "RGB", "give --channels 1 or 3", channels),
+        "depths": (lambda p: f"{8 * p.dtype.itemsize}-bit", "convert the files to one depth", None),
+    }
+    found, remedies, example = [], [], None
+    for kind, (describe, remedy, given) in kinds.items():
+        counts = Counter(describe(p) for p in pixels.values())
+        if len(counts) > 1 and given is None:
+            top = counts.most_common()
+            found.append(f"mixed {kind} (" + ", ".join(f"{k}: {n} files" for k, n in top[:4]) + ")")
+            remedies.append(remedy)
+            example = next(f for f, p in pixels.items() if describe(p) == top[-1][0])
+    if found:
+        raise DataError(f"{' and '.join(found)}, for instance {example}", where=root, remedy=" and ".join(remedies))
+
+
+def _split(
+    root: Path,
+    rows: list[tuple[Path, int]],
+    pixels: dict[Path, Pixels],
+    size: tuple[int, int] | None,
+    patients: dict[str, str] | None,
+) -> Split:
+    arrays = [pixels[file] for file, _ in rows]
+    if size is not None and any(a.shape[:2] != size for a in arrays):
+        top = np.iinfo(arrays[0].dtype).max
+        fitted = [np.rint(resize(a[None], size)[0]).clip(0, top).astype(a.dtype) for a in arrays]
+        images = np.stack(fitted)
+    else:
+        images = np.stack(arrays)
+    ids = None
+    if patients is not None:
+        keys = [file.relative_to(root).as_posix() for file, _ in rows]
+        missing = [k for k in keys if k not in patients]
+        if missing:
+            raise DataError(f"names no patient for {missing[0]} ({len(missing)} in all)", where=root / "patients.csv")
+        ids = np.array([patients[k] for k in keys])
+    return Split(images, np.array([label for _, label in rows], dtype=np.int64), ids)
+
+
+def _patients(root: Path) -> dict[str, str] | None:
+    path = root / "patients.csv"
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        if not {"file", "patient"} <= set(reader.fieldnames or ()):
+            raise DataError(f"has the columns {reader.fieldnames}", where=path, allowed="file, patient")
+        return {row["file"]: row["patient"] for row in reader}

@@ -1,0 +1,105 @@
+"""MedMNIST-layout ``.npz`` files: ``{train,val,test}_images`` and ``{train,val,test}_labels``."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medistill.data.dataset import SPLITS, Dataset, Description, Split
+from medistill.errors import DataError, nearest
+
+LAYOUT = "train_images (n, h, w) or (n, h, w, 3) and train_labels (n,) or (n, 1); the same for val and test"
+
+
+def read_npz(path: Path, description: Description | None = None) -> Dataset:
+    """Read a MedMNIST-layout file of any image size, gray or RGB.
+
+    Optional extra keys: ``{split}_patients`` (n,) names each image's patient, and
+    ``class_names`` (classes,) names the classes. Nothing in the file is unpickled.
+
+    Args:
+        path: the file.
+        description: class names, flips and licence where known; else made from the file.
+
+    Raises:
+        DataError: missing, not an npz, wrong keys, shapes or kinds of number.
+    """
+    arrays = _arrays(path)
+    if "train_images" not in arrays or "train_labels" not in arrays:
+        wanted = "train_images" if "train_images" not in arrays else "train_labels"
+        raise DataError(
+            f"has no key '{wanted}' but {', '.join(sorted(arrays)) or 'nothing'}",
+            where=path,
+            allowed=LAYOUT,
+            remedy=f"rename the arrays ({nearest(wanted, arrays)})" if arrays else None,
+        )
+    splits = {}
+    for name in SPLITS:
+        if f"{name}_images" in arrays and f"{name}_labels" not in arrays:
+            raise DataError(f"has '{name}_images' without '{name}_labels'", where=path, allowed=LAYOUT)
+        if f"{name}_images" in arrays and len(arrays[f"{name}_images"]):
+            splits[name] = _split(path, name, arrays)
+    if "train" not in splits:
+        raise DataError("holds no training image", where=f"{path}, train_images", allowed=LAYOUT)
+    return Dataset(splits, description or _describe(path, arrays, splits))
+
+
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    if not path.is_file():
+        raise DataError("no such file", where=path, remedy="check the path")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError("is a single array, not an .npz archive", where=path, allowed=LAYOUT)
+            return {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as problem:
+        pickled = "allow_pickle" in str(problem) and zipfile.is_zipfile(path)
+        found = "holds pickled objects, which are never opened" if pickled else "is not a readable .npz archive"
+        raise DataError(found, where=path, allowed=LAYOUT, remedy="write it with numpy.savez") from problem
+
+
+def _split(path: Path, name: str, arrays: dict[str, npt.NDArray[Any]]) -> Split:
+    images, labels = arrays[f"{name}_images"], arrays[f"{name}_labels"]
+    where = f"{path}, {name}_images"
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise DataError(f"has shape {arrays[f'{name}_images'].shape}", where=where, allowed=LAYOUT)
+    if images.dtype.kind not in "uif":
+        raise DataError(f"has dtype {images.dtype}", where=where, allowed="integers or floats")
+    where = f"{path}, {name}_labels"
+    if labels.dtype.kind not in "ui":
+        raise DataError(
+            f"has dtype {labels.dtype}",
+            where=where,
+            allowed="integers 0 to classes - 1",
+            remedy="convert the labels with .astype('int64') once you have made sure that they are class numbers",
+        )
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim not in (1, 2) or len(labels) != len(images):
+        raise DataError(
+            f"has shape {labels.shape} beside {len(images)} images", where=where, allowed="one label an image"
+        )
+    patients = arrays.get(f"{name}_patients")
+    if patients is not None:
+        if patients.shape != (len(images),):
+            raise DataError(
+                f"has shape {patients.shape}", where=f"{path}, {name}_patients", allowed=f"({len(images)},)"
+            )
+        patients = patients.astype(np.str_)
+    return Split(images, labels.astype(np.int64), patients)
+
+
+def _describe(path: Path, arrays: dict[str, npt.NDArray[Any]], splits: dict[str, Split]) -> Description:
+    multi = splits["train"].labels.ndim == 2
+    count = splits["train"].labels.shape[1] if multi else int(max(0, splits["train"].labels.max())) + 1
+    names = tuple(str(c) for c in range(count))
+    if "class_names" in arrays:
+        names = tuple(str(n) for n in arrays["class_names"].ravel())
+    return Description(path.stem, names, task="multi-label" if multi else "classification")

@@ -1,0 +1,259 @@
+"""Phantoms: procedurally generated images that look medical and belong to nobody.
+
+Each patient has an anatomy (an elliptic body section with organs and tissue texture), each
+image shows it from a slightly different position, and the class is the kind of lesion in
+it. A site is a scanner: blur, noise, contrast, shading and, in colour, stain. Everything
+follows from the seed, so the same arguments give the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+
+from medistill.data.dataset import Dataset, Description, Split
+from medistill.errors import ConfigError, nearest
+from medistill.keys import Key
+
+Array = npt.NDArray[np.float64]
+LESIONS = (
+    "no lesion",
+    "solid nodule",
+    "ring lesion",
+    "spiculated mass",
+    "calcifications",
+    "cyst",
+    "band opacity",
+    "paired nodules",
+)
+SITES = {
+    # blur (in 1/28 of the side), noise, gamma, shading, stain (rows: background, tissue, lesion)
+    "a": (0.35, 0.045, 1.0, 0.10, ((0.95, 0.90, 0.94), (0.80, 0.50, 0.70), (0.38, 0.20, 0.55))),
+    "b": (0.75, 0.030, 0.75, 0.30, ((0.90, 0.91, 0.86), (0.86, 0.58, 0.60), (0.45, 0.18, 0.38))),
+    "c": (0.20, 0.080, 1.35, 0.05, ((0.97, 0.95, 0.97), (0.72, 0.52, 0.78), (0.30, 0.25, 0.62))),
+}
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """What to generate.
+
+    Args:
+        classes: kinds of lesion, 2 to 8.
+        images: training images, at least 2 per class; a quarter as many again are made
+            for validation and a half as many for testing.
+        size: height and width in pixels, at least 16.
+        width: width where it differs from ``size``; 0 for square.
+        colour: RGB with the site's stain instead of gray.
+        site: scanner, "a", "b" or "c"; all share classes and anatomy.
+        imbalance: images of the most frequent class for one of the rarest, at least 1.
+        difficulty: 0.1 to 3; higher means fainter lesions in more texture.
+        seed: any integer.
+    """
+
+    classes: int = 4
+    images: int = 800
+    size: int = 28
+    width: int = 0
+    colour: bool = False
+    site: Literal["a", "b", "c"] = "a"
+    imbalance: float = 1.0
+    difficulty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        limits = {
+            "classes": (2, len(LESIONS)),
+            "images": (2 * self.classes, 10**7),
+            "size": (16, 4096),
+            "imbalance": (1, 1000),
+            "difficulty": (0.1, 3),
+        }
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{getattr(self, name)}", where=f"phantom:{name}", allowed=f"{low} to {high}")
+        if self.width and not 16 <= self.width <= 4096:
+            raise ConfigError(f"{self.width}", where="phantom:width", allowed="0, or 16 to 4096")
+        if self.site not in SITES:
+            raise ConfigError(f"'{self.site}'", where="phantom:site", allowed=", ".join(SITES))
+
+
+def parse_phantom(text: str) -> Phantom:
+    """Read "phantom" or "phantom:classes=3,site=b,colour=true".
+
+    Raises:
+        ConfigError: unknown setting or a value outside its range.
+    """
+    options: dict[str, int | float | bool | str] = {}
+    kinds: dict[str, type] = {f.name: type(f.default) for f in fields(Phantom)}
+    for part in filter(None, text.partition(":")[2].split(",")):
+        match = re.fullmatch(r"\s*(\w+)\s*=\s*(\S+)\s*", part)
+        if not match or match[1] not in kinds:
+            name = match[1] if match else part
+            raise ConfigError(f"unknown setting '{name}'", where="phantom", remedy=nearest(name, kinds))
+        name, value = match.groups()
+        try:
+            if kinds[name] is bool:
+                options[name] = {"true": True, "1": True, "false": False, "0": False}[value.lower()]
+            else:
+                options[name] = kinds[name](value)
+        except (ValueError, KeyError) as problem:
+            raise ConfigError(
+                f"'{value}'", where=f"phantom:{name}", allowed=f"a value of type {kinds[name].__name__}"
+            ) from problem
+    return replace(Phantom(), **options)  # type: ignore[arg-type]
+
+
+def make_phantom(spec: Phantom | None = None) -> Dataset:
+    """Generate the three splits, no patient in two of them.
+
+    Returns:
+        ``uint8`` images, (n, size, width or size, 1 or 3), with patient ids.
+    """
+    spec = spec or Phantom()
+    splits = {}
+    for name, share in (("train", 1.0), ("val", 0.25), ("test", 0.5)):
+        splits[name] = _split(spec, name, max(2 * spec.classes, round(spec.images * share)))
+    names = LESIONS[: spec.classes]
+    note = f"generated images of nobody: {spec}"
+    return Dataset(
+        splits,
+        Description("phantom", names, "both", licence="CC0-1.0", source="generated by medistill", notes=(note,)),
+    )
+
+
+def _split(spec: Phantom, name: str, count: int) -> Split:
+    rng = Key(spec.seed).child("phantom", spec.site, name).numpy()
+    weights = spec.imbalance ** -(np.arange(spec.classes) / max(1, spec.classes - 1))
+    per_class = np.maximum(2, np.floor(count * weights / weights.sum())).astype(int)
+    labels = rng.permutation(np.repeat(np.arange(spec.classes), per_class))
+    shape = (spec.size, spec.width or spec.size)
+    images, patients, patient = [], [], -1
+    anatomy_rng = rng
+    left = 0
+    for label in labels:
+        if left == 0:
+            patient, left = patient + 1, int(rng.integers(1, 4))
+            anatomy_rng = Key(spec.seed).child("patient", spec.site, name, patient).numpy()
+            anatomy = _anatomy(anatomy_rng)
+        left -= 1
+        images.append(_image(spec, shape, int(label), anatomy, rng))
+        patients.append(f"{spec.site}-{name}-{patient:05d}")
+    return Split(np.stack(images), labels.astype(np.int64), np.array(patients))
+
+
+@dataclass(frozen=True)
+class _Anatomy:
+    """One patient: body outline, organs as (y, x, radii, angle, brightness), and a texture seed."""
+
+    body: tuple[float, float]
+    organs: tuple[tuple[float, ...], ...]
+    brightness: float
+    texture: int
+
+
+def _anatomy(rng: np.random.Generator) -> _Anatomy:
+    organs = tuple(
+        (
+            *rng.uniform(-0.5, 0.5, 2),
+            *rng.uniform(0.15, 0.4, 2),
+            rng.uniform(0, np.pi),
+            rng.uniform(-0.22, 0.22),
+        )
+        for _ in range(int(rng.integers(2, 5)))
+    )
+    body = (rng.uniform(0.78, 0.98), rng.uniform(0.78, 0.98))
+    return _Anatomy(body, organs, rng.uniform(0.35, 0.55), int(rng.integers(2**31)))
+
+
+def _blob(y: Array, x: Array, parts: tuple[float, ...], edge: float) -> Array:
+    """A soft-edged ellipse, one inside, zero outside."""
+    cy, cx, ry, rx, angle = parts
+    dy, dx = y - cy, x - cx
+    u, v = dy * np.cos(angle) + dx * np.sin(angle), -dy * np.sin(angle) + dx * np.cos(angle)
+    distance = np.sqrt((u / ry) ** 2 + (v / rx) ** 2)
+    return 1 / (1 + np.exp(np.clip((distance - 1) * min(ry, rx) / edge, -40, 40)))
+
+
+def _lesion(kind: str, y: Array, x: Array, rng: np.random.Generator, edge: float) -> Array:
+    """The lesion's brightness pattern, within about −1 to 1."""
+    cy, cx = rng.uniform(-0.42, 0.42, 2)
+    radius = rng.uniform(0.17, 0.30)
+    angle = rng.uniform(0, np.pi)
+    stretch = rng.uniform(0.8, 1.25)
+    ellipse = (cy, cx, radius * stretch, radius / stretch, angle)
+    if kind == "solid nodule":
+        return _blob(y, x, ellipse, edge)
+    if kind == "cyst":
+        return -_blob(y, x, ellipse, edge)
+    if kind == "ring lesion":
+        inner = (cy, cx, 0.55 * ellipse[2], 0.55 * ellipse[3], angle)
+        return _blob(y, x, ellipse, edge) - 1.2 * _blob(y, x, inner, edge)
+    if kind == "spiculated mass":
+        phi = np.arctan2(y - cy, x - cx)
+        spokes = 1 + 0.55 * np.cos(int(rng.integers(5, 8)) * phi + rng.uniform(0, 6.28))
+        distance = np.hypot(y - cy, x - cx) / (radius * spokes)
+        return 1 / (1 + np.exp(np.clip((distance - 1) * radius / edge, -40, 40)))
+    if kind == "calcifications":
+        pattern = np.zeros_like(y)
+        for _ in range(int(rng.integers(5, 9))):
+            py, px = cy + rng.normal(0, 0.18), cx + rng.normal(0, 0.18)
+            pattern += _blob(y, x, (py, px, 0.05, 0.05, 0.0), edge / 2)
+        return np.minimum(1.3 * pattern, 1.4)
+    if kind == "band opacity":
+        across = (y - cy) * np.cos(angle) + (x - cx) * np.sin(angle)
+        return np.asarray(np.exp(-((across / (0.4 * radius)) ** 2)))
+    if kind == "paired nodules":
+        gap = radius * rng.uniform(0.75, 1.0)
+        dy, dx = gap * np.sin(angle), gap * np.cos(angle)
+        first, second = (
+            (cy + dy, cx + dx, 0.6 * radius, 0.6 * radius, 0.0),
+            (cy - dy, cx - dx, 0.6 * radius, 0.6 * radius, 0.0),
+        )
+        return _blob(y, x, first, edge) + _blob(y, x, second, edge)
+    return np.zeros_like(y)
+
+
+def _image(
+    spec: Phantom, shape: tuple[int, int], label: int, anatomy: _Anatomy, rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    blur, noise, gamma, shading, stain = SITES[spec.site]
+    unit = min(shape) / 28
+    y, x = np.meshgrid(
+        (np.arange(shape[0]) + 0.5) / min(shape) * 2 - shape[0] / min(shape),
+        (np.arange(shape[1]) + 0.5) / min(shape) * 2 - shape[1] / min(shape),
+        indexing="ij",
+    )
+    shift, turn = rng.normal(0, 0.05, 2), rng.normal(0, 0.12)
+    ys = (y - shift[0]) * np.cos(turn) + (x - shift[1]) * np.sin(turn)
+    xs = -(y - shift[0]) * np.sin(turn) + (x - shift[1]) * np.cos(turn)
+    edge = 0.035
+    body = _blob(ys, xs, (0, 0, *anatomy.body, 0.0), edge)
+    tissue = np.full(shape, anatomy.brightness)
+    for *ellipse, bright in anatomy.organs:
+        tissue += bright * _blob(ys, xs, tuple(ellipse), 2 * edge)
+    grain = gaussian_filter(np.random.default_rng(anatomy.texture).standard_normal(shape), 1.3 * unit)
+    own = gaussian_filter(rng.standard_normal(shape), 1.0 * unit)
+    tissue += spec.difficulty * 0.045 * (grain / grain.std() + own / own.std())
+    contrast = rng.uniform(0.22, 0.42) / spec.difficulty
+    lesion = _lesion(LESIONS[label], ys, xs, rng, edge) * contrast * body
+    picture = body * tissue + lesion
+    picture = gaussian_filter(np.clip(picture, 0, 1), blur * unit) ** gamma
+    picture *= 1 - shading * (np.cos(np.arctan2(y, x) - 0.7) * np.hypot(y, x)) / 2
+    if not spec.colour:
+        picture = picture + noise * rng.standard_normal(shape)
+        return np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)[..., None]
+    background, tint, dark = (np.asarray(row) for row in stain)
+    amount = np.clip(picture, 0, 1)[..., None]
+    colour = np.where(
+        amount < 0.5,
+        background + (tint - background) * amount * 2,
+        tint + (dark - tint) * (amount - 0.5) * 2,
+    )
+    colour = colour + noise * rng.standard_normal((*shape, 3))
+    return np.rint(255 * np.clip(colour, 0, 1)).astype(np.uint8)

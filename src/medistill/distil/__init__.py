@@ -1,0 +1,1 @@
+"""Distilling: the contract of a method, the problem it is given, and the one loop."""

@@ -1,0 +1,137 @@
+"""A run's folder: what it is, how far it came, what it cost; enough to go on after a kill."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from medistill.config import differing
+from medistill.distil.method import State
+from medistill.errors import ConfigError, DataError
+from medistill.files import canonical_json, pretty_json, read_json, write_atomically
+from medistill.runtime import device_name, peak_memory_mb
+from medistill.types import Json
+
+CHECKPOINT_SECONDS = 10.0
+
+
+@dataclass
+class Checkpoint:
+    """A state, the seconds spent to reach it and the loss of every step so far."""
+
+    state: State
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+
+class RunFolder:
+    """The folder beside a package in which its run is recorded.
+
+    ``run.json`` identifies the run, ``checkpoint.safetensors`` is where it stands,
+    ``log.json`` its losses, ``cost.json`` what it took. None of it belongs to the package.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.path = out.with_name(out.name + ".run")
+
+    def open(self, identity: Json, fresh: bool) -> None:
+        """Claim the folder for a run.
+
+        Raises:
+            ConfigError: it belongs to a run with another configuration.
+            OutputError: it cannot be written.
+        """
+        if fresh:
+            shutil.rmtree(self.path, ignore_errors=True)
+        known = self._read("run.json")
+        if known is not None and known != identity:
+            names = differing(known, identity)
+            raise ConfigError(
+                f"belongs to a run with another configuration: {', '.join(names)}",
+                where=self.out,
+                remedy="give another --out, or --fresh to start over",
+            )
+        if known is None:
+            if self.out.exists() and not fresh:
+                raise ConfigError(
+                    "exists and was not made by this command",
+                    where=self.out,
+                    remedy="give another --out, or --fresh to replace it",
+                )
+            write_atomically(self.path / "run.json", pretty_json(identity))
+
+    def _read(self, name: str) -> Json | None:
+        try:
+            value = read_json(self.path / name)
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def read_log(self) -> list[float]:
+        """Loss of every step so far, as last saved."""
+        log = self._read("log.json")
+        return list(log["loss"]) if log else []
+
+    def read_cost(self) -> Json | None:
+        """Seconds, peak memory and device of the finished run."""
+        return self._read("cost.json")
+
+    def load(self) -> Checkpoint | None:
+        """Where the run stands; None if it has not come so far."""
+        path = self.path / "checkpoint.safetensors"
+        try:
+            tensors = load(path.read_bytes())
+            memory = {name[7:]: t for name, t in tensors.items() if name.startswith("memory.")}
+            state = State(tensors["images"], tensors["labels"], memory, int(tensors["step"]))
+            return Checkpoint(state, float(tensors["seconds"]), tensors["losses"].tolist())
+        except FileNotFoundError:
+            return None
+        except (OSError, KeyError, SafetensorError) as problem:
+            raise DataError(f"cannot be read ({problem})", where=path, remedy="start over with --fresh") from problem
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write one file in one move; a kill at any moment leaves the old one or the new one."""
+        state = checkpoint.state
+        tensors = {
+            "images": state.images,
+            "labels": state.labels,
+            "step": torch.tensor(state.step),
+            "seconds": torch.tensor(checkpoint.seconds, dtype=torch.float64),
+            "losses": torch.tensor(checkpoint.losses, dtype=torch.float64),
+        }
+        tensors |= {f"memory.{name}": tensor for name, tensor in state.memory.items()}
+        write_atomically(self.path / "checkpoint.safetensors", save(tensors))
+
+    def finish(self, checkpoint: Checkpoint) -> None:
+        """Record the cost and drop the checkpoint, which holds traces of the data."""
+        cost = {
+            "seconds": round(checkpoint.seconds, 1),
+            "peak_memory_mb": peak_memory_mb(),
+            "device": device_name(),
+        }
+        write_atomically(self.path / "cost.json", pretty_json(cost))
+        write_atomically(self.path / "log.json", canonical_json({"loss": checkpoint.losses}))
+        (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+class Saver:
+    """After each step: log the loss, and save every :data:`CHECKPOINT_SECONDS`."""
+
+    def __init__(self, folder: RunFolder, checkpoint: Checkpoint) -> None:
+        self.folder, self.checkpoint, self.before = folder, checkpoint, checkpoint.seconds
+        self.started = self.saved = time.monotonic()
+
+    def __call__(self, state: State, loss: float) -> None:
+        now = time.monotonic()
+        self.checkpoint.losses.append(loss)
+        self.checkpoint.seconds = self.before + now - self.started
+        if now - self.saved >= CHECKPOINT_SECONDS:
+            self.folder.save(self.checkpoint)
+            self.saved = now

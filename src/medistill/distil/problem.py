@@ -1,0 +1,137 @@
+"""What a method is given: the training images by class, and how many to make of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medistill.data.dataset import Flips
+from medistill.data.preprocess import Prepared
+from medistill.errors import ConfigError
+from medistill.keys import Key
+from medistill.nets.pixels import normalise
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Training images sorted by class, as ``uint8``; normalised only when drawn.
+
+    Args:
+        pixels: (n, c, h, w) ``uint8``, sorted by class.
+        sizes: training images per class.
+        counts: images to make per class, at most the class's size.
+        mean, std: per channel, of pixels in [0, 1].
+        flips: which mirror images keep their class.
+    """
+
+    pixels: Tensor
+    sizes: tuple[int, ...]
+    counts: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flips: Flips
+
+    @property
+    def classes(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Class numbers of the images to make, sorted, (sum of counts,)."""
+        return torch.repeat_interleave(torch.arange(self.classes), torch.tensor(self.counts))
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        return (0, *np.cumsum(self.sizes).tolist())
+
+    @cached_property
+    def _made_starts(self) -> tuple[int, ...]:
+        return (0, *np.cumsum(self.counts).tolist())
+
+    def made(self, label: int) -> slice:
+        """Rows of the images made for a class."""
+        return slice(self._made_starts[label], self._made_starts[label + 1])
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """``uint8`` pixels to what networks see: ``(pixel / 255 - mean) / std``, float32."""
+        return normalise(pixels, self.mean, self.std)
+
+    def quantise(self, images: Tensor) -> Tensor:
+        """Back from normalised images to ``uint8`` pixels, rounded."""
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+    @cached_property
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """Normalised values of black and of white, (1, c, 1, 1)."""
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (0 - mean) / std, (1 - mean) / std
+
+    def of_class(self, label: int, rows: Tensor | None = None) -> Tensor:
+        """Normalised training images of a class: all, or the rows named within the class."""
+        own = self.pixels[self._starts[label] : self._starts[label + 1]]
+        return self.normalise(own if rows is None else own[rows])
+
+    def draw(self, label: int, count: int, key: Key) -> Tensor:
+        """Rows within a class, drawn without replacement, at most as many as there are."""
+        order = torch.randperm(self.sizes[label], generator=key.generator())
+        return order[:count]
+
+    def random_images(self, key: Key) -> Tensor:
+        """A random real image for each to be made, normalised, sorted by class."""
+        drawn = [
+            self.of_class(label, self.draw(label, count, key.child("class", label)))
+            for label, count in enumerate(self.counts)
+        ]
+        return torch.cat(drawn)
+
+
+def make_problem(prepared: Prepared, ipc: int | None, ratio: float | None) -> Problem:
+    """Decide how many images each class gets and sort the training images by class.
+
+    ``ratio`` means that share of the training images, the same number for every class, at
+    least one. A class with fewer images than asked for gives as many as it has.
+
+    Raises:
+        ConfigError: neither or both of ``ipc`` and ``ratio``, or more than any class holds.
+    """
+    sizes = prepared.counts
+    asked = images_per_class(sizes, ipc, ratio)
+    order = np.argsort(prepared.train.labels, kind="stable")
+    statistics = prepared.preprocessing
+    return Problem(
+        torch.from_numpy(prepared.train.pixels[order]),
+        tuple(sizes),
+        tuple(min(asked, n) for n in sizes),
+        statistics.mean,
+        statistics.std,
+        prepared.dataset.description.flips,
+    )
+
+
+def images_per_class(sizes: list[int], ipc: int | None, ratio: float | None) -> int:
+    """Images per class asked for, from ``ipc`` or ``ratio``.
+
+    Raises:
+        ConfigError: see :func:`make_problem`.
+    """
+    if (ipc is None) == (ratio is None):
+        raise ConfigError("give one of --ipc and --ratio", allowed="--ipc 10, or --ratio 0.01")
+    if ratio is not None:
+        if not 0 < ratio < 1:
+            raise ConfigError(f"{ratio}", where="--ratio", allowed="above 0, below 1")
+        ipc = max(1, int(ratio * sum(sizes) / len(sizes)))
+    assert ipc is not None
+    if not 1 <= ipc <= max(sizes):
+        raise ConfigError(f"{ipc}", where="--ipc", allowed=f"1 to {max(sizes)}, the images of the largest class")
+    return ipc

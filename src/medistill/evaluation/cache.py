@@ -1,0 +1,67 @@
+"""Trained networks' predictions, kept by what determines them, so that no arm is trained twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from medistill.data.preprocess import Part
+from medistill.errors import OutputError
+from medistill.files import write_atomically
+from medistill.types import Probabilities
+
+CACHE_VARIABLE = "MEDISTILL_CACHE"
+
+
+def cache_folder() -> Path:
+    """``MEDISTILL_CACHE``, or the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("medistill"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is kept of one trained network.
+
+    Args:
+        probabilities: of the test images, (n, classes).
+        curve: (points, 3): step, training images seen, balanced accuracy on validation images.
+    """
+
+    probabilities: Probabilities
+    curve: np.ndarray[tuple[int, int], np.dtype[np.float64]]
+
+
+def part_digest(part: Part | None) -> str:
+    """Content of a part: pixels and labels."""
+    if part is None:
+        return "none"
+    digest = hashlib.sha256(f"{part.pixels.shape}{part.labels.shape}".encode())
+    digest.update(np.ascontiguousarray(part.pixels).data)
+    digest.update(np.ascontiguousarray(part.labels).data)
+    return digest.hexdigest()
+
+
+def read(identity: str) -> Run | None:
+    """The run of that identity, or None; a damaged entry counts as none."""
+    try:
+        arrays = load((cache_folder() / "runs" / f"{identity}.safetensors").read_bytes())
+        return Run(arrays["probabilities"], arrays["curve"])
+    except (OSError, SafetensorError, KeyError):
+        return None
+
+
+def write(identity: str, run: Run) -> None:
+    """Keep a run; where the cache cannot be written, nothing is kept."""
+    content = save({"probabilities": run.probabilities, "curve": run.curve})
+    try:
+        write_atomically(cache_folder() / "runs" / f"{identity}.safetensors", content)
+    except OutputError:
+        return

@@ -1,0 +1,103 @@
+"""The field's common network, as a pure function of its parameters.
+
+Three (by size: more or fewer) blocks of 3×3 convolution, per-channel instance normalisation
+with learned scale and shift, ReLU and 2×2 average pooling, then one linear layer; PyTorch's
+default initialisation. Source: Gidaris, Komodakis, CVPR 2018, in the form that Zhao, Mopuri,
+Bilen, ICLR 2021 made the standard of dataset distillation ("ConvNet-D3-W128").
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medistill.errors import ConfigError
+from medistill.keys import Key
+
+Parameters = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ConvNet:
+    """The network's shape; parameters live outside, in a dictionary.
+
+    Args:
+        channels: image channels, 1 or more.
+        height, width: image size in pixels, at least 16; need not be equal.
+        classes: outputs, at least 1.
+        filters: filters per convolution (the "W" of the name).
+        depth: blocks (the "D"); 0 chooses by the shorter side: 16 → 2, 28–45 → 3, 64 → 4,
+            128 → 5, 224 → 6.
+
+    Images are padded with zeros up to a multiple of 2**depth, so that no pooling drops a
+    row: 28 becomes 32, as the reference program does for gray images by padding the first
+    convolution by 3.
+    """
+
+    channels: int
+    height: int
+    width: int
+    classes: int
+    filters: int = 128
+    depth: int = 0
+
+    def __post_init__(self) -> None:
+        side = min(self.height, self.width)
+        if side < 16:
+            raise ConfigError(f"{self.height}x{self.width} pixels", where="network", allowed="16 pixels or more")
+        if self.depth == 0:
+            object.__setattr__(self, "depth", max(1, round(math.log2(side)) - 2))
+
+    @property
+    def padding(self) -> tuple[int, int, int, int]:
+        """Zeros added left, right, top and bottom."""
+        unit = 2**self.depth
+        extra_h, extra_w = -self.height % unit, -self.width % unit
+        return extra_w // 2, extra_w - extra_w // 2, extra_h // 2, extra_h - extra_h // 2
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers in the flattened last feature map."""
+        unit = 2**self.depth
+        return self.filters * -(-self.height // unit) * -(-self.width // unit)
+
+    def parameters(self, key: Key) -> Parameters:
+        """New random parameters; equal keys give equal parameters."""
+        generator = key.generator()
+        parameters: Parameters = {}
+        fan = self.channels
+        for block in range(self.depth):
+            shape = (self.filters, fan, 3, 3)
+            parameters |= _uniform(f"conv{block}", shape, fan * 9, generator)
+            parameters[f"norm{block}.weight"] = torch.ones(self.filters)
+            parameters[f"norm{block}.bias"] = torch.zeros(self.filters)
+            fan = self.filters
+        return parameters | _uniform("linear", (self.classes, self.embedding_size), self.embedding_size, generator)
+
+    def embed(self, parameters: Parameters, images: Tensor) -> Tensor:
+        """The flattened last feature map, (n, embedding_size), of images (n, c, h, w)."""
+        x = functional.pad(images, self.padding)
+        for block in range(self.depth):
+            x = functional.conv2d(x, parameters[f"conv{block}.weight"], parameters[f"conv{block}.bias"], padding=1)
+            x = functional.group_norm(
+                x, self.filters, parameters[f"norm{block}.weight"], parameters[f"norm{block}.bias"]
+            )
+            x = functional.avg_pool2d(functional.relu(x), 2)
+        return x.flatten(1)
+
+    def logits(self, parameters: Parameters, images: Tensor) -> Tensor:
+        """Class scores before softmax, (n, classes)."""
+        features = self.embed(parameters, images)
+        return functional.linear(features, parameters["linear.weight"], parameters["linear.bias"])
+
+
+def _uniform(name: str, shape: tuple[int, ...], fan: int, generator: torch.Generator) -> Parameters:
+    """PyTorch's default for convolutions and linear layers: both uniform within ±1/√fan."""
+    bound = 1 / math.sqrt(fan)
+    weight = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+    bias = (torch.rand(shape[0], generator=generator) * 2 - 1) * bound
+    return {f"{name}.weight": weight, f"{name}.bias": bias}

@@ -1,0 +1,102 @@
+"""The one recipe that trains a network, for every arm of every comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from medistill.augment import for_training
+from medistill.config import Recipe
+from medistill.data.dataset import Flips
+from medistill.data.preprocess import Part
+from medistill.keys import Key
+from medistill.nets.convnet import ConvNet, Parameters
+from medistill.nets.pixels import normalise
+from medistill.types import Probabilities
+
+AfterStep = Callable[[int, Parameters], None]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a network needs to see pixels: mean and standard deviation per channel, and flip safety."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flips: Flips
+
+
+def steps_for(recipe: Recipe, images: int) -> int:
+    """Gradient steps for that many training images: the recipe's epochs, within its bounds."""
+    epochs = recipe.epochs * images / min(recipe.batch, images)
+    return int(min(recipe.most_steps, max(recipe.least_steps, epochs)))
+
+
+def train(
+    network: ConvNet,
+    part: Part,
+    statistics: Statistics,
+    recipe: Recipe,
+    key: Key,
+    after_step: AfterStep | None = None,
+) -> Parameters:
+    """Train a network from new parameters.
+
+    Args:
+        network: its shape.
+        part: ``uint8`` pixels (n, c, h, w) and labels (n,).
+        statistics: how pixels are normalised and which mirror images are allowed.
+        recipe: the schedule.
+        key: parameters, order of images and augmentation follow from it.
+        after_step: called with the number of steps done and the parameters.
+
+    Returns:
+        The parameters after the last step.
+    """
+    pixels, labels = torch.from_numpy(part.pixels), torch.from_numpy(part.labels)
+    parameters = network.parameters(key.child("parameters"))
+    for tensor in parameters.values():
+        tensor.requires_grad_(True)
+    steps, batch = steps_for(recipe, len(part)), min(recipe.batch, len(part))
+    optimiser = torch.optim.AdamW(
+        list(parameters.values()), recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.learning_rate, total_steps=max(steps, 2), pct_start=0.2
+    )
+    order, position = torch.empty(0, dtype=torch.int64), 0
+    epoch = 0
+    for step in range(steps):
+        if position + batch > len(order):
+            order = torch.randperm(len(part), generator=key.child("epoch", epoch).generator())
+            position, epoch = 0, epoch + 1
+        rows = order[position : position + batch]
+        position += batch
+        x = normalise(pixels[rows], statistics.mean, statistics.std)
+        if recipe.augment:
+            x = for_training(x, key.child("augment", step).generator(), statistics.flips)
+        loss = functional.cross_entropy(network.logits(parameters, x), labels[rows])
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+        if after_step is not None:
+            after_step(step + 1, parameters)
+    return {name: tensor.detach() for name, tensor in parameters.items()}
+
+
+def predict(
+    network: ConvNet, parameters: Parameters, pixels: npt.NDArray[np.uint8], statistics: Statistics
+) -> Probabilities:
+    """Class probabilities (n, classes) of ``uint8`` pixels (n, c, h, w)."""
+    with torch.inference_mode():
+        chunks = [
+            network.logits(parameters, normalise(chunk, statistics.mean, statistics.std)).double().softmax(1)
+            for chunk in torch.from_numpy(pixels).split(64)
+        ]
+    return torch.cat(chunks).numpy()

@@ -1,0 +1,236 @@
+"""A distilled set as it is shared: images, labels and the manifest; writing and verified reading.
+
+Layout, format version 1::
+
+    README.md                     the card, for whoever receives it
+    manifest.json                 what it is, and the SHA-256 of every other file
+    distilled.npz                 train_images, train_labels in MedMNIST layout
+    images/<class>/<number>.png   the same images, lossless
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import struct
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medistill import __version__
+from medistill.data.preprocess import Part, Preprocessing
+from medistill.errors import PackageError
+from medistill.files import canonical_json, pretty_json, sha256_text
+from medistill.package.card import card
+from medistill.package.container import Files, read_files, write_files
+from medistill.types import Json, Labels
+
+FORMAT = "medistill-package"
+FORMAT_VERSION = 1
+REQUIRED = (
+    "format", "format_version", "created_by", "class_names", "images", "preprocessing", "flips", "method",
+    "configuration", "seed", "data", "contains_real_images", "starts_from_real_images", "evaluation", "files",
+    "package_id",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Package:
+    """A distilled set.
+
+    Args:
+        pixels: (n, c, h, w) ``uint8``, sorted by class.
+        labels: (n,).
+        manifest: as documented in docs/explanation/package-format.md.
+        size_bytes: bytes of all files; 0 before it was written.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    labels: Labels
+    manifest: Json
+    size_bytes: int = 0
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.manifest["class_names"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing.from_json(self.manifest["preprocessing"])
+
+    @property
+    def part(self) -> Part:
+        """The images as a training set."""
+        return Part(self.pixels, self.labels)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 that identifies the package's content."""
+        return str(self.manifest["package_id"])
+
+    def with_evaluation(self, evaluation: Json) -> Package:
+        """The same images with these evaluation results in the manifest and on the card."""
+        return replace(self, manifest={**self.manifest, "evaluation": evaluation})
+
+
+def folder_names(class_names: tuple[str, ...]) -> list[str]:
+    """A folder name per class: number, then the name's plain characters; sorted like the numbers."""
+    digits = len(str(len(class_names) - 1))
+    plain = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] for name in class_names]
+    return [f"{i:0{digits}d}_{name}" if name else f"{i:0{digits}d}" for i, name in enumerate(plain)]
+
+
+def package_files(package: Package) -> Files:
+    """Every file of the package; equal packages give equal bytes."""
+    files: Files = {"distilled.npz": _npz(package)}
+    folders = folder_names(package.class_names)
+    digits = len(str(max(0, len(package.labels) - 1)))
+    for index, (pixels, label) in enumerate(zip(package.pixels, package.labels, strict=True)):
+        files[f"images/{folders[label]}/{index:0{digits}d}.png"] = _png(pixels)
+    base = {k: v for k, v in package.manifest.items() if k not in ("files", "package_id")}
+    base |= {"format": FORMAT, "format_version": FORMAT_VERSION, "created_by": {"medistill": __version__}}
+    base["images"] = {
+        "count": len(package.labels),
+        "per_class": np.bincount(package.labels, minlength=len(folders)).tolist(),
+        "folders": folders,
+    }
+    files["README.md"] = card(base).encode()
+    base["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    base["package_id"] = sha256_text(canonical_json(base))
+    files["manifest.json"] = pretty_json(base).encode()
+    return files
+
+
+def write_package(out: Path, package: Package) -> Package:
+    """Write a package and read it back; what is returned is what a recipient will see.
+
+    Raises:
+        OutputError: it cannot be written; nothing is left behind.
+    """
+    write_files(out, package_files(package))
+    return read_package(out)
+
+
+def read_package(path: str | Path) -> Package:
+    """Read a package and verify everything about it.
+
+    Raises:
+        PackageError: anything altered, missing, surplus, inconsistent or unsafe.
+    """
+    path = Path(path)
+    files = read_files(path)
+    manifest = _manifest(path, files)
+    _require_hashes(path, files, manifest)
+    try:
+        pixels, labels = _images(path, files, manifest)
+    except (KeyError, ValueError, TypeError, IndexError, OSError, zipfile.BadZipFile) as problem:
+        raise PackageError(f"its images do not fit its manifest ({problem})", where=path) from problem
+    return Package(pixels, labels, manifest, sum(len(content) for content in files.values()))
+
+
+def _manifest(path: Path, files: Files) -> Json:
+    if "manifest.json" not in files:
+        raise PackageError("has no manifest.json, so it is no package", where=path)
+    where = f"{path}: manifest.json"
+    try:
+        manifest = json.loads(files["manifest.json"])
+        version = manifest["format_version"] if manifest["format"] == FORMAT else None
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
+        raise PackageError("is damaged or no package's", where=where) from problem
+    if version != FORMAT_VERSION:
+        raise PackageError(
+            f"format version {version!r}", where=where, allowed=str(FORMAT_VERSION), remedy="update medistill"
+        )
+    missing = [key for key in REQUIRED if key not in manifest]
+    content = {k: v for k, v in manifest.items() if k != "package_id"}
+    # The text must be the one written, so that not even a space can be changed unnoticed.
+    altered = missing or pretty_json(manifest).encode() != files["manifest.json"]
+    if altered or sha256_text(canonical_json(content)) != manifest["package_id"]:
+        raise PackageError("was altered", where=where, remedy="ask the sender for the package again")
+    return dict(manifest)
+
+
+def _require_hashes(path: Path, files: Files, manifest: Json) -> None:
+    listed: dict[str, str] = manifest["files"]
+    present = set(files) - {"manifest.json"}
+    problems = [f"'{name}' is missing" for name in sorted(set(listed) - present)]
+    problems += [f"'{name}' is surplus" for name in sorted(present - set(listed))]
+    for name in sorted(present & set(listed)):
+        if hashlib.sha256(files[name]).hexdigest() != listed[name]:
+            problems.append(f"'{name}' was altered")
+    if problems:
+        more = f" ({len(problems) - 1} more)" if problems[1:] else ""
+        raise PackageError(problems[0] + more, where=path, remedy="ask the sender for the package again")
+
+
+def _images(path: Path, files: Files, manifest: Json) -> tuple[npt.NDArray[np.uint8], Labels]:
+    statistics = Preprocessing.from_json(manifest["preprocessing"])
+    height, width = statistics.size
+    count = int(manifest["images"]["count"])
+    shape = (count, height, width) if statistics.channels == 1 else (count, height, width, 3)
+    arrays = _read_npz(files["distilled.npz"], {"train_images": shape, "train_labels": (count, 1)})
+    pixels = arrays["train_images"].reshape(count, height, width, statistics.channels).transpose(0, 3, 1, 2)
+    labels = arrays["train_labels"][:, 0].astype(np.int64)
+    per_class = np.bincount(labels, minlength=len(manifest["class_names"])).tolist()
+    if per_class != manifest["images"]["per_class"]:
+        raise ValueError("labels")
+    names = [name for name in files if name.startswith("images/")]
+    if len(names) != count:
+        raise ValueError(f"{len(names)} PNG files for {count} images")
+    for index, name in enumerate(sorted(names, key=lambda n: int(Path(n).stem))):
+        if Path(name).parts[1] != manifest["images"]["folders"][labels[index]]:
+            raise ValueError(f"{name} is in the wrong class")
+        if not np.array_equal(_read_png(files[name], (height, width)), pixels[index].transpose(1, 2, 0)):
+            raise ValueError(f"{name} differs from distilled.npz")
+    return np.ascontiguousarray(pixels), labels
+
+
+def _npz(package: Package) -> bytes:
+    images = package.pixels.transpose(0, 2, 3, 1)
+    images = images[..., 0] if images.shape[3] == 1 else images
+    kind = np.uint8 if len(package.class_names) <= 256 else np.uint16
+    stream = io.BytesIO()
+    labels = package.labels.astype(kind)[:, None]
+    np.savez_compressed(stream, train_images=np.ascontiguousarray(images), train_labels=labels)
+    return stream.getvalue()
+
+
+def _read_npz(content: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, npt.NDArray[Any]]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        # Declared sizes are checked before anything is unpacked.
+        limit = sum(2 * int(np.prod(shape)) + 1024 for shape in shapes.values())
+        if sum(info.file_size for info in archive.infolist()) > limit:
+            raise ValueError("distilled.npz is larger than its images")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        loaded = {name: arrays[name] for name in shapes}
+    for name, shape in shapes.items():
+        if loaded[name].shape != shape or loaded[name].dtype.kind != "u":
+            raise ValueError(f"{name} has shape {loaded[name].shape}, expected {shape}")
+    return loaded
+
+
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    image = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    Image.fromarray(np.ascontiguousarray(image)).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def _read_png(content: bytes, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    from PIL import Image
+
+    # Width and height stand at a fixed place; a picture of another size is not decoded.
+    width, height = struct.unpack(">II", content[16:24])
+    if content[:8] != b"\x89PNG\r\n\x1a\n" or (height, width) != size:
+        raise ValueError("a PNG of the wrong size")
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+        array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array

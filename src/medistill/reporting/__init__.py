@@ -1,0 +1,1 @@
+"""From results to a page: numbers into words and tables, then figures, then HTML. Trains nothing."""

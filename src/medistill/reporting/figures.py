@@ -1,0 +1,163 @@
+"""Drawing: numbers and pixels in, PNG or SVG bytes out. Readable without colour."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from medistill.reporting.words import ARM_TITLES
+from medistill.types import Json
+
+STYLES = {
+    "distilled": {"color": "#0b3c5d", "linestyle": "-", "marker": "o", "hatch": ""},
+    "random": {"color": "#b5541c", "linestyle": "--", "marker": "s", "hatch": "////"},
+    "full": {"color": "#3a7d44", "linestyle": "-.", "marker": "^", "hatch": "...."},
+    "full_balanced": {"color": "#777777", "linestyle": ":", "marker": "D", "hatch": "xxxx"},
+}
+
+
+def image_grid(groups: list[npt.NDArray[np.uint8]], scale: int = 2, columns: int = 10) -> bytes:
+    """A PNG of images (n, c, h, w) in rows, one group above the other with a gap between."""
+    from PIL import Image
+
+    rows = []
+    for group in groups:
+        shown = group[:columns]
+        height, width = shown.shape[2:]
+        row = np.full((height, columns * (width + 1), 3), 255, dtype=np.uint8)
+        for i, pixels in enumerate(shown):
+            row[:, i * (width + 1) : i * (width + 1) + width] = np.broadcast_to(
+                pixels.transpose(1, 2, 0), (height, width, 3)
+            )
+        rows += [row, np.full((2, row.shape[1], 3), 255, dtype=np.uint8)]
+    picture = Image.fromarray(np.concatenate(rows[:-1]))
+    stream = io.BytesIO()
+    picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _svg(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    # A fixed salt and no date: the same figures give the same bytes.
+    with mpl.rc_context({"svg.hashsalt": "medistill", "svg.fonttype": "path"}):
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None, "Creator": "medistill"})
+    return stream.getvalue()
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def bars(result: Json) -> bytes:
+    """Balanced accuracy and AUROC of the arms with 95 % intervals, as SVG."""
+    figure = _figure(7.4, 2.9)
+    titles = {"balanced_accuracy": "Balanced accuracy", "auroc": "AUROC (macro)"}
+    for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
+        for place, arm in enumerate(ARM_TITLES):
+            value = result["arms"][arm][metric]
+            mean, (low, high) = value["mean"], value["ci95"]
+            style = STYLES[arm]
+            axes.barh(-place, mean, color="white", edgecolor=style["color"], hatch=style["hatch"], height=0.6)
+            axes.plot([low, high], [-place, -place], color="black", linewidth=2, solid_capstyle="butt")
+            axes.text(min(1.0, high) + 0.015, -place, f"{mean:.3f}", va="center", fontsize=9)
+        axes.axvline(result["chance"][metric], color="black", linewidth=0.8, linestyle=":")
+        axes.set_xlim(0, 1.16)
+        axes.set_xticks(np.arange(0, 1.01, 0.2))
+        axes.set_title(f"{title} (dotted: guessing)", fontsize=10)
+        axes.set_yticks([-i for i in range(len(ARM_TITLES))], list(ARM_TITLES.values()), fontsize=9)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return _svg(figure)
+
+
+def learning_curves(result: Json) -> bytes | None:
+    """Validation balanced accuracy while training, mean over networks, as SVG; None without validation."""
+    curves = {arm: np.array(runs) for arm, runs in result["curves"].items() if runs and len(runs[0])}
+    if not curves:
+        return None
+    figure = _figure(7.4, 3.0)
+    axes = figure.subplots()
+    for arm, runs in curves.items():
+        mean = runs.mean(axis=0)
+        style = STYLES[arm]
+        axes.plot(
+            mean[:, 0], mean[:, 2], label=ARM_TITLES[arm], markersize=5,
+            color=style["color"], linestyle=style["linestyle"], marker=style["marker"],
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlabel("gradient steps")
+    axes.set_ylabel("balanced accuracy,\nvalidation images")
+    axes.set_ylim(0, 1.02)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    return _svg(figure)
+
+
+def recall_bars(result: Json) -> bytes:
+    """Recall per class of the package, random and full, as SVG."""
+    names = result["class_names"]
+    arms = ("distilled", "random", "full")
+    figure = _figure(7.4, 1.1 + 0.55 * len(names))
+    axes = figure.subplots()
+    for offset, arm in zip((0.27, 0, -0.27), arms, strict=True):
+        values = [v if v is not None else 0.0 for v in result["details"][arm]["recall"]]
+        places = np.arange(len(names))[::-1] + offset
+        style = STYLES[arm]
+        axes.barh(
+            places,
+            values,
+            0.25,
+            color="white",
+            edgecolor=style["color"],
+            hatch=style["hatch"],
+            label=ARM_TITLES[arm],
+        )
+        for place, value in zip(places, values, strict=True):
+            axes.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize=7)
+    short = [name if len(name) <= 28 else name[:26] + "…" for name in names]
+    axes.set_yticks(np.arange(len(names))[::-1], short, fontsize=9)
+    axes.set_xlim(0, 1.1)
+    axes.set_xlabel("share of test images of the class that was recognised")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, 1.0 + 0.6 / len(names)), ncols=3, frameon=False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return _svg(figure)
+
+
+def confusion(result: Json, arm: str) -> bytes:
+    """Confusion as shares of each true class, numbers in the cells, as SVG."""
+    counts = np.array(result["details"][arm]["confusion"], dtype=float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    n = len(counts)
+    figure = _figure(1.7 + 0.42 * n, 1.3 + 0.4 * n)
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Greys", vmin=0, vmax=1.4)
+    for row in range(n):
+        for column in range(n):
+            axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=8)
+    axes.set_xticks(range(n))
+    axes.set_yticks(range(n))
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title(f"{ARM_TITLES[arm]} (%)", fontsize=9)
+    return _svg(figure)
+
+
+def loss_curve(losses: list[float]) -> bytes:
+    """The distillation loss by step, smoothed, as SVG."""
+    figure = _figure(7.4, 2.2)
+    axes = figure.subplots()
+    window = max(1, len(losses) // 50)
+    smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+    axes.plot(np.arange(len(smooth)) + window, smooth, color="black")
+    axes.set_xlabel("step")
+    axes.set_ylabel("matching loss")
+    if smooth.min() > 0:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    return _svg(figure)

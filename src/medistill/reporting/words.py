@@ -1,0 +1,74 @@
+"""The verdict in words, decided by rules on the figures and nothing else."""
+
+from __future__ import annotations
+
+from medistill.types import Json
+
+GOOD_RECOVERY = 0.90
+"""Share of full training's score, above chance, that counts as standing in for the data."""
+
+ARM_TITLES = {
+    "distilled": "This package",
+    "random": "Random real images, same number",
+    "full": "All training images",
+    "full_balanced": "Training images, classes balanced",
+}
+
+
+def verdict(result: Json, coreset: bool) -> list[str]:
+    """Sentences that say what the package is worth, most important first.
+
+    Judged on balanced accuracy: its recovery above chance, and whether the interval of the
+    gain over random images lies above zero.
+    """
+    metric = "balanced_accuracy"
+    plain, above = result["recovery"][metric], result["recovery_above_chance"][metric]
+    gain = result["gain_over_random"][metric]
+    low, high = gain["ci95"]
+    arms = result["arms"]
+    what = "chosen real" if coreset else "distilled"
+    images, share = result["images"]["distilled"], result["compression"]["images"]
+    sentences = []
+    if above is None:
+        sentences.append(
+            "Full training itself is no better than guessing here, so nothing can be said about distilling: "
+            "look at the data and labels first."
+        )
+    else:
+        opening = (
+            "It can stand in for the data" if above >= GOOD_RECOVERY
+            else "It is a partial substitute" if above >= 0.5
+            else "It cannot stand in for the data"
+        )  # fmt: skip
+        sentences.append(
+            f"{opening}: networks trained on {images} {what} images ({share:.1%} of the original) reach "
+            f"{arms['distilled'][metric]['mean']:.3f} balanced accuracy where the full data reach "
+            f"{arms['full'][metric]['mean']:.3f}. That is {plain:.0%} of the score, and {above:.0%} of what "
+            "lies above guessing."
+        )
+    difference = f"{gain['mean']:+.3f} balanced accuracy, 95 % interval {low:+.3f} to {high:+.3f}"
+    if low > 0:
+        sentences.append(f"It is better than the same number of random images: {difference}.")
+    elif high < 0:
+        sentences.append(f"It is worse than the same number of random images: {difference}. Do not use it.")
+    else:
+        sentences.append(
+            f"It was not shown to be better than the same number of random images: {difference}. "
+            "More images per class or more test images may decide it."
+        )
+    weak = [
+        (name, recall)
+        for name, recall, full in zip(
+            result["class_names"], result["details"]["distilled"]["recall"], result["details"]["full"]["recall"],
+            strict=True,
+        )
+        if recall is not None and full is not None and recall < full - 0.15
+    ]  # fmt: skip
+    if weak:
+        listed = ", ".join(f"{name} ({recall:.0%})" for name, recall in weak[:4])
+        sentences.append(f"It loses most on: {listed} of the images recognised.")
+    if coreset:
+        sentences.append("It contains real patient images and falls under the same rules as the original.")
+    else:
+        sentences.append("Leakage was not measured. Without a privacy budget nothing is guaranteed.")
+    return sentences
