@@ -15,8 +15,11 @@ from medistill.types import Json
 
 SITE_A = "phantom:site=a"
 SITE_B = "phantom:site=b"
-QUICK = EvaluateConfig(recipe=Recipe(epochs=8, least_steps=150, width=32), random_draws=6)
+QUICK_DISTIL = {"method": {"iterations": 200, "networks": 40, "real_batch": 128}}
+QUICK = EvaluateConfig(recipe=Recipe(batch=32, least_steps=200, width=32), random_draws=5)
 """A smaller network and fewer steps than usual, so that the demo ends within two minutes."""
+
+IPC = 5
 
 
 def demo(*, out: str | Path = "demo", seed: int = 0, fresh: bool = False, progress: bool = False) -> Json:
@@ -34,9 +37,9 @@ def demo(*, out: str | Path = "demo", seed: int = 0, fresh: bool = False, progre
     out = Path(out)
     package = out / "package"
     say(f"1 check      {SITE_A}", progress)
-    checked = check(SITE_A, ipc=10)
-    say(f"2 distil     10 images per class -> {package}", progress)
-    made = distill(SITE_A, out=package, method="dm", ipc=10, seed=seed, fresh=fresh, progress=progress)
+    checked = check(SITE_A, ipc=IPC)
+    say(f"2 distil     {IPC} images per class -> {package}", progress)
+    made = distill(SITE_A, out=package, method="dm", ipc=IPC, seed=seed, settings=QUICK_DISTIL, fresh=fresh, progress=progress)
     say("3 evaluate   beside random images and the full data", progress)
     page = report(package, on=SITE_A, out=out / "report.html", config=QUICK, progress=progress)
     say("4 verify     as the recipient would", progress)

@@ -239,8 +239,8 @@ def _image(
         tissue += bright * _blob(ys, xs, tuple(ellipse), 2 * edge)
     grain = gaussian_filter(np.random.default_rng(anatomy.texture).standard_normal(shape), 1.3 * unit)
     own = gaussian_filter(rng.standard_normal(shape), 1.0 * unit)
-    tissue += spec.difficulty * 0.045 * (grain / grain.std() + own / own.std())
-    contrast = rng.uniform(0.22, 0.42) / spec.difficulty
+    tissue += spec.difficulty * 0.022 * (grain / grain.std() + own / own.std())
+    contrast = rng.uniform(0.5, 0.85) / spec.difficulty
     lesion = _lesion(LESIONS[label], ys, xs, rng, edge) * contrast * body
     picture = body * tissue + lesion
     picture = gaussian_filter(np.clip(picture, 0, 1), blur * unit) ** gamma
