@@ -39,7 +39,9 @@ def demo(*, out: str | Path = "demo", seed: int = 0, fresh: bool = False, progre
     say(f"1 check      {SITE_A}", progress)
     checked = check(SITE_A, ipc=IPC)
     say(f"2 distil     {IPC} images per class -> {package}", progress)
-    made = distill(SITE_A, out=package, method="dm", ipc=IPC, seed=seed, settings=QUICK_DISTIL, fresh=fresh, progress=progress)
+    made = distill(
+        SITE_A, out=package, method="dm", ipc=IPC, seed=seed, settings=QUICK_DISTIL, fresh=fresh, progress=progress
+    )
     say("3 evaluate   beside random images and the full data", progress)
     page = report(package, on=SITE_A, out=out / "report.html", config=QUICK, progress=progress)
     say("4 verify     as the recipient would", progress)

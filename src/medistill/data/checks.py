@@ -94,14 +94,17 @@ def _labels(dataset: Dataset) -> Iterator[Problem]:
                 f"training has the classes 0 to {len(names) - 1}",
                 "correct the labels; they run from 0 to classes - 1 and occur in train",
             )
-    for label, count in enumerate(dataset.counts("train")):
-        if count == 0:
-            yield Problem(
-                "blocking",
-                "empty class",
-                f"train: class {label} ('{names[label]}') has no image",
-                "remove the class or renumber the labels without gaps",
-            )
+    empty = [label for label, count in enumerate(dataset.counts("train")) if count == 0]
+    if empty:
+        listed = ", ".join(f"{label} ('{names[label]}')" for label in empty[:3])
+        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        highest = f" (the highest label is {len(names) - 1})" if more else ""
+        yield Problem(
+            "blocking",
+            "empty class",
+            f"train: no image of class {listed}{more}{highest}",
+            "remove the class or renumber the labels, 0 to classes - 1 without gaps",
+        )
     for split in ("val", "test"):
         if split in dataset.splits:
             missing = [names[c] for c, n in enumerate(dataset.counts(split)) if n == 0]

@@ -84,7 +84,7 @@ class Dataset:
         labels = self.splits[split].labels
         if labels.ndim == 2:
             return [int(n) for n in labels.sum(axis=0)]
-        return [int(n) for n in np.bincount(labels[labels >= 0], minlength=self.classes)]
+        return [int(n) for n in np.bincount(labels[(labels >= 0) & (labels < self.classes)], minlength=self.classes)]
 
     def with_note(self, note: str, splits: dict[str, Split] | None = None) -> Dataset:
         """The same data with one more note, and other splits where given."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -65,7 +66,12 @@ class RunFolder:
                     where=self.out,
                     remedy="give another --out, or --fresh to replace it",
                 )
-            write_atomically(self.path / "run.json", pretty_json(identity))
+            try:
+                write_atomically(self.path / "run.json", pretty_json(identity))
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+                raise
 
     def _read(self, name: str) -> Json | None:
         try:

@@ -68,7 +68,7 @@ def bars(result: Json) -> bytes:
         axes.axvline(result["chance"][metric], color="black", linewidth=0.8, linestyle=":")
         axes.set_xlim(0, 1.16)
         axes.set_xticks(np.arange(0, 1.01, 0.2))
-        axes.set_title(f"{title} (dotted: guessing)", fontsize=10)
+        axes.set_title(title, fontsize=10)
         axes.set_yticks([-i for i in range(len(ARM_TITLES))], list(ARM_TITLES.values()), fontsize=9)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
@@ -139,7 +139,15 @@ def confusion(result: Json, arm: str) -> bytes:
     axes.imshow(shares, cmap="Greys", vmin=0, vmax=1.4)
     for row in range(n):
         for column in range(n):
-            axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=8)
+            axes.text(
+                column,
+                row,
+                f"{100 * shares[row, column]:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if shares[row, column] > 0.75 else "black",
+            )
     axes.set_xticks(range(n))
     axes.set_yticks(range(n))
     axes.set_xlabel("predicted class")

@@ -105,7 +105,7 @@ def _charts(result: Json, losses: list[float]) -> dict[str, list[Picture]]:
         "bars": [
             Picture(
                 _uri(figures.bars(result), "svg+xml"),
-                f"Bar chart. Balanced accuracy: {spoken('balanced_accuracy')}. AUROC: {spoken('auroc')}.",
+                f"Bar chart with 95 % intervals; guessing as a dotted line. Balanced accuracy: {spoken('balanced_accuracy')}. AUROC: {spoken('auroc')}.",
             )
         ],
         "recall": [

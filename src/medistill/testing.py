@@ -1,0 +1,137 @@
+"""What every method must do. Subclass :class:`MethodConformance` to hold your own method to it.
+
+For instance, in a test file of yours::
+
+    from medistill.testing import MethodConformance
+
+    class TestMine(MethodConformance):
+        method = "mine"
+        settings = {"iterations": 3}
+
+pytest runs the inherited tests. Small settings keep them quick.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+
+from medistill.data.phantom import Phantom, make_phantom
+from medistill.data.preprocess import prepare
+from medistill.distil import loop
+from medistill.distil.method import Method, State, make_method
+from medistill.distil.problem import Problem, make_problem
+from medistill.keys import Key
+
+
+def small_problem(ipc: int = 2, **phantom: Any) -> Problem:
+    """A problem of a few dozen 16-pixel phantom images; arguments as for ``Phantom``."""
+    spec = Phantom(**{"classes": 3, "images": 36, "size": 16, **phantom})
+    return make_problem(prepare(make_phantom(spec)), ipc, None)
+
+
+class MethodConformance:
+    """Tests that follow from the contract alone."""
+
+    method: ClassVar[str]
+    settings: ClassVar[dict[str, Any]] = {}
+
+    def make(self) -> Method:
+        """The method under test."""
+        return make_method({"name": self.method, **self.settings})
+
+    def run(self, problem: Problem, seed: int = 0, chunk: int | None = None) -> State:
+        """Distil from start to end."""
+        key = Key(seed)
+        method = self.make()
+        return loop.run(method, problem, key, loop.start(method, problem, key), classes_per_backward=chunk)
+
+    def check_images(self, problem: Problem) -> State:
+        """Distil and check shape, labels and range."""
+        state = self.run(problem)
+        low, high = problem.bounds
+        assert state.images.shape == (sum(problem.counts), *problem.shape)
+        assert torch.equal(state.labels, problem.labels)
+        assert torch.isfinite(state.images).all()
+        assert ((state.images >= low - 1e-5) & (state.images <= high + 1e-5)).all()
+        return state
+
+    def test_one_image_per_class(self) -> None:
+        self.check_images(small_problem(1))
+
+    def test_many_images_per_class(self) -> None:
+        self.check_images(small_problem(7))
+
+    def test_colour(self) -> None:
+        self.check_images(small_problem(2, colour=True))
+
+    def test_other_sizes_square_or_not(self) -> None:
+        self.check_images(small_problem(2, size=28))
+        self.check_images(small_problem(2, size=18, width=25))
+
+    def test_class_smaller_than_asked_for(self) -> None:
+        problem = small_problem(6, images=30, imbalance=8)
+        assert min(problem.counts) < 6
+        self.check_images(problem)
+
+    def test_whole_class_asked_for(self) -> None:
+        problem = small_problem(12)
+        assert problem.counts == problem.sizes
+        self.check_images(problem)
+
+    def test_same_key_same_bytes_whatever_the_global_state(self) -> None:
+        problem = small_problem()
+        torch.manual_seed(1)
+        first = self.run(problem)
+        torch.manual_seed(2)
+        state = torch.get_rng_state()
+        second = self.run(problem)
+        assert torch.equal(first.images, second.images)
+        assert torch.equal(state, torch.get_rng_state())
+
+    def test_another_key_gives_other_images(self) -> None:
+        problem = small_problem(2)
+        if not self.make().iterations and self.method not in ("random", "k-means"):
+            return  # some coresets have nothing to draw
+        assert not torch.equal(self.run(problem).images, self.run(problem, seed=1).images)
+
+    def test_stopped_and_resumed_gives_the_same_bytes(self) -> None:
+        problem, key, method = small_problem(), Key(0), self.make()
+        whole = self.run(problem)
+        for stop in range(1, method.iterations):
+            state = loop.start(method, problem, key)
+
+            class Stopped(Exception):
+                pass
+
+            def after_step(state: State, loss: float, stop: int = stop) -> None:
+                if state.step == stop:
+                    raise Stopped
+
+            try:
+                loop.run(method, problem, key, state, after_step)
+            except Stopped:
+                memory = {name: tensor.clone() for name, tensor in state.memory.items()}
+                state = State(state.images.clone(), state.labels.clone(), memory, state.step)
+            resumed = loop.run(method, problem, key, state)
+            assert torch.equal(whole.images, resumed.images)
+
+    def test_classes_one_by_one_give_the_same_images(self) -> None:
+        problem = small_problem()
+        whole, parts = self.run(problem), self.run(problem, chunk=1)
+        assert torch.allclose(whole.images, parts.images, atol=1e-4)
+
+    def test_unknown_setting_is_refused(self) -> None:
+        from medistill.errors import ConfigError
+
+        try:
+            make_method({"name": self.method, **self.settings, "no_such_setting": 1})
+        except ConfigError:
+            return
+        raise AssertionError("an unknown setting was accepted")
+
+    def test_citation_and_description(self) -> None:
+        info = self.make().info
+        assert info.title and (info.bibtex or info.name == "random")
+        assert all(field.description for field in type(self.make()).model_fields.values())

@@ -1,0 +1,103 @@
+"""Shared fixtures: a cache of our own, small phantoms, the shared real data where they are."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medistill.config import EvaluateConfig, Recipe
+from medistill.data.phantom import Phantom, make_phantom
+from medistill.data.preprocess import prepare
+from medistill.distil.problem import make_problem
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = Path(os.environ.get("MEDISTILL_DATA", ROOT.parent / "shared" / "data"))
+
+TINY = EvaluateConfig(
+    recipe=Recipe(least_steps=6, most_steps=8, width=8, batch=16), networks=2, random_draws=2, bootstrap=100
+)
+"""An evaluation of seconds; its figures mean nothing."""
+
+TINY_SETS = [
+    "recipe.least_steps=6", "recipe.most_steps=8", "recipe.width=8", "recipe.batch=16",
+    "networks=2", "random_draws=2", "bootstrap=100",
+]  # fmt: skip
+
+SMALL_DM = {"method": {"iterations": 4, "networks": 2, "filters": 8, "real_batch": 8}}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    os.environ["MEDISTILL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Three classes, 16 pixels, a few dozen images."""
+    return make_phantom(Phantom(classes=3, images=36, size=16))
+
+
+@pytest.fixture(scope="session")
+def tiny_npz(tiny, tmp_path_factory):
+    path = tmp_path_factory.mktemp("npz") / "tiny.npz"
+    np.savez(path, **npz_arrays(tiny))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_problem(tiny):
+    return make_problem(prepare(tiny), 2, None)
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory):
+    """A finished package of the tiny phantom."""
+    import medistill
+
+    out = tmp_path_factory.mktemp("package") / "p"
+    medistill.distill("phantom:classes=3,images=36,size=16", out=out, ipc=2, settings=SMALL_DM)
+    return out
+
+
+@pytest.fixture
+def cli(capfd, monkeypatch):
+    """Run the command line in this process: (status, standard output, standard error)."""
+    from medistill.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["medistill", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def real():
+    """Path of a shared real data set by file name."""
+
+    def find(name: str) -> Path:
+        if not (REAL / name).exists():
+            pytest.skip(f"{name} is not in {REAL} (set MEDISTILL_DATA)")
+        return REAL / name
+
+    return find
+
+
+def npz_arrays(dataset) -> dict[str, np.ndarray]:
+    arrays = {}
+    for name, split in dataset.splits.items():
+        images = split.images
+        arrays[f"{name}_images"] = images[..., 0] if images.shape[3] == 1 else images
+        arrays[f"{name}_labels"] = split.labels.astype(np.uint8)[:, None]
+    return arrays

@@ -1,0 +1,196 @@
+"""Reading: npz, class folders, MedMNIST names, phantoms, and the splits that are made."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import npz_arrays
+from medistill.config import DataConfig
+from medistill.data import medmnist
+from medistill.data.dataset import Dataset, Description, Split
+from medistill.data.load import load
+from medistill.data.phantom import SITES, Phantom, make_phantom, parse_phantom
+from medistill.data.split import complete
+from medistill.errors import ConfigError, DataError
+from medistill.keys import Key
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (20, 33), (28, 28, 3)])
+def test_npz_of_any_size_gray_or_rgb(tmp_path, shape):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, *shape), dtype=np.uint8)
+    labels = np.arange(12).reshape(-1, 1) % 2
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    dataset = load(tmp_path / "x.npz")
+    assert dataset.splits["test"].images.shape == (12, *shape[:2], 3 if len(shape) == 3 else 1)
+    assert np.array_equal(dataset.splits["test"].images.reshape(images.shape), images)
+    assert "val" in dataset.splits and "stratified" in dataset.description.notes[-1]
+
+
+def test_npz_with_names_and_patients(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
+    labels = np.arange(40) % 2
+    patients = np.array([f"p{i // 4}" for i in range(40)])
+    np.savez(
+        tmp_path / "x.npz", train_images=images, train_labels=labels, train_patients=patients,
+        class_names=np.array(["well", "ill"]),
+    )  # fmt: skip
+    dataset = load(tmp_path / "x.npz")
+    assert dataset.description.class_names == ("well", "ill")
+    groups = [set(dataset.splits[s].patients) for s in ("train", "val", "test")]
+    assert all(groups) and not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+    assert sum("by patient" in note for note in dataset.description.notes) == 2
+
+
+@pytest.mark.parametrize("by_patient", [False, True])
+def test_splitting_off_keeps_every_class_and_every_image(by_patient):
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(4), [60, 30, 9, 1])
+    images = rng.integers(0, 256, (100, 16, 16, 1), dtype=np.uint8)
+    patients = np.array([f"{i // 3}" for i in range(100)]) if by_patient else None
+    dataset = Dataset({"train": Split(images, labels, patients)}, Description("x", tuple("abcd")))
+    made = complete(dataset, Key(0))
+    again = complete(dataset, Key(0))
+    assert sum(len(s) for s in made.splits.values()) == 100
+    assert (np.bincount(made.train.labels, minlength=4) > 0).all()
+    assert all(np.array_equal(made.splits[s].images, again.splits[s].images) for s in made.splits)
+    assert 0.05 < len(made.splits["test"]) / 100 < 0.3
+
+
+def _folder(root, splits=("train", "test"), mode="L", suffix="png", size=(16, 18)):
+    rng = np.random.default_rng(0)
+    for split in splits:
+        for label in ("cat", "dog"):
+            place = root / split / label if split else root / label
+            place.mkdir(parents=True)
+            for i in range(6):
+                pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).convert(mode).save(place / f"{i}.{suffix}")
+
+
+@pytest.mark.parametrize(("mode", "suffix", "channels"), [("L", "png", 1), ("RGB", "jpg", 3), ("L", "tiff", 1), ("RGB", "bmp", 3), ("P", "png", 3)])  # fmt: skip
+def test_class_folders(tmp_path, mode, suffix, channels):
+    _folder(tmp_path, mode=mode, suffix=suffix)
+    dataset = load(tmp_path)
+    assert dataset.description.class_names == ("cat", "dog")
+    assert dataset.splits["test"].images.shape == (12, 16, 18, channels)
+
+
+def test_class_folders_without_splits(tmp_path):
+    _folder(tmp_path, splits=("",))
+    assert set(load(tmp_path).splits) == {"train", "val", "test"}
+
+
+def test_sixteen_bit_images_keep_their_depth(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for i in range(4):
+            array = np.full((16, 16), 1000 * i + 300, dtype=np.uint16)
+            Image.fromarray(array).save(tmp_path / label / f"{i}.{'png' if label == 'a' else 'tif'}")
+    dataset = load(tmp_path)
+    assert dataset.train.images.dtype == np.uint16
+    assert dataset.train.images.max() == 3300 or dataset.splits["test"].images.max() == 3300
+
+
+def test_mixed_sizes_are_refused_and_size_is_the_remedy(tmp_path):
+    _folder(tmp_path)
+    Image.new("L", (40, 20)).save(tmp_path / "train" / "cat" / "odd.png")
+    with pytest.raises(DataError, match=r"mixed sizes \(16x18: 24 files, 20x40: 1 files\).*--size"):
+        load(tmp_path)
+    assert load(tmp_path, DataConfig(size=24)).train.images.shape[1:] == (24, 24, 1)
+
+
+def test_patients_csv(tmp_path):
+    _folder(tmp_path, splits=("",))
+    rows = [f"{p.relative_to(tmp_path).as_posix()},p{i // 2}" for i, p in enumerate(sorted(tmp_path.rglob("*.png")))]
+    (tmp_path / "patients.csv").write_text("file,patient\n" + "\n".join(rows))
+    assert "by patient" in load(tmp_path).description.notes[0]
+
+
+def test_catalogue_has_twelve_sets_in_four_sizes():
+    sets = medmnist.catalogue()["sets"]
+    assert len(sets) == 12
+    assert all(set(s["md5"]) == {"28", "64", "128", "224"} and s["licence"] and s["source"] for s in sets.values())
+    assert len({m for s in sets.values() for m in s["md5"].values()}) == 48
+    assert all(sets[name]["flips"] == "none" for name in sets if name.startswith("organ"))
+
+
+def test_name_refuses_other_content_but_path_takes_it(tmp_path, tiny, monkeypatch):
+    monkeypatch.setenv(medmnist.ROOT_VARIABLE, str(tmp_path))
+    np.savez(tmp_path / "breastmnist.npz", **npz_arrays(tiny))
+    with pytest.raises(DataError, match="MD5 .* is not the official file's.*path instead of the name"):
+        load("breastmnist")
+    assert load(tmp_path / "breastmnist.npz").classes == 3
+
+
+def test_absent_set_offline_names_file_and_place(tmp_path, monkeypatch):
+    monkeypatch.setenv(medmnist.ROOT_VARIABLE, str(tmp_path))
+
+    def refuse(*_args, **_kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("pooch.retrieve", refuse)
+    with pytest.raises(DataError) as problem:
+        load("pathmnist_64")
+    assert str(tmp_path / "pathmnist_64.npz") in str(problem.value)
+    assert "put it at" in str(problem.value)
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(DataError, match="did you mean 'bloodmnist'"):
+        load("blodmnist")
+    with pytest.raises(DataError, match="28, 64, 128, 224"):
+        load("bloodmnist_99")
+
+
+@pytest.mark.parametrize(
+    "text", ["phantom", "phantom:classes=8,colour=true,site=b", "phantom:size=20,width=31,imbalance=5"]
+)
+def test_phantom_is_the_same_again(text):
+    first, second = load(text), load(text)
+    assert first.fingerprint == second.fingerprint
+    assert first.fingerprint != load(text + ("," if ":" in text else ":") + "seed=1").fingerprint
+
+
+def test_phantom_keeps_what_was_asked():
+    spec = Phantom(classes=5, images=100, size=18, width=26, colour=True, imbalance=4)
+    dataset = make_phantom(spec)
+    assert dataset.train.images.shape[1:] == (18, 26, 3)
+    counts = dataset.counts("train")
+    assert len(counts) == 5 and 3 < counts[0] / counts[-1] < 5
+    assert not set(dataset.train.patients) & set(dataset.splits["test"].patients)
+    assert len(set(dataset.train.patients)) < len(dataset.train)
+
+
+def test_sites_differ_as_scanners_do():
+    means = {site: make_phantom(Phantom(images=80, site=site)).train.images.mean() for site in SITES}
+    noise = {
+        site: np.diff(make_phantom(Phantom(images=80, site=site)).train.images.astype(float), axis=2).std()
+        for site in SITES
+    }
+    assert noise["c"] > noise["a"] > noise["b"]
+    assert len({round(m) for m in means.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["phantom:clases=3", "phantom:classes=9", "phantom:classes=x", "phantom:site=q", "phantom:3"]
+)
+def test_phantom_refuses(text):
+    with pytest.raises(ConfigError):
+        parse_phantom(text)
+
+
+def test_real_files_read(real):
+    for name, shape, classes in (
+        ("pneumoniamnist.npz", (4708, 28, 28, 1), 2),
+        ("bloodcells_28.npz", (11967, 28, 28, 3), 8),
+        ("breastmnist_64.npz", (546, 64, 64, 1), 2),
+    ):
+        dataset = load(real(name))
+        assert dataset.train.images.shape == shape and dataset.classes == classes
+
+
+def test_real_second_site_without_validation_gets_one(real):
+    dataset = load(real("whitecells_28.npz"))
+    assert "val" in dataset.splits and len(dataset.splits["test"]) == 149
+    assert dataset.counts("train")[4] == 1  # the only basophil stays in training
