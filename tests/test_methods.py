@@ -35,7 +35,7 @@ for _name in methods():
 
 class TestConformanceDMAsPublished(MethodConformance):
     method = "dm"
-    settings = {**SMALL["dm"], "networks": 0, "start": "noise"}  # noqa: RUF012
+    settings = {**SMALL["dm"], "networks": 0, "start": "noise"}
 
 
 @pytest.mark.parametrize("networks", [0, 2])

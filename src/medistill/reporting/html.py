@@ -105,7 +105,8 @@ def _charts(result: Json, losses: list[float]) -> dict[str, list[Picture]]:
         "bars": [
             Picture(
                 _uri(figures.bars(result), "svg+xml"),
-                f"Bar chart with 95 % intervals; guessing as a dotted line. Balanced accuracy: {spoken('balanced_accuracy')}. AUROC: {spoken('auroc')}.",
+                "Bar chart with 95 % intervals; guessing as a dotted line. "
+                f"Balanced accuracy: {spoken('balanced_accuracy')}. AUROC: {spoken('auroc')}.",
             )
         ],
         "recall": [

@@ -1,0 +1,192 @@
+"""The comparison: keys, caching, and that test labels choose nothing."""
+
+import math
+
+import numpy as np
+import pytest
+
+import medistill
+from conftest import SMALL_DM, TINY, npz_arrays
+from medistill.config import EvaluateConfig, Recipe
+from medistill.data.dataset import Dataset, Description, Split
+from medistill.data.load import load
+from medistill.data.phantom import Phantom, make_phantom
+from medistill.data.preprocess import Part, prepare
+from medistill.errors import DataError
+from medistill.evaluation import arms, cache
+from medistill.evaluation.align import align
+from medistill.evaluation.metrics import metrics
+from medistill.keys import Key
+from medistill.nets.convnet import ConvNet
+from medistill.nets.training import Statistics, one_cycle, predict, steps_for, train
+from medistill.package.package import read_package
+
+SOURCE = "phantom:classes=3,images=36,size=16"
+
+
+def test_result_has_the_promised_keys(package):
+    result = medistill.evaluate(package, on=SOURCE, config=TINY)
+    for arm in ("distilled", "random", "full", "full_balanced"):
+        for metric in ("accuracy", "balanced_accuracy", "auroc", "f1_macro"):
+            value = result["arms"][arm][metric]
+            assert set(value) == {"mean", "std", "ci95"}
+            assert value["ci95"][0] - 1e-9 <= value["mean"] <= value["ci95"][1] + 1e-9 or value["std"] > 0
+            assert 0 <= value["mean"] <= 1
+        assert len(result["details"][arm]["recall"]) == 3
+        assert 0 <= result["details"][arm]["calibration_error"] <= 1
+    for metric in ("accuracy", "balanced_accuracy", "auroc", "f1_macro"):
+        assert math.isfinite(result["recovery"][metric])
+        assert set(result["gain_over_random"][metric]) == {"mean", "ci95"}
+    assert result["compression"]["images"] == 6 / 36 and result["compression"]["bytes"] > 0
+    assert (
+        result["cost"]["seconds"] > 0 and result["cost"]["peak_memory_mb"] > 0 and "cpu" in result["cost"]["device"]
+    )
+    assert result["cost"]["distillation"]["seconds"] >= 0
+    plain = result["arms"]["distilled"]["auroc"]["mean"] / result["arms"]["full"]["auroc"]["mean"]
+    assert result["recovery"]["auroc"] == pytest.approx(plain)
+
+
+def test_second_evaluation_trains_nothing_known_and_agrees(package, monkeypatch):
+    first = medistill.evaluate(package, on=SOURCE, config=TINY)
+    monkeypatch.setattr(arms, "train", lambda *_: pytest.fail("trained again"))
+    again = medistill.evaluate(package, on=SOURCE, config=TINY)
+    assert first["arms"] == again["arms"] and first["curves"] == again["curves"]
+
+
+def test_another_package_trains_only_its_own_arm(package, tmp_path, monkeypatch):
+    medistill.evaluate(package, on=SOURCE, config=TINY)
+    medistill.distill(SOURCE, out=tmp_path / "q", ipc=2, seed=1, settings=SMALL_DM)
+    trained = []
+    whole = arms.train
+    monkeypatch.setattr(arms, "train", lambda *a: trained.append(len(a[1])) or whole(*a))
+    medistill.evaluate(tmp_path / "q", on=SOURCE, config=TINY)
+    assert trained == [6] * TINY.networks
+
+
+def test_recipe_is_part_of_the_identity(package, monkeypatch):
+    medistill.evaluate(package, on=SOURCE, config=TINY)
+    other = TINY.model_copy(update={"recipe": TINY.recipe.model_copy(update={"learning_rate": 2e-3})})
+    trained = []
+    whole = arms.train
+    monkeypatch.setattr(arms, "train", lambda *a: trained.append(a[0]) or whole(*a))
+    medistill.evaluate(package, on=SOURCE, config=other)
+    assert len(trained) >= 3 * TINY.networks
+
+
+def test_permuted_test_labels_change_no_choice(tmp_path):
+    """Distilled images, trained networks and their predictions are the same whatever the test labels say."""
+    dataset = make_phantom(Phantom(classes=3, images=36, size=16))
+    test = dataset.splits["test"]
+    shuffled = Split(test.images, np.random.default_rng(0).permutation(test.labels), test.patients)
+    arrays = {
+        "a": npz_arrays(dataset),
+        "b": npz_arrays(Dataset({**dataset.splits, "test": shuffled}, dataset.description)),
+    }
+    predictions = {}
+    for name, content in arrays.items():
+        np.savez(tmp_path / f"{name}.npz", **content)
+        medistill.distill(tmp_path / f"{name}.npz", out=tmp_path / name, ipc=2, settings=SMALL_DM)
+        seen = []
+        whole, write = cache.read, cache.write
+        cache.read = lambda _identity: None
+        cache.write = lambda _identity, run, seen=seen: seen.append(run.probabilities)
+        try:
+            medistill.evaluate(tmp_path / name, on=tmp_path / f"{name}.npz", config=TINY)
+        finally:
+            cache.read, cache.write = whole, write
+        predictions[name] = seen
+    assert np.array_equal(read_package(tmp_path / "a").pixels, read_package(tmp_path / "b").pixels)
+    assert len(predictions["a"]) == len(predictions["b"]) > 0
+    for first, second in zip(predictions["a"], predictions["b"], strict=True):
+        assert np.array_equal(first, second)
+
+
+def test_arms_are_what_they_say():
+    part = prepare(make_phantom(Phantom(classes=3, images=90, size=16, imbalance=5))).train
+    sizes = np.bincount(part.labels)
+    even = arms.balanced(part, Key(0))
+    assert np.bincount(even.labels).tolist() == [sizes.min()] * 3
+    few = arms.subset(part, [4, 2, 100], Key(0))
+    assert np.bincount(few.labels).tolist() == [4, 2, sizes[2]]
+    assert not np.array_equal(few.pixels, arms.subset(part, [4, 2, 100], Key(1)).pixels)
+
+
+def test_steps_depend_on_the_number_of_images_alone():
+    recipe = Recipe()
+    assert steps_for(recipe, 20) == recipe.least_steps
+    assert steps_for(recipe, 4708) == int(recipe.epochs * 4708 / recipe.batch)
+    assert steps_for(recipe, 10**7) == recipe.most_steps
+    assert all(0 <= one_cycle(i, n) <= 1 for n in (1, 2, 5, 50) for i in range(n))
+
+
+def test_attached_results_repeat_and_reach_the_card(tmp_path):
+    medistill.distill(SOURCE, out=tmp_path / "p", ipc=2, settings=SMALL_DM, evaluate=True, evaluate_config=TINY)
+    first = {f.name: f.read_bytes() for f in (tmp_path / "p").glob("*.*")}
+    assert "random real images, same number" in first["README.md"].decode()
+    assert read_package(tmp_path / "p").manifest["evaluation"]["arms"]["full"]
+    medistill.distill(
+        SOURCE, out=tmp_path / "p", ipc=2, settings=SMALL_DM, evaluate=True, evaluate_config=TINY, fresh=True
+    )
+    assert first == {f.name: f.read_bytes() for f in (tmp_path / "p").glob("*.*")}
+
+
+def test_recipient_trains_on_the_package_alone(package, tmp_path):
+    result = medistill.train(
+        package, on="phantom:classes=3,images=36,size=20,site=b", config=TINY, save=tmp_path / "n.safetensors"
+    )
+    assert result["test_images"] == 18 and (tmp_path / "n.safetensors").stat().st_size > 1000
+    assert set(result["metrics"]) == {"accuracy", "balanced_accuracy", "auroc", "f1_macro"}
+
+
+def test_recipient_with_one_folder_tests_on_all_of_it(package, tmp_path, tiny):
+    test = tiny.splits["test"]
+    np.savez(tmp_path / "mine.npz", train_images=test.images[..., 0], train_labels=test.labels)
+    result = medistill.train(package, on=tmp_path / "mine.npz", config=TINY)
+    assert result["test_images"] == len(test) and "none for training" in result["notes"][-1]
+
+
+def test_classes_are_matched_by_name():
+    images = np.zeros((4, 16, 16, 1), np.uint8)
+    dataset = Dataset({"train": Split(images, np.array([0, 1, 1, 0]))}, Description("x", ("Dog", "cat")))
+    aligned, notes = align(dataset, ("cat", "cow", "dog"))
+    assert aligned.train.labels.tolist() == [2, 0, 0, 2] and "no cow" in notes[0]
+    with pytest.raises(DataError, match="class 'Dog' is not in the package"):
+        align(dataset, ("cat", "cow"))
+    numbered = Dataset(dataset.splits, Description("x", ("0", "1")))
+    assert "by number" in align(numbered, ("cat", "dog"))[1][0]
+    with pytest.raises(DataError, match="without names"):
+        align(numbered, ("a", "b", "c"))
+
+
+def test_data_without_test_images_cannot_be_evaluated(package, tmp_path, tiny):
+    arrays = {k: v for k, v in npz_arrays(tiny).items() if not k.startswith("test")}
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(DataError, match="has no test images"):
+        medistill.evaluate(package, on=tmp_path / "x.npz", config=TINY)
+
+
+def test_damaged_cache_entry_is_trained_again(package, tmp_path, monkeypatch):
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
+    first = medistill.evaluate(package, on=SOURCE, config=TINY)
+    for file in (tmp_path / "runs").iterdir():
+        file.write_bytes(file.read_bytes()[:50])
+    assert medistill.evaluate(package, on=SOURCE, config=TINY)["arms"] == first["arms"]
+
+
+def test_one_random_image_per_class_is_below_three_quarters_of_full_training():
+    """The phantom is difficult enough for comparisons to mean something."""
+    prepared = prepare(load("phantom"))
+    statistics = Statistics(prepared.preprocessing.mean, prepared.preprocessing.std, "both")
+    recipe = Recipe(width=32, batch=32)
+    network = ConvNet(1, 28, 28, 4, recipe.width)
+
+    def score(part: Part, seed: int) -> float:
+        parameters = train(network, part, statistics, recipe, Key(seed))
+        test = prepared.parts["test"]
+        return metrics(predict(network, parameters, test.pixels, statistics), test.labels)["balanced_accuracy"]
+
+    full = score(prepared.train, 0)
+    one = np.mean([score(arms.subset(prepared.train, [1] * 4, Key(i)), i) for i in range(3)])
+    assert full > 0.75, full
+    assert one < 0.75 * full, (one, full)
+    assert EvaluateConfig().recipe.least_steps >= recipe.least_steps
