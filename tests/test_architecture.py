@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 SOURCE = ROOT / "src" / "medistill"
-LAYERS = ["data", "nets", "distil", "package", "evaluation", "reporting", "commands"]
+LAYERS = ["data", "nets", "package", "distil", "evaluation", "reporting", "commands"]
 """Each may import itself and those before it."""
 
 
@@ -43,7 +43,7 @@ def test_only_the_loop_runs_backward_on_images():
 
 def test_no_global_randomness():
     banned = ("torch.manual_seed", "np.random.seed", "random.seed", "torch.rand(", "torch.randn(")
-    for path in SOURCE.rglob("*.py"):
+    for path in set(SOURCE.rglob("*.py")) - {SOURCE / "testing.py"}:  # which disturbs it on purpose
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if any(b in line for b in banned):
                 assert "generator" in line, f"{path}:{number}: {line}"

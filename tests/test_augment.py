@@ -59,3 +59,18 @@ def test_training_changes_each_image_by_itself():
     x = torch.rand(1, 1, 16, 16).expand(8, 1, 16, 16)
     y = for_training(x, Key(0).generator(), "none")
     assert len(torch.unique(y.flatten(1), dim=0)) == 8
+
+
+@pytest.mark.parametrize("flips", ["horizontal", "both"])
+def test_training_mirrors_the_image_that_it_would_have_made(flips):
+    # A mirror before the turn would shear; the mirrored image must be the other one's mirror image.
+    x = torch.rand(24, 1, 17, 17)
+    plain = for_training(x, Key(5).generator(), "none")
+    mirrored = for_training(x, Key(5).generator(), flips)
+    seen = set()
+    for one, other in zip(plain, mirrored, strict=True):
+        ways = {(): one, (2,): one.flip(2), (1,): one.flip(1), (1, 2): one.flip(1, 2)}
+        same = [way for way, image in ways.items() if torch.allclose(image, other, atol=1e-4)]
+        assert same, "neither the image nor a mirror image of it"
+        seen.add(same[0])
+    assert seen == ({(), (2,)} if flips == "horizontal" else {(), (2,), (1,), (1, 2)})

@@ -43,8 +43,22 @@ def test_everything_is_listed_at_once():
 
 
 def test_small_class():
-    found = _kinds(_dataset(), ipc=21)["small class"]
-    assert "20 images, 21 asked for" in found.found
+    dataset = _dataset()
+    fewer = dataset.train.take(np.flatnonzero((dataset.train.labels == 0) | (np.arange(40) < 10)))
+    found = _kinds(_dataset(train=fewer), ipc=6)["small class"]
+    assert "5 images, 6 asked for" in found.found
+
+
+@pytest.mark.parametrize("ipc", [0, -1, 21])
+def test_impossible_number_of_images(ipc):
+    found = _kinds(_dataset(), ipc=ipc)
+    assert found["images per class"].level == "blocking" and "1 to 20" in found["images per class"].remedy
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("a", " "), ("a", "b" * 300)])
+def test_class_names_that_cannot_be_used(names):
+    dataset = Dataset(_dataset().splits, Description("x", names, "both"))
+    assert _kinds(dataset)["class names"].level == "blocking"
 
 
 @pytest.mark.parametrize("side", [20, 40])

@@ -66,6 +66,13 @@ def test_pooling_equals_torch():
     assert torch.allclose(average_pool(x), nn.functional.avg_pool2d(x, 2), atol=1e-15)
 
 
+def test_pooling_can_be_differentiated_twice():
+    # Gradient matching differentiates a gradient.
+    x = torch.randn(2, 2, 4, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(average_pool, x)
+    assert torch.autograd.gradgradcheck(lambda z: average_pool(z).square(), x)
+
+
 def test_images_in_a_batch_do_not_mix():
     network = ConvNet(1, 20, 20, 3, filters=8)
     parameters = network.parameters(Key(0))

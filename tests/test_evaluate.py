@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import medistill
-from conftest import SMALL_DM, TINY, npz_arrays
+from conftest import SMALL_DM, TINY, TINY_SETS, npz_arrays
 from medistill.config import EvaluateConfig, Recipe
 from medistill.data.dataset import Dataset, Description, Split
 from medistill.data.load import load
 from medistill.data.phantom import Phantom, make_phantom
 from medistill.data.preprocess import Part, prepare
 from medistill.errors import DataError
-from medistill.evaluation import arms, cache
+from medistill.evaluation import arms, cache, jobs, workers
 from medistill.evaluation.align import align
 from medistill.evaluation.metrics import metrics
 from medistill.keys import Key
@@ -22,6 +22,7 @@ from medistill.nets.training import Statistics, one_cycle, predict, steps_for, t
 from medistill.package.package import read_package
 
 SOURCE = "phantom:classes=3,images=36,size=16"
+TINY_OPTIONS = [part for setting in TINY_SETS for part in ("--set", setting)]
 
 
 def test_result_has_the_promised_keys(package):
@@ -48,7 +49,7 @@ def test_result_has_the_promised_keys(package):
 
 def test_second_evaluation_trains_nothing_known_and_agrees(package, monkeypatch):
     first = medistill.evaluate(package, on=SOURCE, config=TINY)
-    monkeypatch.setattr(arms, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(jobs, "train", lambda *_: pytest.fail("trained again"))
     again = medistill.evaluate(package, on=SOURCE, config=TINY)
     assert first["arms"] == again["arms"] and first["curves"] == again["curves"]
 
@@ -57,8 +58,8 @@ def test_another_package_trains_only_its_own_arm(package, tmp_path, monkeypatch)
     medistill.evaluate(package, on=SOURCE, config=TINY)
     medistill.distill(SOURCE, out=tmp_path / "q", ipc=2, seed=1, settings=SMALL_DM)
     trained = []
-    whole = arms.train
-    monkeypatch.setattr(arms, "train", lambda *a: trained.append(len(a[1])) or whole(*a))
+    whole = jobs.train
+    monkeypatch.setattr(jobs, "train", lambda *a: trained.append(len(a[1])) or whole(*a))
     medistill.evaluate(tmp_path / "q", on=SOURCE, config=TINY)
     assert trained == [6] * TINY.networks
 
@@ -67,8 +68,8 @@ def test_recipe_is_part_of_the_identity(package, monkeypatch):
     medistill.evaluate(package, on=SOURCE, config=TINY)
     other = TINY.model_copy(update={"recipe": TINY.recipe.model_copy(update={"learning_rate": 2e-3})})
     trained = []
-    whole = arms.train
-    monkeypatch.setattr(arms, "train", lambda *a: trained.append(a[0]) or whole(*a))
+    whole = jobs.train
+    monkeypatch.setattr(jobs, "train", lambda *a: trained.append(a[0]) or whole(*a))
     medistill.evaluate(package, on=SOURCE, config=other)
     assert len(trained) >= 3 * TINY.networks
 
@@ -114,7 +115,9 @@ def test_arms_are_what_they_say():
 def test_steps_depend_on_the_number_of_images_alone():
     recipe = Recipe()
     assert steps_for(recipe, 20) == recipe.least_steps
-    assert steps_for(recipe, 4708) == int(recipe.epochs * 4708 / recipe.batch)
+    assert steps_for(recipe, 2 * recipe.batch) == recipe.least_steps + recipe.steps_per_doubling
+    assert steps_for(recipe, 10**4) == int(recipe.epochs * 10**4 / recipe.batch)
+    assert all(steps_for(recipe, n) <= steps_for(recipe, n + 1) for n in range(1, 3000))
     assert steps_for(recipe, 10**7) == recipe.most_steps
     assert all(0 <= one_cycle(i, n) <= 1 for n in (1, 2, 5, 50) for i in range(n))
 
@@ -190,3 +193,21 @@ def test_one_random_image_per_class_is_below_three_quarters_of_full_training():
     assert full > 0.75, full
     assert one < 0.75 * full, (one, full)
     assert EvaluateConfig().recipe.least_steps >= recipe.least_steps
+
+
+def test_workers_give_the_bytes_that_one_process_gives(package, monkeypatch):
+    monkeypatch.setattr(cache, "read", lambda _identity: None)
+    here = medistill.evaluate(package, on=SOURCE, config=TINY)
+    monkeypatch.setattr(workers, "SMALL", 0)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 3)
+    there = medistill.evaluate(package, on=SOURCE, config=TINY)
+    assert here["arms"] == there["arms"] and here["curves"] == there["curves"] and here["details"] == there["details"]
+
+
+def test_a_worker_that_dies_is_one_clear_line(package, monkeypatch, cli):
+    monkeypatch.setattr(cache, "read", lambda _identity: None)
+    monkeypatch.setattr(workers, "SMALL", 0)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
+    monkeypatch.setattr(workers.sys, "executable", "/bin/false")
+    status, out, err = cli("evaluate", package, "--on", SOURCE, "--json", *TINY_OPTIONS)
+    assert status == 2 and out == "" and "ended with status 1" in err and "Traceback" not in err

@@ -129,8 +129,8 @@ def for_training(x: Tensor, generator: torch.Generator, flips: Flips) -> Tensor:
     shift = 2 * CROP * u[:, 3:5]
     cos, sin = angle.cos(), angle.sin()
     rows = (
-        torch.stack([mirror_x * scale_x * cos, -scale_x * sin, shift[:, 0]], 1),
-        torch.stack([scale_y * sin, mirror_y * scale_y * cos, shift[:, 1]], 1),
+        torch.stack([mirror_x * scale_x * cos, -mirror_y * scale_x * sin, shift[:, 0]], 1),
+        torch.stack([mirror_x * scale_y * sin, mirror_y * scale_y * cos, shift[:, 1]], 1),
     )
     grid = functional.affine_grid(torch.stack(rows, 1).to(x), list(x.shape), align_corners=False)
     x = functional.grid_sample(x, grid, padding_mode="border", align_corners=False)

@@ -13,8 +13,9 @@ import typer
 
 from medistill.errors import MedistillError
 
+INTERRUPTED = 130
+
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -25,7 +26,7 @@ Data = Annotated[str, typer.Argument(help="An .npz, a folder of class folders, a
 PackagePath = Annotated[Path, typer.Argument(help="A package: a folder, or its .zip.")]
 On = Annotated[str, typer.Option("--on", help="The data set to measure on.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random; 0 if not given.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, for instance method.iterations=500.")]
 Config = Annotated[Path | None, typer.Option(help="A YAML file of settings.")]
 Size = Annotated[int | None, typer.Option(help="Bring all images to this many pixels a side.")]
@@ -35,7 +36,7 @@ Networks = Annotated[int | None, typer.Option(help="Networks trained for each ar
 
 
 def _print(result: Any, as_json: bool, text: Callable[[Any], str]) -> None:
-    sys.stdout.write((json.dumps(result, ensure_ascii=False) if as_json else text(result)) + "\n")
+    sys.stdout.write((json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text(result)) + "\n")
 
 
 def _settings(config: Path | None, assignments: list[str] | None) -> dict[str, Any]:
@@ -47,17 +48,20 @@ def _settings(config: Path | None, assignments: list[str] | None) -> dict[str, A
 def _data_settings(
     settings: dict[str, Any], size: int | None, channels: int | None, flips: str | None
 ) -> dict[str, Any]:
+    from medistill.config import mapping
+
     given = {"size": size, "channels": channels, "flips": flips}
-    return {**settings.get("data", {}), **{k: v for k, v in given.items() if v is not None}}
+    return {**mapping(settings.get("data"), "data"), **{k: v for k, v in given.items() if v is not None}}
 
 
-def _evaluate_config(settings: dict[str, Any], networks: int | None, seed: int) -> Any:
-    from medistill.config import EvaluateConfig, build
+def _evaluate_config(settings: dict[str, Any], networks: int | None, seed: int | None) -> Any:
+    from medistill.config import EvaluateConfig, build, mapping
 
-    values = {"seed": seed, **settings}
-    if networks is not None:
-        values["networks"] = networks
-    return build(EvaluateConfig, values)
+    if "evaluate" in settings:  # a file shared with `distill`, whose own settings do not matter here
+        own = {k: v for k, v in settings.items() if k in EvaluateConfig.model_fields and k != "seed"}
+        settings = {**mapping(settings["evaluate"], "evaluate"), **own}
+    given = {"networks": networks, "seed": seed}
+    return build(EvaluateConfig, {**settings, **{k: v for k, v in given.items() if v is not None}})
 
 
 @app.command()
@@ -91,7 +95,7 @@ def distill(
     ratio: Annotated[
         float | None, typer.Option(help="Distilled images per training image, 0.01 for instance.")
     ] = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     size: Size = None,
     channels: Channels = None,
     flips: Flips = None,
@@ -108,7 +112,7 @@ def distill(
     from medistill.texts import distill_text
 
     settings = _settings(config, set_)
-    measuring = _evaluate_config(settings.pop("evaluate", {}), None, 0) if evaluate else None
+    measuring = _evaluate_config({"evaluate": settings.pop("evaluate", {})}, None, None)
     settings["data"] = _data_settings(settings, size, channels, flips)
     result = run(
         data, out=out, method=method, ipc=ipc, ratio=ratio, seed=seed, settings=settings,
@@ -122,7 +126,7 @@ def evaluate(
     package: PackagePath,
     on: On,
     networks: Networks = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     config: Config = None,
     set_: Set = None,
     attach: Annotated[
@@ -143,7 +147,7 @@ def train(
     package: PackagePath,
     on: On,
     networks: Networks = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     config: Config = None,
     set_: Set = None,
     save: Annotated[Path | None, typer.Option(help="Write a trained network there (safetensors).")] = None,
@@ -182,7 +186,7 @@ def report(
     on: On,
     out: Annotated[Path | None, typer.Option(help="HTML file; else report.html beside the package.")] = None,
     networks: Networks = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     config: Config = None,
     set_: Set = None,
     as_json: AsJson = False,
@@ -198,7 +202,7 @@ def report(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the package and the report.")] = Path("demo"),
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -210,8 +214,12 @@ def demo(
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def version(
+    context: typer.Context, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     """Distil a medical image data set into a few synthetic images that others can train on."""
+    if not show and context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
     if show:
         from medistill import __version__
 
@@ -221,18 +229,24 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Entry point: our errors become one line and status 2; anything else keeps its traceback."""
+    status = 0
     try:
-        app()
+        status = app(standalone_mode=False) or 0
     except MedistillError as problem:
         sys.stderr.write(f"medistill: {problem}\n")
-        sys.exit(2)
+        status = 2
+    except typer.TyperException as problem:  # unknown options, missing arguments
+        text = " ".join(problem.format_message().split())
+        sys.stderr.write(f"medistill: {text}; see medistill --help\n")
+        status = 2
     except KeyboardInterrupt:
-        sys.stderr.write("medistill: stopped; the same command goes on from the last checkpoint\n")
-        sys.exit(130)
+        status = INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output stopped reading; that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    if status == INTERRUPTED:
+        sys.stderr.write("medistill: stopped; the same command goes on from the last checkpoint\n")
+    sys.exit(status)
 
 
 if __name__ == "__main__":

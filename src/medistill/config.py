@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medistill.errors import ConfigError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
+
+Side = Annotated[int, Field(ge=16, le=4096)]
+"""Pixels of an image's side."""
 
 
 class Settings(BaseModel):
@@ -25,8 +28,8 @@ class Settings(BaseModel):
 class DataConfig(Settings):
     """How a source is read and prepared. What is left out is taken from the source."""
 
-    size: int | tuple[int, int] | None = Field(
-        None, description="pixels of a side, or (height, width); None keeps the source's size"
+    size: tuple[Side, Side] | None = Field(
+        None, description="pixels of a side, or [height, width]; None keeps the source's size"
     )
     channels: Literal[1, 3] | None = Field(None, description="1 gray, 3 RGB; None keeps the source's")
     class_names: tuple[str, ...] | None = Field(None, description="one name per class number")
@@ -37,10 +40,10 @@ class DataConfig(Settings):
     source: str | None = Field(None, description="who made the original images")
     split_seed: int = Field(0, description="seed of a split made here")
 
-    @property
-    def target_size(self) -> tuple[int, int] | None:
-        """(height, width) asked for, or None."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
+    @field_validator("size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
 
 
 class Recipe(Settings):
@@ -52,12 +55,16 @@ class Recipe(Settings):
     Chosen on validation data, see docs/explanation/evaluation-recipe.md.
     """
 
-    epochs: float = Field(8, gt=0, le=10_000, description="passes over the images, within the two bounds below")
-    least_steps: int = Field(300, ge=1, le=1_000_000, description="gradient steps for a small set")
+    epochs: float = Field(5, gt=0, le=10_000, description="passes over the images, within the bounds below")
+    least_steps: int = Field(600, ge=1, le=1_000_000, description="gradient steps for at most one batch of images")
+    steps_per_doubling: int = Field(
+        80, ge=0, le=1_000_000, description="more of them each time the number of images doubles"
+    )
     most_steps: int = Field(3000, ge=1, le=1_000_000, description="gradient steps for a large set")
-    batch: int = Field(64, ge=1, le=65536, description="images per step, at most all there are")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="peak of the one-cycle schedule")
-    weight_decay: float = Field(0.05, ge=0, le=10, description="decoupled weight decay")
+    batch: int = Field(32, ge=1, le=65536, description="images per step, at most all there are")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of the one-cycle schedule")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target spread over all classes")
+    weight_decay: float = Field(0.5, ge=0, le=10, description="decoupled weight decay")
     width: int = Field(64, ge=1, le=4096, description="filters per convolution of the ConvNet")
     augment: bool = Field(True, description="random affine and intensity changes in training")
 
@@ -93,7 +100,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+    except (OSError, ValueError, yaml.YAMLError) as problem:
         raise ConfigError(f"cannot be read ({str(problem).splitlines()[0]})", where=path) from problem
     if value is not None and not isinstance(value, dict):
         raise ConfigError(f"holds a {type(value).__name__}", where=path, allowed="keys and values")
@@ -122,9 +129,22 @@ def assign(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]
                 raise ConfigError(f"'{part}' has no settings below it", where=f"--set {name}")
         try:
             place[parts[-1]] = _number(yaml.safe_load(text))
-        except yaml.YAMLError as problem:
+        except (yaml.YAMLError, ValueError) as problem:  # ValueError: a date that there is not
             raise ConfigError(f"'{text}' is no value", where=f"--set {name}") from problem
     return values
+
+
+def mapping(value: Any, name: str) -> dict[str, Any]:
+    """The settings of a section; nothing means none.
+
+    Raises:
+        ConfigError: something else than names with values.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{value!r}", where=name, allowed=f"settings below it, for instance {name}.NAME=VALUE")
+    return dict(value)
 
 
 def _number(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -37,7 +38,7 @@ def pretty_json(value: Any) -> str:
 
 
 @contextmanager
-def refusing_output(path: Path) -> Iterator[None]:
+def refusing_output(path: Path, option: str = "--out") -> Iterator[None]:
     """Turn the operating system's refusal to write into one line that says what to do.
 
     Raises:
@@ -48,18 +49,43 @@ def refusing_output(path: Path) -> Iterator[None]:
     except OSError as problem:
         reason = problem.strerror or str(problem)
         raise OutputError(
-            f"cannot be written ({reason})", where=path, remedy="give --out a folder with room and permission"
+            f"cannot be written ({reason})", where=path, remedy=f"give {option} a place with room and permission"
         ) from problem
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def require_writable(path: Path, option: str) -> None:
+    """Find out before hours of work whether a file can be written there; nothing is left behind.
+
+    Raises:
+        OutputError: it cannot, or a folder is in its place.
+    """
+    with refusing_output(path, option):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "there is a folder of that name")
+        made = next((p for p in [*reversed(path.parents)] if not p.exists()), None)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        finally:
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
+
+
+def write_atomically(path: Path, content: bytes | str, option: str = "--out") -> None:
     """Write the whole file or nothing: a temporary neighbour, flushed, then renamed.
+
+    Args:
+        path: the file; where it is a link, the file it leads to.
+        content: bytes, or text to be written as UTF-8.
+        option: what to name in the error, because that is where the path came from.
 
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
     """
     data = content.encode() if isinstance(content, str) else content
-    with refusing_output(path):
+    path = path.resolve()
+    with refusing_output(path, option):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
@@ -74,17 +100,29 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             raise
 
 
+def flush(path: Path) -> None:
+    """Have the system put a file's content on the disk, so that a power cut after a rename loses nothing."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Build a folder beside ``target`` and put it in its place only when it is complete.
 
-    An existing ``target`` is replaced. On any failure nothing is left behind and an
-    existing ``target`` stays as it was.
+    An existing folder is replaced; where ``target`` is a link, the folder it leads to. On any
+    failure nothing is left behind and an existing ``target`` stays as it was.
 
     Raises:
         OutputError: the folder cannot be written.
     """
+    target = target.resolve()
     with refusing_output(target):
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "there is a file of that name")
         target.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
@@ -93,8 +131,12 @@ def new_folder(target: Path) -> Iterator[Path]:
             if target.exists():
                 aside = building.with_name(building.name + ".old")
                 target.rename(aside)
-                building.rename(target)
-                shutil.rmtree(aside)
+                try:
+                    building.rename(target)
+                except BaseException:
+                    aside.rename(target)
+                    raise
+                shutil.rmtree(aside, ignore_errors=True)
             else:
                 building.rename(target)
         except BaseException:

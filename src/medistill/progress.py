@@ -66,7 +66,12 @@ class Progress:
         if not self.enabled:
             return
         if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=self.done, description=f"{self.label} {detail}".strip())
+            self.bar.update(
+                self.bar.task_ids[0],
+                total=self.total,
+                completed=self.done,
+                description=f"{self.label} {detail}".strip(),
+            )
             return
         now = time.monotonic()
         if now - self.spoken >= PLAIN_INTERVAL:

@@ -28,8 +28,17 @@ def prepare_torch() -> None:
             pass  # another C library: slower, not wrong
     import torch
 
-    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: ``OMP_NUM_THREADS`` if set, else what the system grants."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def device_name() -> str:
@@ -40,10 +49,14 @@ def device_name() -> str:
 
 
 def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far, in MiB; 0 where the system does not tell."""
+    """Largest resident memory so far, in MiB, of this process and of the processes it trained networks in.
+
+    Of those the largest is counted as often as there are cores; 0 where the system does not tell.
+    """
     try:
         import resource
     except ImportError:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak += usable_cores() * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)

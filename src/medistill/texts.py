@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medistill.numbers import with_interval
 from medistill.types import Json
 
 _NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "auroc": "AUROC", "f1_macro": "F1"}
@@ -14,8 +15,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _value(summary: Json) -> str:
-    low, high = summary["ci95"]
-    return f"{summary['mean']:.3f} [{low:.3f}, {high:.3f}]"
+    return with_interval(summary, ".3f")
 
 
 def check_text(result: Json) -> str:
@@ -51,9 +51,7 @@ def evaluate_text(result: Json) -> str:
         [arm, str(result["images"][arm]), *(_value(metrics[m]) for m in _NAMES)]
         for arm, metrics in result["arms"].items()
     ]
-    gains = [
-        f"{g['mean']:+.3f} [{g['ci95'][0]:+.3f}, {g['ci95'][1]:+.3f}]" for g in result["gain_over_random"].values()
-    ]
+    gains = [with_interval(g, "+.3f") for g in result["gain_over_random"].values()]
     rows.append(["gain over random", "", *gains])
     for name in ("recovery", "recovery_above_chance"):
         shares = ["-" if v is None else f"{v:.1%}" for v in result[name].values()]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medistill import __version__
-from medistill.config import DataConfig, DistilConfig, EvaluateConfig, build
+from medistill.config import DataConfig, DistilConfig, EvaluateConfig, build, mapping
 from medistill.data.checks import require_usable
 from medistill.data.load import load
 from medistill.data.preprocess import Prepared, prepare
@@ -15,7 +16,9 @@ from medistill.distil import loop
 from medistill.distil.checkpoint import Checkpoint, RunFolder, Saver
 from medistill.distil.method import Method, State, make_method
 from medistill.distil.problem import Problem, make_problem
+from medistill.errors import ConfigError, PackageError
 from medistill.keys import Key
+from medistill.package.container import is_package
 from medistill.package.package import Package, read_package, write_package
 from medistill.progress import Progress, say
 from medistill.runtime import prepare_torch
@@ -31,7 +34,7 @@ def distill(
     method: str | None = None,
     ipc: int | None = None,
     ratio: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     settings: Mapping[str, Any] | None = None,
     fresh: bool = False,
     evaluate: bool = False,
@@ -47,7 +50,7 @@ def distill(
         method: name of a method; see ``medistill methods``.
         ipc: images per class, or
         ratio: distilled images per training image, in (0, 1).
-        seed: of everything random.
+        seed: of everything random; 0 if neither this nor the settings name one.
         settings: further settings, ``{"method": {...}, "data": {...}}``.
         fresh: start over, replacing what is there.
         evaluate: also evaluate, and write the results into the package.
@@ -62,21 +65,24 @@ def distill(
         DataError, ConfigError, OutputError: one line each that says what to do; nothing is left half-written.
     """
     prepare_torch()
-    out = Path(out)
+    folder = RunFolder(Path(out))
+    out = folder.out
+    _require_apart(out, data)
     chosen, config = _configure(method, ipc, ratio, seed, settings or {})
     prepared, warnings = _prepare(data, config.data)
     problem = make_problem(prepared, config.ipc, config.ratio)
     warnings += _short_classes(prepared, problem)
     for warning in warnings:
         say(f"warning: {warning}", progress)
-    folder = RunFolder(out)
-    folder.open(_identity(config, prepared), fresh)
-    if folder.read_cost() is None or not out.exists():
+    identity = _identity(config, prepared)
+    folder.open(identity, fresh)
+    if folder.read_cost() is None or not is_package(out):
         checkpoint = _learn(chosen, problem, config, folder, progress)
         package = _pack(out, chosen, problem, checkpoint.state, config, prepared)
         folder.finish(checkpoint)
     else:
-        package = read_package(out)
+        package = _finished(out, identity)
+        folder.drop_checkpoint()
         say(f"{out} is finished already; --fresh makes it anew", progress)
     result: Json = {
         "package": str(out),
@@ -98,19 +104,46 @@ def distill(
 
 
 def _configure(
-    method: str | None, ipc: int | None, ratio: float | None, seed: int, settings: Mapping[str, Any]
+    method: str | None, ipc: int | None, ratio: float | None, seed: int | None, settings: Mapping[str, Any]
 ) -> tuple[Method, DistilConfig]:
     values = dict(settings)
-    named = {"method": {**values.get("method", {})}}
-    if method is not None or "name" not in named["method"]:
-        named["method"]["name"] = method or DEFAULT_METHOD
-    chosen = make_method(named["method"])
+    given = values.get("method", {})
+    named = {"name": given} if isinstance(given, str) else dict(mapping(given, "method"))
+    if method is not None or "name" not in named:
+        named["name"] = method or DEFAULT_METHOD
+    chosen = make_method(named)
     values["method"] = chosen.configuration()
-    for name, value in (("ipc", ipc), ("ratio", ratio)):
-        if value is not None:
-            values[name] = value
-    values.setdefault("seed", seed)
+    # What is given on the command line wins over a file; ipc and ratio stand for one another there.
+    if ipc is not None or ratio is not None:
+        values |= {"ipc": ipc, "ratio": ratio}
+    if seed is not None:
+        values["seed"] = seed
+    values["data"] = mapping(values.get("data"), "data")
     return chosen, build(DistilConfig, values)
+
+
+def _require_apart(out: Path, data: str | Path) -> None:
+    """The package must not replace the images it is made of, nor lie among them."""
+    source = Path(data).expanduser()
+    if not source.exists():
+        return
+    source, target = source.resolve(), out.resolve()
+    if target == source or target in source.parents or (source.is_dir() and source in target.parents):
+        raise ConfigError(
+            "lies among the data, or the data in it", where=out, remedy="give --out a place outside the data folder"
+        )
+
+
+def _finished(out: Path, identity: Json) -> Package:
+    remedy = "--fresh makes it anew"
+    try:
+        package = read_package(out)
+    except PackageError as problem:
+        raise PackageError(f"was made by this command and changed since ({problem})", remedy=remedy) from problem
+    known = (package.manifest["configuration"], package.manifest["data"]["fingerprint"])
+    if known != (identity["configuration"], identity["data"]):
+        raise PackageError("is not the package that this command made", where=out, remedy=remedy)
+    return package
 
 
 def _prepare(data: str | Path, config: DataConfig) -> tuple[Prepared, list[str]]:
@@ -142,7 +175,9 @@ def _learn(method: Method, problem: Problem, config: DistilConfig, folder: RunFo
     key = Key(config.seed).child("distil")
     checkpoint = folder.load()
     if checkpoint is None:
-        checkpoint = Checkpoint(loop.start(method, problem, key))
+        started = time.monotonic()
+        state = loop.start(method, problem, key)
+        checkpoint = Checkpoint(state, time.monotonic() - started)
     else:
         say(f"resuming at step {checkpoint.state.step} of {method.iterations}", progress)
     saver = Saver(folder, checkpoint)

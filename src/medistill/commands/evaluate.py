@@ -10,7 +10,8 @@ from medistill.config import EvaluateConfig
 from medistill.data.checks import require_usable
 from medistill.data.preprocess import Prepared, prepare
 from medistill.distil.checkpoint import RunFolder
-from medistill.evaluation.align import data_config, load_for
+from medistill.errors import ConfigError
+from medistill.evaluation.align import data_config, is_source, load_for
 from medistill.evaluation.protocol import compare
 from medistill.package.package import Package, read_package, write_package
 from medistill.progress import say
@@ -70,6 +71,12 @@ def measure(package: str | Path, on: str | Path, config: EvaluateConfig, attach:
     started = time.monotonic()
     read = read_package(package)
     dataset, notes = load_for(read, on)
+    if attach and not is_source(read, dataset):
+        raise ConfigError(
+            "are not the data that the package was made from",
+            where=on,
+            remedy="results on other data do not belong into it; leave --attach out",
+        )
     warnings = [f"{p.kind}: {p.found}" for p in require_usable(dataset, absent_classes=True)]
     for warning in warnings:
         say(f"warning: {warning}", progress)

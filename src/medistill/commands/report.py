@@ -10,7 +10,8 @@ from medistill.commands.evaluate import measure
 from medistill.config import EvaluateConfig
 from medistill.data.preprocess import Part
 from medistill.distil.checkpoint import RunFolder
-from medistill.files import write_atomically
+from medistill.errors import ConfigError
+from medistill.files import require_writable, write_atomically
 from medistill.keys import Key
 from medistill.reporting.html import RealImages, render
 from medistill.types import Json
@@ -44,9 +45,14 @@ def report(
     Raises:
         PackageError, DataError, OutputError: one line each.
     """
-    measured = measure(package, on, config or EvaluateConfig(), attach=False, progress=progress)
     folder = RunFolder(Path(package))
-    target = Path(out) if out is not None else folder.path / "report.html"
+    target = Path(out).expanduser() if out is not None else folder.path / "report.html"
+    if folder.out.resolve() in target.resolve().parents:
+        raise ConfigError(
+            "lies in the package, which it would spoil", where=target, remedy="give --out a place outside of it"
+        )
+    require_writable(target, "--out")
+    measured = measure(package, on, config or EvaluateConfig(), attach=False, progress=progress)
     real = _real_images(measured.prepared.train, measured.prepared.classes)
     page = render(measured.package, measured.result, real, folder.read_log(), measured.warnings)
     write_atomically(target, page)

@@ -7,20 +7,23 @@ from pathlib import Path
 import numpy as np
 
 from medistill.config import EvaluateConfig
+from medistill.data.checks import require_usable
 from medistill.data.preprocess import Part
-from medistill.errors import DataError
 from medistill.evaluation.align import load_for
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights
 from medistill.evaluation.metrics import METRICS, details
-from medistill.files import write_atomically
+from medistill.files import require_writable, write_atomically
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
 from medistill.nets.training import Statistics, predict, steps_for
 from medistill.nets.training import train as fit
 from medistill.package.package import read_package
-from medistill.progress import Progress
+from medistill.progress import Progress, say
 from medistill.runtime import prepare_torch
 from medistill.types import Json
+
+TOLD = ("class missing", "constant image", "patients across splits")
+"""Warnings that matter to somebody who only tests; no split is missing to them."""
 
 
 def train(
@@ -51,13 +54,16 @@ def train(
         PackageError, DataError, OutputError: one line each.
     """
     prepare_torch()
+    if save is not None:
+        require_writable(Path(save), "--save")
     config = config or EvaluateConfig()
     read = read_package(package)
     statistics = read.preprocessing
     dataset, notes = load_for(read, on, complete_splits=False)
+    for problem in require_usable(dataset, absent_classes=True):
+        if problem.kind in TOLD:
+            say(f"warning: {problem.kind}: {problem.found}", progress)
     split = dataset.splits.get("test", dataset.train)
-    if split.labels.ndim != 1 or split.labels.min() < 0 or split.labels.max() >= len(read.class_names):
-        raise DataError("labels outside the package's classes", where=on, allowed=f"0 to {len(read.class_names) - 1}")
     if "test" not in dataset.splits:
         notes.append("the data have no test split; all their images were used for testing, none for training")
     test = Part(statistics.apply(split.images), split.labels)
@@ -75,7 +81,7 @@ def train(
                 from safetensors.torch import save as serialise
 
                 header = {"package_id": read.identity, "network": repr(network)}
-                write_atomically(Path(save), serialise(parameters, header))
+                write_atomically(Path(save), serialise(parameters, header), "--save")
                 saved = str(save)
     key = Key(config.seed).child("bootstrap")
     weights = bootstrap_weights(len(test), config.bootstrap, key, split.patients)

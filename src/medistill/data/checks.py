@@ -16,6 +16,9 @@ from medistill.types import Json
 NEAR_DUPLICATE = 0.995
 """Pixel correlation above which two images count as near-duplicates."""
 
+LONGEST_NAME = 200
+"""Characters of a class name."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -81,6 +84,14 @@ def _labels(dataset: Dataset) -> Iterator[Problem]:
             "distilling needs one class an image: make a data set for one of the findings",
         )
         return
+    wrong_names = [n for n in names if not n.strip() or len(n) > LONGEST_NAME or names.count(n) > 1]
+    if wrong_names:
+        yield Problem(
+            "blocking",
+            "class names",
+            f"'{wrong_names[0][:40]}' is empty, too long or given twice",
+            f"give every class its own name of 1 to {LONGEST_NAME} characters",
+        )
     if len(names) < 2:
         yield Problem("blocking", "one class", f"only {len(names)} class", "give at least two classes")
     for split, part in dataset.splits.items():
@@ -170,6 +181,11 @@ def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Problem]:
             "give --flips horizontal or both if left and right do not matter",
         )
     counts = dataset.counts("train") if dataset.train.labels.ndim == 1 else []
+    if ipc is not None and counts and not 1 <= ipc <= max(counts):
+        yield Problem(
+            "blocking", "images per class", f"{ipc} asked for", f"ask for 1 to {max(counts)}, the largest class"
+        )
+        ipc = None
     small = [i for i, n in enumerate(counts) if ipc is not None and 0 < n < ipc]
     for label in small:
         yield Problem(

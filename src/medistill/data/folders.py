@@ -36,19 +36,8 @@ def read_folder(root: Path, size: tuple[int, int] | None = None, channels: int |
     Raises:
         DataError: no images, unreadable images, mixed sizes, modes or depths, unequal classes.
     """
-    tops = {SPLIT_NAMES[d.name.lower()]: d for d in _folders(root) if d.name.lower() in SPLIT_NAMES}
-    if tops and "train" not in tops:
-        raise DataError(f"has {', '.join(sorted(tops))} but no train folder", where=root, allowed=LAYOUT)
-    tops = tops or {"train": root}
-    names = [d.name for d in _folders(tops["train"])]
-    if not names:
-        raise DataError("holds no class folder", where=tops["train"], allowed=LAYOUT)
-    for top in tops.values():
-        extra = sorted({d.name for d in _folders(top)} - set(names))
-        if extra:
-            raise DataError(
-                f"class '{extra[0]}' is not in {tops['train']}", where=top, allowed=", ".join(sorted(names))
-            )
+    tops = _split_folders(root)
+    names = _class_names(tops)
     files = {split: [sorted(_images(top / n)) for n in names] for split, top in tops.items()}
     if not any(files["train"]):
         raise DataError("holds no image", where=tops["train"], allowed=LAYOUT)
@@ -63,6 +52,38 @@ def read_folder(root: Path, size: tuple[int, int] | None = None, channels: int |
     return Dataset(splits, Description(root.resolve().name, tuple(names)))
 
 
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Folder of each split; the top itself is "train" where it holds the classes."""
+    tops: dict[str, Path] = {}
+    for folder in _folders(root):
+        split = SPLIT_NAMES.get(folder.name.lower())
+        if split in tops:
+            raise DataError(f"has both '{tops[split].name}' and '{folder.name}'", where=root, remedy="merge the two")
+        if split:
+            tops[split] = folder
+    if tops and "train" not in tops:
+        raise DataError(f"has {', '.join(sorted(tops))} but no train folder", where=root, allowed=LAYOUT)
+    return tops or {"train": root}
+
+
+def _class_names(tops: dict[str, Path]) -> list[str]:
+    names = [d.name for d in _folders(tops["train"])]
+    odd = [name for name in names if not name.isprintable()]
+    if odd:
+        raise DataError(
+            f"class folder {odd[0]!r} has unprintable characters", where=tops["train"], remedy="rename it"
+        )
+    if not names:
+        raise DataError("holds no class folder", where=tops["train"], allowed=LAYOUT)
+    for top in tops.values():
+        extra = sorted({d.name for d in _folders(top)} - set(names))
+        if extra:
+            raise DataError(
+                f"class '{extra[0]}' is not in {tops['train']}", where=top, allowed=", ".join(sorted(names))
+            )
+    return names
+
+
 def _folders(path: Path) -> list[Path]:
     return sorted(d for d in path.iterdir() if d.is_dir() and not d.name.startswith(".")) if path.is_dir() else []
 
@@ -74,19 +95,28 @@ def _images(path: Path) -> list[Path]:
 def read_image(path: Path, channels: int | None = None) -> Pixels:
     """One image as (h, w, c), ``uint8`` or ``uint16``; transparency is dropped, palettes are resolved.
 
+    A photograph's orientation tag is obeyed. What cannot be read without loss is refused: several
+    pages, floating-point pixels, more than 8 bits per colour.
+
     Raises:
         OSError, ValueError, SyntaxError: not a readable image (what Pillow raises).
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    with Image.open(path) as image:
+    with Image.open(path) as opened:
+        pages = getattr(opened, "n_frames", 1)
+        if pages > 1:
+            raise ValueError(f"{pages} pages; save one file for each")
+        if opened.format == "PNG" and _png_depth(path) == (16, True):
+            raise ValueError("16 bits per colour; save it with 8 bits per colour, or as 16-bit gray")
+        image: Image.Image = ImageOps.exif_transpose(opened)
         if image.mode in ("I;16", "I;16B", "I;16L", "I"):
             array = np.asarray(image)
             if array.min() < 0 or array.max() > 65535:
                 raise ValueError("values outside 0 to 65535")
             array = array.astype(np.uint16)[..., None]
             return np.repeat(array, 3, axis=2) if channels == 3 else array
-        gray = image.mode in ("1", "L", "LA", "La")
+        gray = image.mode in ("1", "L", "LA", "La") or (image.mode == "P" and _is_gray(image))
         wanted = {1: "L", 3: "RGB", None: "L" if gray else "RGB"}[channels]
         if image.mode == "F":
             raise ValueError("floating-point pixels")
@@ -94,12 +124,25 @@ def read_image(path: Path, channels: int | None = None) -> Pixels:
         return array[..., None] if array.ndim == 2 else array
 
 
+def _png_depth(path: Path) -> tuple[int, bool]:
+    """Bits per sample and whether there is colour, from a PNG's header; Pillow would cut 16 to 8."""
+    with path.open("rb") as stream:
+        header = stream.read(26)
+    return header[24], bool(header[25] & 2)
+
+
+def _is_gray(image: Any) -> bool:
+    """Whether every colour of a palette is a gray."""
+    palette = np.asarray(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+    return bool((palette == palette[:, :1]).all())
+
+
 def _read_all(files: list[Path], channels: int | None) -> dict[Path, Pixels]:
     pixels, bad = {}, []
     for file in files:
         try:
             pixels[file] = read_image(file, channels)
-        except (OSError, ValueError, SyntaxError) as problem:
+        except Exception as problem:  # decoders raise many kinds on damaged files
             reason = "is empty (0 bytes)" if file.stat().st_size == 0 else f"cannot be read ({problem})"
             bad.append((file, reason.replace(f" {str(file)!r}", "")))
     if bad:
@@ -148,7 +191,7 @@ def _split(
     ids = None
     if patients is not None:
         keys = [file.relative_to(root).as_posix() for file, _ in rows]
-        missing = [k for k in keys if k not in patients]
+        missing = [k for k in keys if not patients.get(k)]
         if missing:
             raise DataError(f"names no patient for {missing[0]} ({len(missing)} in all)", where=root / "patients.csv")
         ids = np.array([patients[k] for k in keys])
@@ -159,8 +202,13 @@ def _patients(root: Path) -> dict[str, str] | None:
     path = root / "patients.csv"
     if not path.is_file():
         return None
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        if not {"file", "patient"} <= set(reader.fieldnames or ()):
-            raise DataError(f"has the columns {reader.fieldnames}", where=path, allowed="file, patient")
-        return {row["file"]: row["patient"] for row in reader}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            if not {"file", "patient"} <= set(reader.fieldnames or ()):
+                raise DataError(f"has the columns {reader.fieldnames}", where=path, allowed="file, patient")
+            return {str(row["file"]): (row["patient"] or "").strip() for row in reader}
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise DataError(
+            f"cannot be read ({problem})", where=path, allowed="a CSV file in UTF-8", remedy="save it as UTF-8"
+        ) from problem

@@ -33,11 +33,15 @@ def load(source: str | Path, config: DataConfig | None = None, complete_splits: 
 
 
 def _read(source: str, config: DataConfig) -> Dataset:
-    path = Path(source).expanduser()
+    try:
+        path = Path(source).expanduser()
+        path.is_dir()
+    except (OSError, RuntimeError) as problem:  # a name too long, a home that there is not
+        raise DataError(f"is no usable path ({problem})", where=source[:80], allowed=SOURCES) from problem
     if path.is_dir():
         from medistill.data.folders import read_folder
 
-        return read_folder(path, config.target_size, config.channels)
+        return read_folder(path, config.size, config.channels)
     if path.is_file() or path.suffix == ".npz":
         from medistill.data.medmnist import describe_by_stem
         from medistill.data.npz import read_npz
@@ -55,7 +59,9 @@ def _read(source: str, config: DataConfig) -> Dataset:
 
 
 def _describe(dataset: Dataset, config: DataConfig) -> Dataset:
-    changes: dict[str, object] = {}
+    # A file name may hold bytes that no text has.
+    name = dataset.description.name.encode("utf-8", "replace").decode()
+    changes: dict[str, object] = {} if name == dataset.description.name else {"name": name}
     if config.class_names is not None:
         if len(config.class_names) < dataset.classes:
             raise ConfigError(
@@ -64,7 +70,7 @@ def _describe(dataset: Dataset, config: DataConfig) -> Dataset:
                 allowed="one name per class number",
             )
         changes["class_names"] = config.class_names
-    for name in ("flips", "licence", "source"):
-        if getattr(config, name) is not None:
-            changes[name] = getattr(config, name)
+    for key in ("flips", "licence", "source"):
+        if getattr(config, key) is not None:
+            changes[key] = getattr(config, key)
     return Dataset(dataset.splits, replace(dataset.description, **changes)) if changes else dataset  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from medistill.data.dataset import SPLITS, Dataset, Description, Split
 from medistill.errors import DataError, nearest
 
 LAYOUT = "train_images (n, h, w) or (n, h, w, 3) and train_labels (n,) or (n, 1); the same for val and test"
+KEYS = frozenset(f"{split}_{part}" for split in SPLITS for part in ("images", "labels", "patients")) | {"class_names"}
 
 
 def read_npz(path: Path, description: Description | None = None) -> Dataset:
@@ -29,35 +29,69 @@ def read_npz(path: Path, description: Description | None = None) -> Dataset:
     Raises:
         DataError: missing, not an npz, wrong keys, shapes or kinds of number.
     """
-    arrays = _arrays(path)
+    arrays, present = _arrays(path)
     if "train_images" not in arrays or "train_labels" not in arrays:
         wanted = "train_images" if "train_images" not in arrays else "train_labels"
         raise DataError(
-            f"has no key '{wanted}' but {', '.join(sorted(arrays)) or 'nothing'}",
+            f"has no key '{wanted}' but {', '.join(sorted(present)[:12]) or 'nothing'}",
             where=path,
             allowed=LAYOUT,
-            remedy=f"rename the arrays ({nearest(wanted, arrays)})" if arrays else None,
+            remedy=f"rename the arrays ({nearest(wanted, present[:100])})" if present else None,
         )
     splits = {}
     for name in SPLITS:
         if f"{name}_images" in arrays and f"{name}_labels" not in arrays:
             raise DataError(f"has '{name}_images' without '{name}_labels'", where=path, allowed=LAYOUT)
-        if f"{name}_images" in arrays and len(arrays[f"{name}_images"]):
+        if f"{name}_images" in arrays and arrays[f"{name}_images"].size:
             splits[name] = _split(path, name, arrays)
     if "train" not in splits:
         raise DataError("holds no training image", where=f"{path}, train_images", allowed=LAYOUT)
+    _require_one_kind(path, splits)
     return Dataset(splits, description or _describe(path, arrays, splits))
 
 
-def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+def _require_one_kind(path: Path, splits: dict[str, Split]) -> None:
+    train = splits["train"].labels
+    for name, split in splits.items():
+        if split.labels.shape[1:] != train.shape[1:]:
+            raise DataError(
+                f"has shape {split.labels.shape}",
+                where=f"{path}, {name}_labels",
+                allowed=f"one label an image like train_labels {train.shape}",
+            )
+    # There cannot be more classes than images; a stray label must not make a million names.
+    most = max(2, len(train))
+    if train.ndim == 1 and train.max() >= most:
+        row = int(train.argmax())
+        raise DataError(
+            f"train_labels[{row}] is {train[row]}, with {len(train)} images",
+            where=path,
+            allowed=f"0 to {most - 1}",
+            remedy="renumber the labels, 0 to classes - 1 without gaps",
+        )
+
+
+def _arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:
+    """The arrays of the layout, and the names of everything in the file; what is not ours stays unread."""
     if not path.is_file():
         raise DataError("no such file", where=path, remedy="check the path")
     try:
+        if not zipfile.is_zipfile(path):
+            single = path.open("rb").read(6) == b"\x93NUMPY"
+            found = "is a single array, not an .npz archive" if single else "is not a readable .npz archive"
+            raise DataError(found, where=path, allowed=LAYOUT, remedy="write it with numpy.savez")
         with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError("is a single array, not an .npz archive", where=path, allowed=LAYOUT)
-            return {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as problem:
+            arrays = {key: archive[key] for key in archive.files if key in KEYS}
+            if all(isinstance(array, np.ndarray) for array in arrays.values()):
+                return arrays, list(archive.files)
+            raise DataError("holds members that are no arrays", where=path, allowed=LAYOUT)
+    except DataError:
+        raise
+    except MemoryError as problem:
+        raise DataError(
+            "claims to be larger than the memory", where=path, remedy="check or write it anew"
+        ) from problem
+    except Exception as problem:  # numpy and zipfile raise many kinds on damaged files
         pickled = "allow_pickle" in str(problem) and zipfile.is_zipfile(path)
         found = "holds pickled objects, which are never opened" if pickled else "is not a readable .npz archive"
         raise DataError(found, where=path, allowed=LAYOUT, remedy="write it with numpy.savez") from problem
@@ -92,7 +126,9 @@ def _split(path: Path, name: str, arrays: dict[str, npt.NDArray[Any]]) -> Split:
             raise DataError(
                 f"has shape {patients.shape}", where=f"{path}, {name}_patients", allowed=f"({len(images)},)"
             )
-        patients = patients.astype(np.str_)
+        patients = (
+            np.char.decode(patients, "utf-8", "replace") if patients.dtype.kind == "S" else patients.astype(str)
+        )
     return Split(images, labels.astype(np.int64), patients)
 
 

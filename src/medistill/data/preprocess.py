@@ -17,7 +17,6 @@ import numpy.typing as npt
 from medistill.config import DataConfig
 from medistill.data.dataset import Dataset, Split
 from medistill.data.resize import resize
-from medistill.errors import DataError
 from medistill.types import Json, Labels, RawImages
 
 MINIMUM_SIDE = 16
@@ -36,6 +35,7 @@ class Preprocessing:
             goes back, up to rounding and to what resizing lost.
         mean: per channel, of training pixels scaled to [0, 1].
         std: per channel, likewise.
+        dtype: of the training images before, for instance "uint8" or "uint16".
     """
 
     size: tuple[int, int]
@@ -43,6 +43,7 @@ class Preprocessing:
     window: tuple[float, float]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    dtype: str = "uint8"
 
     def apply(self, images: RawImages) -> npt.NDArray[np.uint8]:
         """Prepare raw images (n, h, w, c) of any size: ``uint8`` (n, channels, height, width).
@@ -51,7 +52,7 @@ class Preprocessing:
         8 bits and the other more, each keeps its own full scale.
         """
         window = self.window
-        if window == (0.0, 255.0) and images.dtype != np.uint8:
+        if self.dtype == "uint8" and images.dtype != np.uint8:
             window = intensity_window(images)
         return _to_pixels(images, self.size, self.channels, window)
 
@@ -67,6 +68,7 @@ class Preprocessing:
             "window": list(self.window),
             "mean": list(self.mean),
             "std": list(self.std),
+            "dtype": self.dtype,
             "resize": "bilinear with anti-aliasing, aspect kept, edge repeated",
             "inverse": "raw = window[0] + pixel / 255 * (window[1] - window[0])",
             "normalise": "x = (pixel / 255 - mean) / std, per channel",
@@ -82,6 +84,7 @@ class Preprocessing:
             (float(low), float(high)),
             tuple(map(float, value["mean"])),
             tuple(map(float, value["std"])),
+            str(value["dtype"]),
         )
 
 
@@ -91,6 +94,12 @@ class Part:
 
     pixels: npt.NDArray[np.uint8]
     labels: Labels
+
+    def __post_init__(self) -> None:
+        # With one channel, transposed and plain memory look alike, but torch picks other kernels for
+        # them, whose sums differ in the last bit: equal images must have equal strides.
+        plain = np.ascontiguousarray(self.pixels).reshape(-1).reshape(self.pixels.shape)
+        object.__setattr__(self, "pixels", plain)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -123,16 +132,10 @@ class Prepared:
 
 
 def prepare(dataset: Dataset, config: DataConfig | None = None) -> Prepared:
-    """Prepare every split by what the training images and the settings say.
-
-    Raises:
-        DataError: sizes below 16 pixels asked for.
-    """
+    """Prepare every split by what the training images and the settings say."""
     config = config or DataConfig()
     height, width, channels = dataset.train.images.shape[1:]
-    size = config.target_size
-    if size is not None and min(size) < MINIMUM_SIDE:
-        raise DataError(f"{min(size)}", where="data.size", allowed=f"{MINIMUM_SIDE} pixels or more")
+    size = config.size
     if size is None:
         # Enlarging is needed only where a side is too short for the network.
         scale = max(1.0, MINIMUM_SIDE / min(height, width))
@@ -141,7 +144,7 @@ def prepare(dataset: Dataset, config: DataConfig | None = None) -> Prepared:
     window = intensity_window(dataset.train.images)
     pixels = _to_pixels(dataset.train.images, size, channels, window)
     mean, std = channel_statistics(pixels)
-    preprocessing = Preprocessing(size, channels, window, mean, std)
+    preprocessing = Preprocessing(size, channels, window, mean, std, str(dataset.train.images.dtype))
     parts = {"train": Part(pixels, dataset.train.labels)}
     for name, split in dataset.splits.items():
         if name != "train":

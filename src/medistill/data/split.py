@@ -56,12 +56,14 @@ def _by_patient(split: Split, key: Key) -> npt.NDArray[np.bool_]:
     assert split.patients is not None
     rows = np.zeros(len(split), dtype=bool)
     patients = key.numpy().permutation(np.unique(split.patients))
-    left = np.bincount(split.labels)
+    # Numbered here, because wrong labels are found and named later.
+    numbers = np.unique(split.labels, return_inverse=True)[1]
+    left = np.bincount(numbers)
     target = FRACTION * left
     taken = np.zeros_like(left)
     for patient in patients:
         own = split.patients == patient
-        counts = np.bincount(split.labels[own], minlength=len(left))
+        counts = np.bincount(numbers[own], minlength=len(left))
         wanted = (counts > 0) & (taken < target)
         # Take a patient while one of its classes is wanted and no class would vanish from train.
         if wanted.any() and (left - counts >= (left > 0)).all() and (taken + counts <= target + counts.max()).all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from medistill.config import differing
 from medistill.distil.method import State
 from medistill.errors import ConfigError, DataError
 from medistill.files import canonical_json, pretty_json, read_json, write_atomically
+from medistill.package.container import is_package
 from medistill.runtime import device_name, peak_memory_mb
 from medistill.types import Json
 
@@ -39,19 +41,27 @@ class RunFolder:
     """
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        self.path = out.with_name(out.name + ".run")
+        given = out.expanduser()
+        # A link keeps its own name; "." gets the folder's.
+        self.out = given.resolve() if given.name in ("", "..") else given.parent.resolve() / given.name
+        if not self.out.name:
+            raise ConfigError(f"'{out}'", where="--out", allowed="the name of a folder, or of a .zip file, to make")
+        self.path = self.out.with_name(self.out.name + ".run")
 
     def open(self, identity: Json, fresh: bool) -> None:
         """Claim the folder for a run.
 
+        Only what we made is ever replaced: a package, a run's folder, an empty folder.
+
         Raises:
-            ConfigError: it belongs to a run with another configuration.
+            ConfigError: it belongs to a run with another configuration, or something else is there.
             OutputError: it cannot be written.
         """
+        known = self._read("run.json")
+        self._require_ours(known is not None)
         if fresh:
             shutil.rmtree(self.path, ignore_errors=True)
-        known = self._read("run.json")
+            known = None
         if known is not None and known != identity:
             names = differing(known, identity)
             raise ConfigError(
@@ -60,7 +70,7 @@ class RunFolder:
                 remedy="give another --out, or --fresh to start over",
             )
         if known is None:
-            if self.out.exists() and not fresh:
+            if self.out.exists() and not fresh and not _is_empty(self.out):
                 raise ConfigError(
                     "exists and was not made by this command",
                     where=self.out,
@@ -72,6 +82,13 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     self.path.rmdir()
                 raise
+
+    def _require_ours(self, recorded: bool) -> None:
+        remedy = "give another --out; nothing was touched"
+        if os.path.lexists(self.out) and not _is_empty(self.out) and not is_package(self.out):
+            raise ConfigError("exists and is no package", where=self.out, remedy=remedy)
+        if os.path.lexists(self.path) and not _is_empty(self.path) and not recorded:
+            raise ConfigError("exists and is not the record of a run", where=self.path, remedy=remedy)
 
     def _read(self, name: str) -> Json | None:
         try:
@@ -122,9 +139,18 @@ class RunFolder:
             "peak_memory_mb": peak_memory_mb(),
             "device": device_name(),
         }
-        write_atomically(self.path / "cost.json", pretty_json(cost))
         write_atomically(self.path / "log.json", canonical_json({"loss": checkpoint.losses}))
+        # The cost comes last of the two, because a run that has one counts as finished.
+        write_atomically(self.path / "cost.json", pretty_json(cost))
+        self.drop_checkpoint()
+
+    def drop_checkpoint(self) -> None:
+        """Remove the checkpoint of a finished run, also where a kill had left it."""
         (self.path / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 class Saver:

@@ -6,16 +6,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from medistill.config import DataConfig
 from medistill.data.dataset import Dataset, Split
 from medistill.data.load import load
+from medistill.data.split import complete
 from medistill.errors import DataError
+from medistill.keys import Key
 from medistill.package.package import Package
 
 
 def load_for(package: Package, on: str | Path, complete_splits: bool = True) -> tuple[Dataset, list[str]]:
     """Read a data set whose images may have any size, and number its classes like the package's.
+
+    Args:
+        package: what the data will be used with.
+        on: the data set.
+        complete_splits: split off val and test where the source has none. The package's own
+            source is always split as it was for distilling, so that nobody tests on what was
+            distilled.
 
     Returns:
         The data set, and notes on how classes were matched.
@@ -23,30 +33,56 @@ def load_for(package: Package, on: str | Path, complete_splits: bool = True) -> 
     Raises:
         DataError: it cannot be read, or its classes are not the package's.
     """
-    return align(load(on, data_config(package), complete_splits), package.class_names)
+    config = data_config(package)
+    raw = load(on, config, complete_splits=False)
+    completed = complete(raw, Key(config.split_seed))
+    if is_source(package, completed):
+        described = replace(completed.description, class_names=package.class_names)
+        return Dataset(completed.splits, described), []
+    return align(completed if complete_splits else raw, package.class_names)
+
+
+def is_source(package: Package, dataset: Dataset) -> bool:
+    """Whether the package was made from these very data."""
+    return bool(dataset.fingerprint["sha256"] == package.manifest["data"]["fingerprint"])
 
 
 def data_config(package: Package) -> DataConfig:
-    """Size and channels of the package's images, as settings for reading other data."""
+    """How to read data for a package: its images' size and channels, its seed of splits."""
     size, channels = package.preprocessing.size, package.preprocessing.channels
-    return DataConfig(size=size, channels=1 if channels == 1 else 3)
+    seed = int(package.manifest["configuration"]["data"]["split_seed"])
+    return DataConfig(size=size, channels=1 if channels == 1 else 3, split_seed=seed)
 
 
 def align(dataset: Dataset, class_names: tuple[str, ...]) -> tuple[Dataset, list[str]]:
     """Renumber a data set's classes by name so that they mean what the package's mean.
 
     Names decide wherever the data set has names; it may have fewer classes than the
-    package. Where it has only numbers, its numbers are taken as the package's, and a note
+    package. Where one side has only numbers, the order is taken as the same, and a note
     says so.
 
     Raises:
-        DataError: a class is not among the package's, or the numbers of classes differ.
+        DataError: a class is not among the package's, the numbers of classes differ, a label
+            is outside the classes, or an image has several labels.
     """
     own = dataset.description.class_names
+    for name, split in dataset.splits.items():
+        if split.labels.ndim != 1:
+            raise DataError("each image has several labels", where=f"{dataset.description.name}, {name}")
+        wrong = (split.labels < 0) | (split.labels >= len(own))
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise DataError(
+                f"{name}_labels[{row}] is {split.labels[row]} ({int(wrong.sum())} images)",
+                where=dataset.description.name,
+                allowed=f"0 to {len(own) - 1}",
+                remedy="correct the labels; they run from 0 to classes - 1 and occur in train",
+            )
     if own == class_names:
         return dataset, []
     notes: list[str] = []
-    if all(name.isdigit() for name in own) or all(name.isdigit() for name in class_names):
+    numbered = [all(name.isdigit() for name in names) for names in (own, class_names)]
+    if any(numbered) and not all(numbered):
         if len(own) != len(class_names):
             raise DataError(
                 f"has {len(own)} classes without names, the package has {len(class_names)}",
@@ -56,20 +92,39 @@ def align(dataset: Dataset, class_names: tuple[str, ...]) -> tuple[Dataset, list
         notes.append("classes were matched by number, because one side has no class names")
         numbers = np.arange(len(own))
     else:
-        folded = {name.casefold(): number for number, name in enumerate(class_names)}
-        unknown = [name for name in own if name.casefold() not in folded]
+        folded = _folded(class_names, "the package")
+        _folded(own, dataset.description.name)
+        unknown = [name for name in own if _plain(name) not in folded]
         if unknown:
             raise DataError(
                 f"class '{unknown[0]}' is not in the package ({len(unknown)} such)",
                 where=dataset.description.name,
                 allowed=", ".join(class_names),
             )
-        numbers = np.array([folded[name.casefold()] for name in own])
+        numbers = np.array([folded[_plain(name)] for name in own])
         absent = [name for number, name in enumerate(class_names) if number not in numbers]
         if absent:
             notes.append(f"the data have no {', '.join(absent)}; metrics are over the other classes")
+    return renumbered(dataset, numbers, class_names), notes
+
+
+def _plain(name: str) -> str:
+    """How names are compared: without case, "01" like "1"."""
+    return str(int(name)) if name.isdecimal() else name.casefold().strip()
+
+
+def _folded(names: tuple[str, ...], where: str) -> dict[str, int]:
+    folded: dict[str, int] = {}
+    for number, name in enumerate(names):
+        if folded.setdefault(_plain(name), number) != number:
+            raise DataError(f"has two classes called '{name}'", where=where, remedy="give them different names")
+    return folded
+
+
+def renumbered(dataset: Dataset, numbers: npt.NDArray[np.intp], class_names: tuple[str, ...]) -> Dataset:
+    """Class ``i`` becomes class ``numbers[i]`` of ``class_names``."""
     splits = {
         name: Split(split.images, numbers[split.labels].astype(np.int64), split.patients)
         for name, split in dataset.splits.items()
     }
-    return Dataset(splits, replace(dataset.description, class_names=class_names)), notes
+    return Dataset(splits, replace(dataset.description, class_names=class_names))

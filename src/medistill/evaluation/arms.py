@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,17 +10,11 @@ import numpy as np
 from medistill.config import EvaluateConfig
 from medistill.data.preprocess import Part
 from medistill.evaluation import cache
-from medistill.evaluation.metrics import metrics
-from medistill.files import canonical_json, sha256_text
+from medistill.evaluation.cache import part_digest
+from medistill.evaluation.jobs import Job, Parts
+from medistill.evaluation.workers import run_all
 from medistill.keys import Key
-from medistill.nets.convnet import ConvNet, Parameters
-from medistill.nets.training import Statistics, predict, steps_for, train
-
-VERSION = 1
-"""Raised whenever the same recipe would train other networks."""
-
-CURVE_IMAGES = 512
-"""Validation images a learning curve is measured on, at most."""
+from medistill.nets.training import Statistics
 
 
 @dataclass(frozen=True)
@@ -63,66 +57,52 @@ def balanced(part: Part, key: Key) -> Part:
     return subset(part, [int(sizes[sizes > 0].min())] * len(sizes), key)
 
 
-def work(arm: Arm, config: EvaluateConfig) -> float:
-    """Images that training this arm runs through the network."""
-    return float(sum(steps_for(config.recipe, len(s)) * min(config.recipe.batch, len(s)) for s in arm.sets))
+def jobs_of(arm: Arm, classes: int, config: EvaluateConfig, parts: Parts) -> list[Job]:
+    """A job for each run of an arm; its images are added to ``parts``."""
+
+    def known(part: Part) -> str:
+        digest = part_digest(part)
+        parts[digest] = part
+        return digest
+
+    test, val = known(arm.exam.test), None if arm.exam.val is None else known(arm.exam.val)
+    return [
+        Job(
+            known(part), test, val, arm.exam.statistics, classes,
+            config.recipe, config.curve_points, config.seed, index,
+        )
+        for index, part in enumerate(arm.sets)
+    ]  # fmt: skip
 
 
-def train_arm(
-    arm: Arm, classes: int, config: EvaluateConfig, advance: Callable[[float], None]
-) -> Iterator[cache.Run]:
-    """Train the arm's networks, or take from the cache what was trained before.
+def train_all(
+    arms: list[Arm], classes: int, config: EvaluateConfig, progress: Callable[[int, int, int], None]
+) -> dict[str, list[cache.Run]]:
+    """Train every arm's networks, or take from the cache what was trained before.
 
     Args:
-        arm: the arm.
-        classes: outputs of the network.
+        arms: the arms.
+        classes: outputs of the networks.
         config: recipe and seed.
-        advance: told how many images went through the network since it was last called.
+        progress: told images of all the work, images done, and how many networks are finished.
+
+    Returns:
+        The runs of each arm, in the order of its sets.
     """
-    exam = (cache.part_digest(arm.exam.test), cache.part_digest(arm.exam.val), repr(arm.exam.statistics))
-    for index, part in enumerate(arm.sets):
-        identity = sha256_text(
-            canonical_json(
-                {
-                    "version": VERSION,
-                    "recipe": config.recipe.model_dump(),
-                    "curve_points": config.curve_points,
-                    "seed": config.seed,
-                    "index": index,
-                    "classes": classes,
-                    "train": cache.part_digest(part),
-                    "exam": exam,
-                }
-            )
-        )
-        seen = steps_for(config.recipe, len(part)) * min(config.recipe.batch, len(part))
-        run = cache.read(identity)
-        if run is None:
-            run = _train_one(part, arm.exam, classes, config, Key(config.seed).child("network", index), advance)
-            cache.write(identity, run)
-        else:
-            advance(seen)
-        yield run
+    parts: Parts = {}
+    jobs = {arm.name: jobs_of(arm, classes, config, parts) for arm in arms}
+    found = {job: cache.read(job.identity) for own in jobs.values() for job in own}
+    left = [job for job, run in found.items() if run is None]
+    total, done = sum(job.work(parts) for job in left), 0
 
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        progress(total, done, sum(run is not None for run in found.values()))
 
-def _train_one(
-    part: Part, exam: Exam, classes: int, config: EvaluateConfig, key: Key, advance: Callable[[float], None]
-) -> cache.Run:
-    channels, height, width = part.pixels.shape[1:]
-    network = ConvNet(channels, height, width, classes, config.recipe.width)
-    steps, batch = steps_for(config.recipe, len(part)), min(config.recipe.batch, len(part))
-    points = set(np.unique(np.geomspace(min(10, steps), steps, config.curve_points).astype(int)).tolist())
-    stride = 1 if exam.val is None else -(-len(exam.val) // CURVE_IMAGES)
-    curve: list[tuple[float, float, float]] = []
+    def keep(job: Job, run: cache.Run) -> None:
+        found[job] = run
+        cache.write(job.identity, run)
 
-    def after_step(done: int, parameters: Parameters) -> None:
-        advance(batch)
-        if exam.val is not None and done in points:
-            seen = predict(network, parameters, exam.val.pixels[::stride], exam.statistics)
-            score = metrics(seen, exam.val.labels[::stride])["balanced_accuracy"]
-            curve.append((done, done * batch, score))
-
-    parameters = train(network, part, exam.statistics, config.recipe, key, after_step)
-    # The test images are seen here, once, by the finished network.
-    probabilities = predict(network, parameters, exam.test.pixels, exam.statistics)
-    return cache.Run(probabilities, np.array(curve, dtype=np.float64).reshape(-1, 3))
+    run_all(left, parts, advance, keep)
+    return {name: [run for job in own if (run := found[job]) is not None] for name, own in jobs.items()}

@@ -55,34 +55,55 @@ class Bootstrap:
         )
 
     def mean(self, metric: str) -> float:
-        """Mean over runs."""
+        """Mean over runs; NaN where the test images do not define the metric."""
         return float(self.values[metric].mean())
 
     def means(self, metric: str) -> Array:
-        """Mean over drawn runs on drawn images, (samples,)."""
-        columns = np.arange(len(self.picks))[:, None]
-        return np.asarray(self.samples[metric][self.picks, columns].mean(axis=1))
+        """Mean over drawn runs on drawn images, (samples,).
+
+        Drawing n runs out of n with replacement gives means whose variance is (n − 1)/n of
+        what it should be, which matters at three runs; their deviations are stretched by
+        √(n/(n − 1)) (Davison, Hinkley, Bootstrap Methods and their Application, 1997, 2.7).
+        """
+        samples = self.samples[metric]
+        runs = len(samples)
+        drawn = samples[self.picks, np.arange(len(self.picks))[:, None]].mean(axis=1)
+        if runs == 1:
+            return np.asarray(drawn)
+        centre = samples.mean(axis=0)
+        return np.asarray(centre + (drawn - centre) * np.sqrt(runs / (runs - 1)))
 
     def summary(self, metric: str) -> Json:
-        """Mean and standard deviation over runs, 95 % interval over runs and test images."""
+        """Mean and standard deviation over runs, 95 % interval over runs and test images.
+
+        None where the test images do not define the metric (AUROC of a single class).
+        """
         values = self.values[metric]
         return {
-            "mean": self.mean(metric),
-            "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
-            "ci95": interval(self.means(metric)),
+            "mean": number(self.mean(metric)),
+            "std": number(float(values.std(ddof=1)) if len(values) > 1 else 0.0),
+            "ci95": interval(self.means(metric).clip(0, 1)),
         }
 
 
-def interval(samples: Array) -> list[float]:
-    """Central 95 % of bootstrap samples."""
-    low, high = np.nanpercentile(samples, [2.5, 97.5])
+def number(value: float) -> float | None:
+    """The value, or None where it is not a number: JSON knows no NaN."""
+    return value if np.isfinite(value) else None
+
+
+def interval(samples: Array) -> list[float] | None:
+    """Central 95 % of bootstrap samples; None where fewer than half of them are numbers."""
+    finite = samples[np.isfinite(samples)]
+    if 2 * len(finite) < len(samples):
+        return None
+    low, high = np.percentile(finite, [2.5, 97.5])
     return [float(low), float(high)]
 
 
 def gain(first: Bootstrap, second: Bootstrap, metric: str) -> Json:
     """First minus second, paired: both are measured on the same drawn images."""
     return {
-        "mean": first.mean(metric) - second.mean(metric),
+        "mean": number(first.mean(metric) - second.mean(metric)),
         "ci95": interval(first.means(metric) - second.means(metric)),
     }
 
@@ -90,8 +111,8 @@ def gain(first: Bootstrap, second: Bootstrap, metric: str) -> Json:
 def recovery(first: Bootstrap, full: Bootstrap, metric: str, chance: float = 0.0) -> Json:
     """(first − chance) / (full − chance), paired; None where full training is not above chance."""
     below = full.mean(metric) - chance
-    if below <= 0:
+    if not below > 0:  # also where it is NaN
         return {"mean": None, "ci95": None}
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = (first.means(metric) - chance) / (full.means(metric) - chance)
-    return {"mean": (first.mean(metric) - chance) / below, "ci95": interval(ratio)}
+    return {"mean": number((first.mean(metric) - chance) / below), "ci95": interval(ratio)}

@@ -18,6 +18,9 @@ METRICS = ("accuracy", "balanced_accuracy", "auroc", "f1_macro")
 
 CALIBRATION_BINS = 15
 
+BLOCK = 2**22
+"""Weights handled at once, so that a large test set needs no gigabytes."""
+
 
 def weighted_metrics(probabilities: Probabilities, labels: Labels, weights: Array) -> dict[str, Array]:
     """The four metrics for every row of weights.
@@ -45,7 +48,12 @@ def weighted_metrics(probabilities: Probabilities, labels: Labels, weights: Arra
     with np.errstate(divide="ignore", invalid="ignore"):
         recall = np.where(present, hits / positives, np.nan)
         f1 = np.where(present, 2 * hits / (positives + answers), np.nan)
-    area = np.stack([_auroc(probabilities[:, c], labels == c, weights) for c in range(classes)], axis=1)
+    rows = max(1, BLOCK // max(1, len(labels)))
+    blocks = [weights[i : i + rows] for i in range(0, len(weights), rows)]
+    area = np.stack(
+        [np.concatenate([_auroc(probabilities[:, c], labels == c, b) for b in blocks]) for c in range(classes)],
+        axis=1,
+    )
     return {
         "accuracy": hits.sum(axis=1) / weights.sum(axis=1),
         "balanced_accuracy": _mean(recall),
@@ -110,7 +118,7 @@ def details(probabilities: Probabilities, labels: Labels) -> Json:
 
 
 def chance(train_labels: Labels, test_labels: Labels, classes: int) -> dict[str, float]:
-    """What always answering the most frequent training class achieves."""
+    """What always answering the most frequent training class achieves; NaN where undefined."""
     answer = np.zeros((len(test_labels), classes))
     answer[:, np.bincount(train_labels, minlength=classes).argmax()] = 1
     return metrics(answer, test_labels)

@@ -13,8 +13,9 @@ from medistill.config import EvaluateConfig
 from medistill.data.preprocess import Part, Prepared
 from medistill.errors import DataError
 from medistill.evaluation import arms
+from medistill.evaluation.align import is_source
 from medistill.evaluation.cache import Run
-from medistill.evaluation.intervals import Bootstrap, bootstrap_weights, gain, recovery
+from medistill.evaluation.intervals import Bootstrap, bootstrap_weights, gain, number, recovery
 from medistill.evaluation.metrics import METRICS, chance, details
 from medistill.keys import Key
 from medistill.nets.training import Statistics
@@ -73,7 +74,7 @@ class Comparison:
             "recovery_above_chance": {m: above[m]["mean"] for m in METRICS},
             "recovery_above_chance_ci95": {m: above[m]["ci95"] for m in METRICS},
             "gain_over_random": {m: gain(measured["distilled"], measured["random"], m) for m in METRICS},
-            "chance": floor,
+            "chance": {m: number(floor[m]) for m in METRICS},
             "details": {arm: self.details(arm) for arm in ARMS},
             "curves": {arm: [run.curve.tolist() for run in self.runs[arm]] for arm in ARMS},
             "compression": self.compression,
@@ -111,17 +112,16 @@ def compare(
             remedy="add a test split to evaluate on",
         )
     contest = _arms(package, prepared, config)
-    runs: dict[str, list[Run]] = {}
-    with Progress("evaluating", sum(arms.work(arm, config) for arm in contest), enabled=progress) as shown:
-        for arm in contest:
-            name = arm.name
+    networks = sum(len(arm.sets) for arm in contest)
+    with Progress("evaluating", 0, enabled=progress) as shown:
 
-            def advance(images: float, name: str = name) -> None:
-                shown.advance(images, f"({name})")
+        def news(total: int, done: int, finished: int) -> None:
+            shown.total = total
+            shown.advance(done - shown.done, f"({finished} of {networks} networks)")
 
-            runs[name] = list(arms.train_arm(arm, len(package.class_names), config, advance))
+        runs = arms.train_all(contest, len(package.class_names), config, news)
     test = prepared.dataset.splits["test"]
-    same = prepared.dataset.fingerprint["sha256"] == package.manifest["data"]["fingerprint"]
+    same = is_source(package, prepared.dataset)
     if not same:
         notes = [*notes, "these are not the data that the package was made from"]
     return Comparison(

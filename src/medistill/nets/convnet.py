@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,10 +96,45 @@ class ConvNet:
         return functional.linear(features, parameters["linear.weight"], parameters["linear.bias"])
 
 
+class _AveragePool(torch.autograd.Function):
+    """Forward as sums of slices, backward as one spread copy; both are made of differentiable steps."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        rows = x[..., 0::2, :] + x[..., 1::2, :]
+        return (rows[..., 0::2] + rows[..., 1::2]).mul_(0.25)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _Spread.apply(gradients[0])
+
+
+class _Spread(torch.autograd.Function):
+    """A quarter of each pixel to each of the four it came from: the pooling's transpose, so each is the other's."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        *outer, height, width = y.shape
+        # A product with a fixed matrix widens the rows, two whole copies double them.
+        quarter = torch.eye(width, dtype=y.dtype, device=y.device).mul_(0.25).repeat_interleave(2, dim=1)
+        rows = (y.reshape(-1, width) @ quarter).view(*outer, height, 2 * width)
+        spread = y.new_empty(*outer, height, 2, 2 * width)
+        spread[..., 0, :] = rows
+        spread[..., 1, :] = rows
+        return spread.view(*outer, 2 * height, 2 * width)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return average_pool(gradients[0])
+
+
 def average_pool(x: Tensor) -> Tensor:
-    """2×2 average pooling of even sides; sums of slices are vectorised where avg_pool2d on the CPU is not."""
-    rows = x[..., 0::2, :] + x[..., 1::2, :]
-    return (rows[..., 0::2] + rows[..., 1::2]) * 0.25
+    """2×2 average pooling of even sides.
+
+    On the CPU ``avg_pool2d`` is not vectorised, and slices alone leave autograd to fill and add
+    four full-size gradients, a sixth of a training step.
+    """
+    return _AveragePool.apply(x)
 
 
 def _uniform(name: str, shape: tuple[int, ...], fan: int, generator: torch.Generator) -> Parameters:

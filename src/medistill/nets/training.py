@@ -33,9 +33,14 @@ class Statistics:
 
 
 def steps_for(recipe: Recipe, images: int) -> int:
-    """Gradient steps for that many training images: the recipe's epochs, within its bounds."""
-    epochs = recipe.epochs * images / min(recipe.batch, images)
-    return int(min(recipe.most_steps, max(recipe.least_steps, epochs)))
+    """Gradient steps for that many training images: the recipe's epochs, within its bounds.
+
+    The lower bound rises with the logarithm of the number of images, because a larger set
+    holds more to learn than few images do, but not in proportion.
+    """
+    batches = images / min(recipe.batch, images)
+    least = recipe.least_steps + recipe.steps_per_doubling * math.log2(batches)
+    return int(min(recipe.most_steps, max(least, recipe.epochs * batches)))
 
 
 def one_cycle(step: int, steps: int) -> float:
@@ -90,7 +95,9 @@ def train(
         x = normalise(pixels[rows], statistics.mean, statistics.std)
         if recipe.augment:
             x = for_training(x, key.child("augment", step).generator(), statistics.flips)
-        loss = functional.cross_entropy(network.logits(parameters, x), labels[rows])
+        loss = functional.cross_entropy(
+            network.logits(parameters, x), labels[rows], label_smoothing=recipe.label_smoothing
+        )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -103,10 +110,16 @@ def train(
 def predict(
     network: ConvNet, parameters: Parameters, pixels: npt.NDArray[np.uint8], statistics: Statistics
 ) -> Probabilities:
-    """Class probabilities (n, classes) of ``uint8`` pixels (n, c, h, w)."""
+    """Class probabilities (n, classes) of ``uint8`` pixels (n, c, h, w).
+
+    Where mirror images keep their class, the mean over an image and its mirror image.
+    """
+    mirrored = statistics.flips != "none"
     with torch.inference_mode():
-        chunks = [
-            network.logits(parameters, normalise(chunk, statistics.mean, statistics.std)).double().softmax(1)
-            for chunk in torch.from_numpy(pixels).split(64)
-        ]
+        chunks = []
+        for chunk in torch.from_numpy(pixels).split(64):
+            x = normalise(chunk, statistics.mean, statistics.std)
+            views = [x, x.flip(3)] if mirrored else [x]
+            seen = [network.logits(parameters, view).double().softmax(1) for view in views]
+            chunks.append(sum(seen[1:], seen[0]) / len(seen))
     return torch.cat(chunks).numpy()

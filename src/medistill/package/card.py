@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 
+from medistill.numbers import with_interval
 from medistill.types import Json
 
 METRIC_NAMES = {
@@ -28,5 +29,6 @@ def card(manifest: Json) -> str:
         channels=manifest["preprocessing"]["channels"],
         size=manifest["preprocessing"]["size"],
         metric_names=METRIC_NAMES,
+        with_interval=with_interval,
         settings=sorted((k, v) for k, v in manifest["method"].items() if k not in ("name", "title", "bibtex")),
     )

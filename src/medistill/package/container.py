@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from medistill.errors import PackageError
-from medistill.files import new_folder, refusing_output, write_atomically
+from medistill.files import flush, new_folder, refusing_output, write_atomically
 
 LARGEST = 2 * 1024**3
 """Bytes of a whole package that are opened at most."""
@@ -19,9 +19,17 @@ Files = dict[str, bytes]
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
+MARK = b'"format": "medistill-package"'
+"""Stands in every manifest, and uncompressed in every zip."""
+
+
 def is_package(path: Path) -> bool:
-    """Whether the path looks like a package: a folder with a manifest, or a zip."""
-    return (path / "manifest.json").is_file() or (path.suffix == ".zip" and path.is_file())
+    """Whether a package lies there, whole or damaged; nothing else may be replaced by one."""
+    manifest = path / "manifest.json" if path.is_dir() else path
+    try:
+        return manifest.is_file() and MARK in manifest.read_bytes()
+    except OSError:
+        return False
 
 
 def read_files(path: Path) -> Files:
@@ -61,9 +69,12 @@ def _read_folder(path: Path) -> Files:
 
 def _read_zip(path: Path) -> Files:
     try:
+        _require_size(path, path.stat().st_size)
         content = path.read_bytes()
         archive = zipfile.ZipFile(io.BytesIO(content))
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as problem:
+    except PackageError:
+        raise
+    except Exception as problem:  # zipfile raises many kinds on a damaged directory
         raise PackageError("is not a readable zip", where=path, remedy="ask the sender for it again") from problem
     files: Files = {}
     total = 0
@@ -130,3 +141,4 @@ def write_files(out: Path, files: Files) -> None:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
+            flush(target)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 import struct
 import zipfile
@@ -29,15 +28,11 @@ from medistill.errors import PackageError
 from medistill.files import canonical_json, pretty_json, sha256_text
 from medistill.package.card import card
 from medistill.package.container import Files, read_files, write_files
+from medistill.package.manifest import FORMAT, FORMAT_VERSION, parse_manifest
 from medistill.types import Json, Labels
 
-FORMAT = "medistill-package"
-FORMAT_VERSION = 1
-REQUIRED = (
-    "format", "format_version", "created_by", "class_names", "images", "preprocessing", "flips", "method",
-    "configuration", "seed", "data", "contains_real_images", "starts_from_real_images", "evaluation", "files",
-    "package_id",
-)  # fmt: skip
+Kinds = dict[str, tuple[tuple[int, ...], Any]]
+"""Shape and type that an array must have, by name."""
 
 
 @dataclass(frozen=True)
@@ -128,32 +123,18 @@ def read_package(path: str | Path) -> Package:
     manifest = _manifest(path, files)
     _require_hashes(path, files, manifest)
     try:
-        pixels, labels = _images(path, files, manifest)
-    except (KeyError, ValueError, TypeError, IndexError, OSError, zipfile.BadZipFile) as problem:
+        pixels, labels = _images(files, manifest)
+    except Exception as problem:  # decoders raise many kinds on files made to break them
         raise PackageError(f"its images do not fit its manifest ({problem})", where=path) from problem
+    if "README.md" not in files:
+        raise PackageError("has no README.md, so it is no package", where=path)
     return Package(pixels, labels, manifest, sum(len(content) for content in files.values()))
 
 
 def _manifest(path: Path, files: Files) -> Json:
     if "manifest.json" not in files:
         raise PackageError("has no manifest.json, so it is no package", where=path)
-    where = f"{path}: manifest.json"
-    try:
-        manifest = json.loads(files["manifest.json"])
-        version = manifest["format_version"] if manifest["format"] == FORMAT else None
-    except (ValueError, KeyError, TypeError, RecursionError) as problem:
-        raise PackageError("is damaged or no package's", where=where) from problem
-    if version != FORMAT_VERSION:
-        raise PackageError(
-            f"format version {version!r}", where=where, allowed=str(FORMAT_VERSION), remedy="update medistill"
-        )
-    missing = [key for key in REQUIRED if key not in manifest]
-    content = {k: v for k, v in manifest.items() if k != "package_id"}
-    # The text must be the one written, so that not even a space can be changed unnoticed.
-    altered = missing or pretty_json(manifest).encode() != files["manifest.json"]
-    if altered or sha256_text(canonical_json(content)) != manifest["package_id"]:
-        raise PackageError("was altered", where=where, remedy="ask the sender for the package again")
-    return dict(manifest)
+    return parse_manifest(files["manifest.json"], f"{path}: manifest.json")
 
 
 def _require_hashes(path: Path, files: Files, manifest: Json) -> None:
@@ -169,16 +150,18 @@ def _require_hashes(path: Path, files: Files, manifest: Json) -> None:
         raise PackageError(problems[0] + more, where=path, remedy="ask the sender for the package again")
 
 
-def _images(path: Path, files: Files, manifest: Json) -> tuple[npt.NDArray[np.uint8], Labels]:
+def _images(files: Files, manifest: Json) -> tuple[npt.NDArray[np.uint8], Labels]:
     statistics = Preprocessing.from_json(manifest["preprocessing"])
     height, width = statistics.size
-    count = int(manifest["images"]["count"])
+    classes, count = len(manifest["class_names"]), int(manifest["images"]["count"])
     shape = (count, height, width) if statistics.channels == 1 else (count, height, width, 3)
-    arrays = _read_npz(files["distilled.npz"], {"train_images": shape, "train_labels": (count, 1)})
+    kinds: Kinds = {"train_images": (shape, np.uint8), "train_labels": ((count, 1), _label_kind(classes))}
+    arrays = _read_npz(files["distilled.npz"], kinds)
     pixels = arrays["train_images"].reshape(count, height, width, statistics.channels).transpose(0, 3, 1, 2)
     labels = arrays["train_labels"][:, 0].astype(np.int64)
-    per_class = np.bincount(labels, minlength=len(manifest["class_names"])).tolist()
-    if per_class != manifest["images"]["per_class"]:
+    if labels.max() >= classes or (np.diff(labels) < 0).any():
+        raise ValueError("labels that are not the classes in order")
+    if np.bincount(labels, minlength=classes).tolist() != manifest["images"]["per_class"]:
         raise ValueError("labels")
     names = [name for name in files if name.startswith("images/")]
     if len(names) != count:
@@ -186,7 +169,8 @@ def _images(path: Path, files: Files, manifest: Json) -> tuple[npt.NDArray[np.ui
     for index, name in enumerate(sorted(names, key=lambda n: int(Path(n).stem))):
         if Path(name).parts[1] != manifest["images"]["folders"][labels[index]]:
             raise ValueError(f"{name} is in the wrong class")
-        if not np.array_equal(_read_png(files[name], (height, width)), pixels[index].transpose(1, 2, 0)):
+        shown = _read_png(files[name], (height, width), statistics.channels)
+        if not np.array_equal(shown, pixels[index].transpose(1, 2, 0)):
             raise ValueError(f"{name} differs from distilled.npz")
     return np.ascontiguousarray(pixels), labels
 
@@ -194,25 +178,34 @@ def _images(path: Path, files: Files, manifest: Json) -> tuple[npt.NDArray[np.ui
 def _npz(package: Package) -> bytes:
     images = package.pixels.transpose(0, 2, 3, 1)
     images = images[..., 0] if images.shape[3] == 1 else images
-    kind = np.uint8 if len(package.class_names) <= 256 else np.uint16
     stream = io.BytesIO()
-    labels = package.labels.astype(kind)[:, None]
+    labels = package.labels.astype(_label_kind(len(package.class_names)))[:, None]
     np.savez_compressed(stream, train_images=np.ascontiguousarray(images), train_labels=labels)
     return stream.getvalue()
 
 
-def _read_npz(content: bytes, shapes: dict[str, tuple[int, ...]]) -> dict[str, npt.NDArray[Any]]:
+def _label_kind(classes: int) -> type[np.unsignedinteger[Any]]:
+    return np.uint8 if classes <= 256 else np.uint16
+
+
+def _read_npz(content: bytes, kinds: Kinds) -> dict[str, npt.NDArray[Any]]:
+    """Exactly these arrays, of this shape and type; their headers are read before anything is unpacked."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        # Declared sizes are checked before anything is unpacked.
-        limit = sum(2 * int(np.prod(shape)) + 1024 for shape in shapes.values())
-        if sum(info.file_size for info in archive.infolist()) > limit:
-            raise ValueError("distilled.npz is larger than its images")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        loaded = {name: arrays[name] for name in shapes}
-    for name, shape in shapes.items():
-        if loaded[name].shape != shape or loaded[name].dtype.kind != "u":
-            raise ValueError(f"{name} has shape {loaded[name].shape}, expected {shape}")
-    return loaded
+        if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in kinds):
+            raise ValueError("distilled.npz holds other arrays")
+        arrays = {}
+        for name, (shape, kind) in kinds.items():
+            size = int(np.prod(shape)) * np.dtype(kind).itemsize
+            if archive.getinfo(f"{name}.npy").file_size > size + 1024:
+                raise ValueError(f"{name} is larger than its images")
+            raw = io.BytesIO(archive.read(f"{name}.npy"))
+            if np.lib.format.read_magic(raw) != (1, 0):
+                raise ValueError(f"{name} has an unknown header")
+            found, fortran, dtype = np.lib.format.read_array_header_1_0(raw)
+            if found != shape or fortran or dtype != kind:
+                raise ValueError(f"{name} is {dtype} {found}, expected {np.dtype(kind)} {shape}")
+            arrays[name] = np.frombuffer(raw.read(), dtype=kind).reshape(shape).copy()
+    return arrays
 
 
 def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -224,13 +217,13 @@ def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def _read_png(content: bytes, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def _read_png(content: bytes, size: tuple[int, int], channels: int) -> npt.NDArray[np.uint8]:
     from PIL import Image
 
-    # Width and height stand at a fixed place; a picture of another size is not decoded.
-    width, height = struct.unpack(">II", content[16:24])
-    if content[:8] != b"\x89PNG\r\n\x1a\n" or (height, width) != size:
-        raise ValueError("a PNG of the wrong size")
+    # Width, height, depth and colour type stand at a fixed place; another picture is not decoded.
+    kind = struct.pack(">II", size[1], size[0]) + bytes([8, 0 if channels == 1 else 2])
+    if content[:8] != b"\x89PNG\r\n\x1a\n" or content[16:26] != kind:
+        raise ValueError("a PNG of the wrong size or kind")
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         array = np.asarray(image)
     return array[..., None] if array.ndim == 2 else array

@@ -60,12 +60,16 @@ def bars(result: Json) -> bytes:
     for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
         for place, arm in enumerate(ARM_TITLES):
             value = result["arms"][arm][metric]
-            mean, (low, high) = value["mean"], value["ci95"]
+            if value["mean"] is None:
+                axes.text(0.02, -place, "not defined by the test images", va="center", fontsize=9)
+                continue
+            mean, (low, high) = value["mean"], value["ci95"] or (value["mean"], value["mean"])
             style = STYLES[arm]
             axes.barh(-place, mean, color="white", edgecolor=style["color"], hatch=style["hatch"], height=0.6)
             axes.plot([low, high], [-place, -place], color="black", linewidth=2, solid_capstyle="butt")
             axes.text(min(1.0, high) + 0.015, -place, f"{mean:.3f}", va="center", fontsize=9)
-        axes.axvline(result["chance"][metric], color="black", linewidth=0.8, linestyle=":")
+        if result["chance"][metric] is not None:
+            axes.axvline(result["chance"][metric], color="black", linewidth=0.8, linestyle=":")
         axes.set_xlim(0, 1.16)
         axes.set_xticks(np.arange(0, 1.01, 0.2))
         axes.set_title(title, fontsize=10)

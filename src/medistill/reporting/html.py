@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill import __version__
+from medistill.numbers import with_interval
 from medistill.package.package import Package
 from medistill.reporting import figures
 from medistill.reporting.words import ARM_TITLES, verdict
@@ -54,6 +55,7 @@ def render(package: Package, result: Json, real: RealImages, losses: list[float]
         r=result,
         version=__version__,
         arm_titles=ARM_TITLES,
+        with_interval=with_interval,
         verdict=verdict(result, coreset),
         classes=_classes(package, real),
         shows_real=bool(real.by_class) or coreset,
@@ -95,7 +97,7 @@ def _classes(package: Package, real: RealImages) -> list[Json]:
 
 def _charts(result: Json, losses: list[float]) -> dict[str, list[Picture]]:
     def spoken(metric: str) -> str:
-        return ", ".join(f"{ARM_TITLES[arm]} {result['arms'][arm][metric]['mean']:.3f}" for arm in ARM_TITLES)
+        return ", ".join(f"{title} {with_interval(result['arms'][arm][metric])}" for arm, title in ARM_TITLES.items())
 
     recalls = ", ".join(
         f"{name} {'not in the test data' if value is None else format(value, '.2f')}"

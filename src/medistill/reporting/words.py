@@ -28,7 +28,13 @@ def verdict(result: Json, coreset: bool) -> list[str]:
     arms = result["arms"]
     what = "chosen real" if coreset else "distilled"
     images, share = result["images"]["distilled"], result["compression"]["images"]
+    same = result["data"]["same_as_distilled"]
+    whole = "the original" if same else f"the number in {result['data']['name']}"
     sentences = []
+    if not same:
+        sentences.append(
+            f"This was measured on {result['data']['name']}, which is not the data that the package was made from."
+        )
     if above is None:
         sentences.append(
             "Full training itself is no better than guessing here, so nothing can be said about distilling: "
@@ -41,7 +47,7 @@ def verdict(result: Json, coreset: bool) -> list[str]:
             else "It cannot stand in for the data"
         )  # fmt: skip
         sentences.append(
-            f"{opening}: networks trained on {images} {what} images ({share:.1%} of the original) reach "
+            f"{opening}: networks trained on {images} {what} images ({share:.1%} of {whole}) reach "
             f"{arms['distilled'][metric]['mean']:.3f} balanced accuracy where the full data reach "
             f"{arms['full'][metric]['mean']:.3f}. That is {plain:.0%} of the score, and {above:.0%} of what "
             "lies above guessing."
@@ -57,7 +63,7 @@ def verdict(result: Json, coreset: bool) -> list[str]:
             "More images per class or more test images may decide it."
         )
     weak = [
-        (name, recall)
+        (full - recall, name, recall)
         for name, recall, full in zip(
             result["class_names"], result["details"]["distilled"]["recall"], result["details"]["full"]["recall"],
             strict=True,
@@ -65,7 +71,7 @@ def verdict(result: Json, coreset: bool) -> list[str]:
         if recall is not None and full is not None and recall < full - 0.15
     ]  # fmt: skip
     if weak:
-        listed = ", ".join(f"{name} ({recall:.0%})" for name, recall in weak[:4])
+        listed = ", ".join(f"{name} ({recall:.0%})" for _, name, recall in sorted(weak, reverse=True)[:4])
         sentences.append(f"It loses most on: {listed} of the images recognised.")
     if coreset:
         sentences.append("It contains real patient images and falls under the same rules as the original.")

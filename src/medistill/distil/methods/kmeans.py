@@ -28,10 +28,12 @@ class KMeans(EmbeddingCoreset):
 
     def choose(self, problem: Problem, label: int, count: int, key: Key) -> Tensor:
         from sklearn.cluster import KMeans as Clustering
+        from threadpoolctl import threadpool_limits
 
         features = self.embed(problem, label, key).numpy()
         seed = key.integer() % 2**32
-        centres = Clustering(count, n_init=1, random_state=seed).fit(features).cluster_centers_
+        with threadpool_limits(1):  # sums in one order, whatever the machine's cores
+            centres = Clustering(count, n_init=1, random_state=seed).fit(features).cluster_centers_
         chosen: list[int] = []
         for centre in centres:
             distance = np.square(features - centre).sum(axis=1)

@@ -1,0 +1,190 @@
+"""Jobs side by side: one process and one thread for each network, as many as there are cores.
+
+Small networks use several threads badly; side by side, each with one thread, the same cores
+train more of them. One thread also makes the result the same on every number of cores.
+
+Workers are processes of their own (``python -m medistill.evaluation.workers FOLDER``) that
+read images from safetensors files and talk in lines, so that no script of a user is run
+again and nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.numpy import load, save
+
+from medistill.data.preprocess import Part
+from medistill.errors import MedistillError
+from medistill.evaluation.cache import Run
+from medistill.evaluation.jobs import Job, Parts, do
+from medistill.runtime import prepare_torch, usable_cores
+
+SMALL = 1e6
+"""Images times filters below which starting processes costs more than it gains."""
+
+REPORT_EVERY = 512
+"""Images after which a worker says how far it is."""
+
+OnDone = Callable[[Job, Run], None]
+
+
+class WorkerError(MedistillError):
+    """A training process ended before its work was done."""
+
+
+def run_all(jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], done: OnDone) -> None:
+    """Do all jobs, the longest first.
+
+    Args:
+        jobs: what to do.
+        parts: images by digest.
+        advance: told how many more images went through a network.
+        done: given each result as it comes, in this thread or another, never two at once.
+
+    Raises:
+        WorkerError: a process was ended, for want of memory for instance.
+    """
+    ordered = sorted(jobs, key=lambda job: -job.work(parts))
+    effort = sum(job.work(parts) * job.recipe.width for job in jobs)
+    count = min(len(jobs), usable_cores())
+    if count < 2 or effort < SMALL:
+        with _single_thread():
+            for job in ordered:
+                done(job, do(job, parts, advance))
+        return
+    with tempfile.TemporaryDirectory(prefix="medistill-") as name:
+        folder = Path(name)
+        for digest in {d for job in jobs for d in (job.train, job.test, job.val) if d is not None}:
+            part = parts[digest]
+            (folder / digest).write_bytes(save({"pixels": part.pixels, "labels": part.labels}))
+        _Team(folder, ordered, advance, done).run(count)
+
+
+@contextmanager
+def _single_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Team:
+    """Hands jobs to workers and collects what they say; a thread listens to each."""
+
+    def __init__(self, folder: Path, jobs: Sequence[Job], advance: Callable[[int], None], done: OnDone) -> None:
+        self.folder, self.advance, self.done = folder, advance, done
+        self.waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        for job in jobs:
+            self.waiting.put(job)
+        self.lock = threading.Lock()
+        self.failure: BaseException | None = None
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def run(self, count: int) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+        command = [sys.executable, "-m", "medistill.evaluation.workers", str(self.folder)]
+        listeners = []
+        try:
+            for _ in range(count):
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+                )
+                self.processes.append(process)
+                listeners.append(threading.Thread(target=self._listen, args=(process,), daemon=True))
+                listeners[-1].start()
+            while any(thread.is_alive() for thread in listeners) and self.failure is None:
+                for thread in listeners:
+                    thread.join(0.1)
+        finally:
+            for process in self.processes:
+                process.kill()
+                process.wait()
+        if self.failure is not None:
+            raise self.failure
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        try:
+            while True:
+                try:
+                    job = self.waiting.get_nowait()
+                except queue.Empty:
+                    return
+                self._one(process, job)
+        except BaseException as problem:  # carried to the thread that waits
+            self.failure = self.failure or problem
+
+    def _one(self, process: subprocess.Popen[str], job: Job) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(job.as_json()) + "\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the loop below finds the end of its output and says so
+        for line in process.stdout:
+            said = json.loads(line)
+            with self.lock:
+                if "images" in said:
+                    self.advance(said["images"])
+                else:
+                    arrays = load((self.folder / said["result"]).read_bytes())
+                    self.done(job, Run(arrays["probabilities"], arrays["curve"]))
+                    return
+        raise WorkerError(
+            f"a process that trained a network ended with status {process.wait()}",
+            remedy="if memory was short, close other programs or set OMP_NUM_THREADS=1, and give the command again: "
+            "finished networks are kept",
+        )
+
+
+def _work(folder: Path) -> None:
+    """A worker's life: a job a line on standard input, answers on standard output, until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us decides
+    prepare_torch()
+    import torch
+
+    torch.set_num_threads(1)
+    parts: Parts = {}
+    for line in sys.stdin:
+        job = Job.from_json(json.loads(line))
+        for digest in (job.train, job.test, job.val):
+            if digest is not None and digest not in parts:
+                arrays = load((folder / digest).read_bytes())
+                parts[digest] = Part(arrays["pixels"], arrays["labels"])
+        pending = 0
+
+        def advance(images: int) -> None:
+            nonlocal pending
+            pending += images
+            if pending >= REPORT_EVERY:
+                _say({"images": pending})
+                pending = 0
+
+        run = do(job, parts, advance)
+        _say({"images": pending})
+        (folder / f"{job.identity}.run").write_bytes(save({"probabilities": run.probabilities, "curve": run.curve}))
+        _say({"result": f"{job.identity}.run"})
+
+
+def _say(message: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()  # where nobody listens any more this ends the worker
+
+
+if __name__ == "__main__":
+    _work(Path(sys.argv[1]))
