@@ -38,8 +38,9 @@ lint: $(READY) ## style and formatting
 types: $(READY) ## static types
 	$(BIN)/mypy
 
-docs: $(READY) ## write the pictures and tables of the docs anew (from the phantom)
+docs: $(READY) ## write the pictures (from the phantom) and tables (from measured data) of the docs anew
 	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python docs/make_results.py
 
 golden: $(READY) ## write the golden numbers anew, after a change that is meant to change them
 	$(BIN)/python tests/golden.py

@@ -16,13 +16,13 @@ from PIL import Image
 
 from conftest import ROOT, TINY_SETS
 
-PAGES = ["README.md", "docs/tutorials/first-package.md", "docs/how-to/share-my-dataset.md", "docs/how-to/i-received-a-package.md"]  # fmt: skip
+PAGES = ["README.md", "docs/tutorials/first-package.md", "docs/how-to/share-my-dataset.md", "docs/how-to/i-received-a-package.md", "docs/how-to/add-a-method.md"]  # fmt: skip
 DM = ["method.iterations=3", "method.networks=2", "method.filters=8", "method.real_batch=8"]
 EXTRA = {"distill": DM, "evaluate": TINY_SETS, "train": TINY_SETS, "report": TINY_SETS}
 
 
 def _blocks(page):
-    return re.findall(r"```(sh|python)\n(.*?)```", (ROOT / page).read_text(), re.S)
+    return re.findall(r"```(sh|python)( file=\S+)?\n(.*?)```", (ROOT / page).read_text(), re.S)
 
 
 def _folder_of_images(root):
@@ -41,7 +41,10 @@ def test_snippets_run(page, tmp_path, package):
     shutil.copytree(package, tmp_path / "received")
     blocks = _blocks(page)
     assert blocks
-    for kind, text in blocks:
+    for kind, file, text in blocks:
+        if file:
+            (tmp_path / file.partition("=")[2]).write_text(text)
+            continue
         if kind == "python":
             script = (
                 "import medistill.config as c; c.Recipe.model_fields['most_steps'].default = 5; "
@@ -55,6 +58,8 @@ def test_snippets_run(page, tmp_path, package):
                 for setting in EXTRA.get(words[1], []):
                     words += ["--set", setting]
                 _run([sys.executable, "-m", "medistill.cli", *words[1:]], tmp_path)
+            elif line.startswith("pytest "):
+                _run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *shlex.split(line)[1:]], tmp_path)
 
 
 def _run(command, folder):
@@ -73,3 +78,17 @@ def test_make_targets_named_in_the_docs_exist():
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         assert set(re.findall(r"`make ([a-z-]+)`", page.read_text())) <= targets, page
+
+
+def test_tables_are_those_of_the_measured_data(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    import make_results
+
+    assert make_results.load()
+    assert (ROOT / "docs" / "results" / "main-job.md").read_text() == make_results.page(), "run `make docs`"
+    assert (ROOT / "README.md").read_text() == make_results.readme(), "run `make docs`"
+
+
+def test_nothing_is_left_to_be_filled_in():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        assert "@@" not in page.read_text() and "TODO" not in page.read_text(), page

@@ -16,6 +16,7 @@ from medistill.errors import DataError
 from medistill.evaluation import arms, cache, jobs, workers
 from medistill.evaluation.align import align
 from medistill.evaluation.metrics import metrics
+from medistill.files import CACHE_VARIABLE
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
 from medistill.nets.training import Statistics, one_cycle, predict, steps_for, train
@@ -169,7 +170,7 @@ def test_data_without_test_images_cannot_be_evaluated(package, tmp_path, tiny):
 
 
 def test_damaged_cache_entry_is_trained_again(package, tmp_path, monkeypatch):
-    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     first = medistill.evaluate(package, on=SOURCE, config=TINY)
     for file in (tmp_path / "runs").iterdir():
         file.write_bytes(file.read_bytes()[:50])

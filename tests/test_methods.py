@@ -22,6 +22,20 @@ import reference_dm
 
 SMALL = {
     "dm": {"iterations": 3, "networks": 2, "filters": 8, "real_batch": 8},
+    "dc": {"iterations": 2, "outer_loops": 2, "inner_loops": 1, "filters": 8, "real_batch": 8},
+    "dsa": {"iterations": 2, "outer_loops": 2, "inner_loops": 1, "filters": 8, "real_batch": 8},
+    "ncfm": {"iterations": 3, "networks": 2, "filters": 8, "real_batch": 8, "frequencies": 16},
+    "mtt": {
+        "iterations": 3,
+        "learning_rate": 10.0,
+        "experts": 1,
+        "expert_epochs": 3,
+        "latest_start": 1,
+        "span": 1,
+        "student_steps": 3,
+        "student_batch": 4,
+        "filters": 8,
+    },
     "herding": {"filters": 8},
     "k-centre": {"filters": 8},
     "k-means": {"filters": 8},

@@ -96,6 +96,7 @@ def distill(
         float | None, typer.Option(help="Distilled images per training image, 0.01 for instance.")
     ] = None,
     seed: Seed = None,
+    preset: Annotated[str | None, typer.Option(help="The method's settings: paper, or quick.")] = None,
     size: Size = None,
     channels: Channels = None,
     flips: Flips = None,
@@ -115,7 +116,7 @@ def distill(
     measuring = _evaluate_config({"evaluate": settings.pop("evaluate", {})}, None, None)
     settings["data"] = _data_settings(settings, size, channels, flips)
     result = run(
-        data, out=out, method=method, ipc=ipc, ratio=ratio, seed=seed, settings=settings,
+        data, out=out, method=method, ipc=ipc, ratio=ratio, seed=seed, preset=preset, settings=settings,
         fresh=fresh, evaluate=evaluate, evaluate_config=measuring, progress=True,
     )  # fmt: skip
     _print(result, as_json, distill_text)

@@ -74,10 +74,20 @@ class EvaluateConfig(Settings):
 
     recipe: Recipe = Field(default_factory=Recipe)
     networks: int = Field(3, ge=1, le=100, description="networks per package, full and balanced arm")
-    random_draws: int = Field(6, ge=2, le=100, description="random subsets, one network each")
+    random_draws: int | None = Field(
+        None, ge=2, le=100, description="random subsets, one network each; None: 6, and up to 15 of few images"
+    )
     bootstrap: int = Field(2000, ge=100, le=100_000, description="bootstrap samples of an interval")
     seed: int = Field(0, description="seed of networks, draws and bootstrap")
     curve_points: int = Field(8, ge=2, le=100, description="points of a learning curve, on validation data")
+
+    def draws(self, images: int) -> int:
+        """Random subsets of that many images: fewer images differ more and cost less, so more are drawn.
+
+        >>> [EvaluateConfig().draws(n) for n in (2, 10, 20, 1000)]
+        [15, 12, 6, 6]
+        """
+        return self.random_draws or max(6, min(15, 120 // images))
 
 
 class DistilConfig(Settings):

@@ -15,6 +15,15 @@ from typing import Any
 
 from medistill.errors import OutputError
 
+CACHE_VARIABLE = "MEDISTILL_CACHE"
+
+
+def user_cache() -> Path:
+    """``MEDISTILL_CACHE``, or the user's cache folder."""
+    import platformdirs
+
+    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("medistill"))
+
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""

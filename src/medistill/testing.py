@@ -99,7 +99,7 @@ class MethodConformance:
     def test_stopped_and_resumed_gives_the_same_bytes(self) -> None:
         problem, key, method = small_problem(), Key(0), self.make()
         whole = self.run(problem)
-        for stop in range(1, method.iterations):
+        for stop in range(1, method.steps(problem)):
             state = loop.start(method, problem, key)
 
             class Stopped(Exception):

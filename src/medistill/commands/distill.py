@@ -15,6 +15,7 @@ from medistill.data.preprocess import Prepared, prepare
 from medistill.distil import loop
 from medistill.distil.checkpoint import Checkpoint, RunFolder, Saver
 from medistill.distil.method import Method, State, make_method
+from medistill.distil.presets import read_preset
 from medistill.distil.problem import Problem, make_problem
 from medistill.errors import ConfigError, PackageError
 from medistill.keys import Key
@@ -35,6 +36,7 @@ def distill(
     ipc: int | None = None,
     ratio: float | None = None,
     seed: int | None = None,
+    preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
     fresh: bool = False,
     evaluate: bool = False,
@@ -50,6 +52,7 @@ def distill(
         method: name of a method; see ``medistill methods``.
         ipc: images per class, or
         ratio: distilled images per training image, in (0, 1).
+        preset: "paper" or "quick", a file of the method's settings; see ``medistill.distil.presets``.
         seed: of everything random; 0 if neither this nor the settings name one.
         settings: further settings, ``{"method": {...}, "data": {...}}``.
         fresh: start over, replacing what is there.
@@ -68,7 +71,7 @@ def distill(
     folder = RunFolder(Path(out))
     out = folder.out
     _require_apart(out, data)
-    chosen, config = _configure(method, ipc, ratio, seed, settings or {})
+    chosen, config = _configure(method, ipc, ratio, seed, preset, settings or {})
     prepared, warnings = _prepare(data, config.data)
     problem = make_problem(prepared, config.ipc, config.ratio)
     warnings += _short_classes(prepared, problem)
@@ -104,13 +107,20 @@ def distill(
 
 
 def _configure(
-    method: str | None, ipc: int | None, ratio: float | None, seed: int | None, settings: Mapping[str, Any]
+    method: str | None,
+    ipc: int | None,
+    ratio: float | None,
+    seed: int | None,
+    preset: str | None,
+    settings: Mapping[str, Any],
 ) -> tuple[Method, DistilConfig]:
     values = dict(settings)
     given = values.get("method", {})
     named = {"name": given} if isinstance(given, str) else dict(mapping(given, "method"))
     if method is not None or "name" not in named:
         named["name"] = method or DEFAULT_METHOD
+    if preset is not None:
+        named = {**read_preset(str(named["name"]), preset), **named}
     chosen = make_method(named)
     values["method"] = chosen.configuration()
     # What is given on the command line wins over a file; ipc and ratio stand for one another there.
@@ -173,16 +183,19 @@ def _identity(config: DistilConfig, prepared: Prepared) -> Json:
 
 def _learn(method: Method, problem: Problem, config: DistilConfig, folder: RunFolder, progress: bool) -> Checkpoint:
     key = Key(config.seed).child("distil")
-    checkpoint = folder.load()
+    checkpoint, steps = folder.load(), method.steps(problem)
+    pieces = method.preparations(problem)
+    with Progress(f"preparing {method.info.name}", pieces, enabled=progress and pieces > 0) as shown:
+        method.prepare(problem, key, shown.advance)
     if checkpoint is None:
         started = time.monotonic()
         state = loop.start(method, problem, key)
         checkpoint = Checkpoint(state, time.monotonic() - started)
     else:
-        say(f"resuming at step {checkpoint.state.step} of {method.iterations}", progress)
+        say(f"resuming at step {checkpoint.state.step} of {steps}", progress)
     saver = Saver(folder, checkpoint)
     label = f"distilling with {method.info.name}"
-    with Progress(label, method.iterations, checkpoint.state.step, progress and method.iterations > 0) as shown:
+    with Progress(label, steps, checkpoint.state.step, progress and steps > 0) as shown:
 
         def after_step(state: State, loss: float) -> None:
             saver(state, loss)

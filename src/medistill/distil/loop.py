@@ -51,10 +51,11 @@ def run(
         DivergenceError: an image became NaN or infinite.
     """
     low, high = problem.bounds
-    while state.step < method.iterations:
+    steps, rate = method.steps(problem), method.image_learning_rate(problem)
+    while state.step < steps:
         state.images.requires_grad_(True)
         total = 0.0
-        for classes in _chunks(problem.classes, classes_per_backward):
+        for classes in _chunks(problem.classes, None if method.info.joint else classes_per_backward):
             loss = method.loss(state, problem, classes, key)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
@@ -64,14 +65,14 @@ def run(
             state.images.requires_grad_(False)
             velocity = state.memory["momentum"].mul_(method.momentum).add_(gradient)
             # Pixels stay displayable, so that what is shared is what was learned.
-            state.images.sub_(method.learning_rate * velocity).clamp_(low, high)
+            state.images.sub_(rate * velocity).clamp_(low, high)
             method.after_update(state, problem, key)
         state.step += 1
         if not torch.isfinite(state.images).all():
             raise DivergenceError(
                 f"images became NaN at step {state.step}",
                 where=method.info.name,
-                remedy=f"lower method.learning_rate (now {method.learning_rate:g}) and run with --fresh",
+                remedy=f"lower method.learning_rate (now {rate:g}) and run with --fresh",
             )
         if after_step is not None:
             after_step(state, total)

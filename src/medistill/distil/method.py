@@ -11,7 +11,7 @@ import functools
 import importlib
 import pkgutil
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Literal
@@ -39,6 +39,7 @@ class MethodInfo:
         cost: "seconds", "minutes" or "hours", for ten images per class at 28×28 on two cores.
         bibtex: the paper.
         learns_labels: whether labels are learned too.
+        joint: whether the loss is of all classes together, so that they cannot be divided.
     """
 
     name: str
@@ -48,6 +49,7 @@ class MethodInfo:
     cost: Literal["seconds", "minutes", "hours"]
     bibtex: str
     learns_labels: bool = False
+    joint: bool = False
 
     @property
     def contains_real_images(self) -> bool:
@@ -84,9 +86,27 @@ class Method(Settings, ABC):
     learning_rate: float = Field(1.0, gt=0, le=1e6, description="of the images, in normalised units")
     momentum: float = Field(0.5, ge=0, lt=1, description="of the images")
 
+    def steps(self, problem: Problem) -> int:
+        """Steps on the images in all; by default ``iterations``."""
+        return self.iterations
+
+    def image_learning_rate(self, problem: Problem) -> float:
+        """Learning rate of the images; by default ``learning_rate``."""
+        return self.learning_rate
+
     def setup(self, problem: Problem, key: Key) -> State:
         """The state before the first step; by default random real images."""
         return State(problem.random_images(key.child("start")), problem.labels)
+
+    def preparations(self, problem: Problem) -> int:
+        """How many pieces of work :meth:`prepare` has; 0 where there is nothing to prepare."""
+        return 0
+
+    def prepare(self, problem: Problem, key: Key, advance: Callable[[float], None]) -> None:
+        """Do once what every step needs and a cache keeps; also called when a run is resumed.
+
+        Tell ``advance`` of each piece. A step that finds a piece missing must be able to make it.
+        """
 
     def loss(self, state: State, problem: Problem, classes: Sequence[int], key: Key) -> Tensor:
         """The loss of some classes at step ``state.step``, a scalar with a gradient to ``state.images``.

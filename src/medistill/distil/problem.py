@@ -87,6 +87,11 @@ class Problem:
         order = torch.randperm(self.sizes[label], generator=key.generator())
         return order[:count]
 
+    def noise(self, key: Key) -> Tensor:
+        """Gaussian noise for each image to be made, within black and white, sorted by class."""
+        shape = (len(self.labels), *self.shape)
+        return torch.randn(shape, generator=key.generator()).clamp(*self.bounds)
+
     def random_images(self, key: Key) -> Tensor:
         """A random real image for each to be made, normalised, sorted by class."""
         drawn = [

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
@@ -13,17 +11,8 @@ from safetensors.numpy import load, save
 
 from medistill.data.preprocess import Part
 from medistill.errors import OutputError
-from medistill.files import write_atomically
+from medistill.files import user_cache, write_atomically
 from medistill.types import Probabilities
-
-CACHE_VARIABLE = "MEDISTILL_CACHE"
-
-
-def cache_folder() -> Path:
-    """``MEDISTILL_CACHE``, or the user's cache folder."""
-    import platformdirs
-
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("medistill"))
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,7 @@ def part_digest(part: Part) -> str:
 def read(identity: str) -> Run | None:
     """The run of that identity, or None; a damaged entry counts as none."""
     try:
-        arrays = load((cache_folder() / "runs" / f"{identity}.safetensors").read_bytes())
+        arrays = load((user_cache() / "runs" / f"{identity}.safetensors").read_bytes())
         return Run(arrays["probabilities"], arrays["curve"])
     except (OSError, SafetensorError, KeyError):
         return None
@@ -60,6 +49,6 @@ def write(identity: str, run: Run) -> None:
     """Keep a run; where the cache cannot be written, nothing is kept."""
     content = save({"probabilities": run.probabilities, "curve": run.curve})
     try:
-        write_atomically(cache_folder() / "runs" / f"{identity}.safetensors", content)
+        write_atomically(user_cache() / "runs" / f"{identity}.safetensors", content)
     except OutputError:
         return

@@ -64,10 +64,13 @@ class Job:
         """What the cache knows its result by."""
         return sha256_text(canonical_json({"version": VERSION, **self.as_json()}))
 
+    def steps(self, parts: Parts) -> int:
+        """Gradient steps of the training."""
+        return steps_for(self.recipe, len(parts[self.train]))
+
     def work(self, parts: Parts) -> int:
         """Images that go through the network in training."""
-        count = len(parts[self.train])
-        return steps_for(self.recipe, count) * min(self.recipe.batch, count)
+        return self.steps(parts) * min(self.recipe.batch, len(parts[self.train]))
 
 
 def do(job: Job, parts: Parts, advance: Callable[[int], None]) -> Run:

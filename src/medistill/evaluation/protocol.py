@@ -84,7 +84,7 @@ class Comparison:
             "data": self.data,
             "recipe": self.config.recipe.model_dump(mode="json"),
             "networks": self.config.networks,
-            "random_draws": self.config.random_draws,
+            "random_draws": len(self.runs["random"]),
             "seed": self.config.seed,
             "notes": self.notes,
         }
@@ -159,7 +159,7 @@ def _arms(package: Package, prepared: Prepared, config: EvaluateConfig) -> list[
     )
     counts = np.bincount(package.labels, minlength=len(package.class_names)).tolist()
     key = Key(config.seed)
-    draws = [arms.subset(prepared.train, counts, key.child("random", i)) for i in range(config.random_draws)]
+    draws = [arms.subset(prepared.train, counts, key.child("random", i)) for i in range(config.draws(sum(counts)))]
     even = [arms.balanced(prepared.train, key.child("balanced", i)) for i in range(config.networks)]
     return [
         arms.Arm("distilled", (package.part,) * config.networks, sent),

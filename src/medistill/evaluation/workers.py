@@ -31,7 +31,10 @@ from medistill.evaluation.jobs import Job, Parts, do
 from medistill.runtime import prepare_torch, usable_cores
 
 SMALL = 1e6
-"""Images times filters below which starting processes costs more than it gains."""
+"""Steps times (images + :data:`OVERHEAD`) times filters below which starting processes costs more than it gains."""
+
+OVERHEAD = 8
+"""Images that cost as much as what a step costs beside its images."""
 
 REPORT_EVERY = 512
 """Images after which a worker says how far it is."""
@@ -56,7 +59,7 @@ def run_all(jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], d
         WorkerError: a process was ended, for want of memory for instance.
     """
     ordered = sorted(jobs, key=lambda job: -job.work(parts))
-    effort = sum(job.work(parts) * job.recipe.width for job in jobs)
+    effort = sum((job.work(parts) + OVERHEAD * job.steps(parts)) * job.recipe.width for job in jobs)
     count = min(len(jobs), usable_cores())
     if count < 2 or effort < SMALL:
         with _single_thread():

@@ -99,8 +99,14 @@ class ConvNet:
 class _AveragePool(torch.autograd.Function):
     """Forward as sums of slices, backward as one spread copy; both are made of differentiable steps."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing need be kept; torch's function transforms ask for this hook."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
         rows = x[..., 0::2, :] + x[..., 1::2, :]
         return (rows[..., 0::2] + rows[..., 1::2]).mul_(0.25)
 
@@ -112,8 +118,14 @@ class _AveragePool(torch.autograd.Function):
 class _Spread(torch.autograd.Function):
     """A quarter of each pixel to each of the four it came from: the pooling's transpose, so each is the other's."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, y: Tensor) -> Tensor:
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing need be kept."""
+
+    @staticmethod
+    def forward(y: Tensor) -> Tensor:
         *outer, height, width = y.shape
         # A product with a fixed matrix widens the rows, two whole copies double them.
         quarter = torch.eye(width, dtype=y.dtype, device=y.device).mul_(0.25).repeat_interleave(2, dim=1)

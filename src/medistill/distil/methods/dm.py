@@ -7,29 +7,25 @@ random augmentation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
-
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from medistill.augment import Augmentation, siamese
 from medistill.distil.matching import squared_distance
-from medistill.distil.method import Method, MethodInfo, State, register
+from medistill.distil.method import MethodInfo, register
+from medistill.distil.pool import PooledMatching
 from medistill.distil.problem import Problem
 from medistill.keys import Key
-from medistill.nets.convnet import ConvNet, Parameters
 
 
 @register
-class DM(Method):
+class DM(PooledMatching):
     """Distribution matching (Zhao, Bilen, WACV 2023), equation 6.
 
-    Published setting: 20,000 iterations, a new network at each (``networks=0``), 128
-    filters, 256 real images per class, learning rate 1. The defaults keep the loss and cut
-    the cost: a pool of networks is met again and again, and what a network says of the real
-    images, under the augmentation drawn for it, is computed once.
+    Published setting (``--preset paper``): 20,000 iterations, a new network at each
+    (``networks=0``), 128 filters, 256 real images per class, learning rate 1, from 100 images
+    per class on 10. The defaults keep the loss and cut the cost: a pool of networks is met
+    again and again, and what a network says of the real images, under the augmentation drawn
+    for it, is computed once.
     """
 
     info = MethodInfo(
@@ -44,73 +40,18 @@ class DM(Method):
         ),
     )
 
-    iterations: int = Field(400, ge=1, le=10_000_000, description="steps on the images")
-    networks: int = Field(100, ge=0, le=100_000, description="networks in the pool; 0 makes a new one each step")
-    real_batch: int = Field(256, ge=1, le=1_000_000, description="real images per class and network")
-    filters: int = Field(64, ge=1, le=4096, description="filters per convolution")
-    depth: int = Field(0, ge=0, le=10, description="blocks of the network; 0 chooses by image size")
-    augment: bool = Field(True, description="siamese augmentation")
-    start: Literal["real", "noise"] = Field("real", description="first images")
+    learning_rate: float = Field(
+        0.0, ge=0, le=1e6, description="of the images, in normalised units; 0: as published, 1 or from ipc 100 on 10"
+    )
 
-    @property
-    def starts_from_real_images(self) -> bool:
-        return self.start == "real"
+    def image_learning_rate(self, problem: Problem) -> float:
+        return self.learning_rate or (10.0 if max(problem.counts) >= 100 else 1.0)
 
-    def setup(self, problem: Problem, key: Key) -> State:
-        if self.start == "real":
-            images = problem.random_images(key.child("start"))
-        else:
-            shape = (len(problem.labels), *problem.shape)
-            images = torch.randn(shape, generator=key.child("start").generator())
-            images = images.clamp(*problem.bounds)
-        state = State(images, problem.labels)
-        if self.networks:
-            size = self._network(problem).embedding_size
-            state.memory["targets"] = torch.zeros(self.networks, problem.classes, size)
-            state.memory["known"] = torch.zeros(self.networks, problem.classes, dtype=torch.bool)
-        return state
+    def statistic_size(self, embedding_size: int) -> int:
+        return embedding_size
 
-    def loss(self, state: State, problem: Problem, classes: Sequence[int], key: Key) -> Tensor:
-        slot = state.step % self.networks if self.networks else state.step
-        here = key.child("network", slot)
-        network, parameters = self._network(problem), self._network(problem).parameters(here)
-        changes = [self._change(problem, here.child("augment", label)) for label in classes]
-        made = [change(state.images[problem.made(label)]) for label, change in zip(classes, changes, strict=True)]
-        # One forward for all classes; normalisation is per image, so they do not mix.
-        embedded = network.embed(parameters, torch.cat(made)).split([len(m) for m in made])
-        total = torch.zeros(())
-        for label, change, own in zip(classes, changes, embedded, strict=True):
-            target = self._target(state, problem, label, slot, network, parameters, change, here)
-            total = total + squared_distance(own.mean(0), target)
-        return total
+    def statistic(self, embedded: Tensor, key: Key) -> Tensor:
+        return embedded
 
-    def _network(self, problem: Problem) -> ConvNet:
-        return ConvNet(*problem.shape, problem.classes, self.filters, self.depth)
-
-    def _change(self, problem: Problem, key: Key) -> Augmentation:
-        return siamese(key.generator(), problem.flips) if self.augment else lambda x: x
-
-    def _target(
-        self,
-        state: State,
-        problem: Problem,
-        label: int,
-        slot: int,
-        network: ConvNet,
-        parameters: Parameters,
-        change: Augmentation,
-        key: Key,
-    ) -> Tensor:
-        """Mean embedding of real images of a class, (embedding_size,)."""
-        if self.networks and state.memory["known"][slot, label]:
-            return state.memory["targets"][slot, label]
-        rows = problem.draw(label, self.real_batch, key.child("real", label))
-        with torch.no_grad():
-            total = torch.zeros(network.embedding_size)
-            for chunk in rows.split(64):  # small enough for the cache
-                total += network.embed(parameters, change(problem.of_class(label, chunk))).sum(0)
-        target = total / len(rows)
-        if self.networks:
-            state.memory["targets"][slot, label] = target
-            state.memory["known"][slot, label] = True
-        return target
+    def distance(self, made: Tensor, real: Tensor) -> Tensor:
+        return squared_distance(made, real)

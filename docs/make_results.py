@@ -1,0 +1,91 @@
+"""Write the results pages from the measured data in ``docs/results``. Run by ``make docs``; a test runs it too.
+
+Nothing is measured here. The data are what ``medistill evaluate --json`` printed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from medistill.numbers import with_interval
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+ARMS = {
+    "distilled": "distilled", "random": "random, same number",
+    "full": "all training images", "full_balanced": "all, classes balanced",
+}  # fmt: skip
+METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "f1_macro": "F1"}
+
+
+def load() -> list[tuple[str, dict[str, Any]]]:
+    """The committed results by file name."""
+    files = sorted((HERE / "results" / "main-job").glob("*.json"))
+    return [(file.stem, json.loads(file.read_text())) for file in files]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}".replace("%", " %")
+
+
+def page() -> str:
+    """docs/results/main-job.md."""
+    parts = [
+        "# The main job on real sets",
+        "Each table is what `medistill evaluate PACKAGE --on SET --json` printed (the objects themselves lie in "
+        "[main-job/](main-job/)), after `medistill distill SET --method dm --ipc N --seed 0`, on two CPU cores, at "
+        "the defaults of this version. Means over networks, or over random draws; in brackets the 95 % interval "
+        "over runs and test images. Test images were seen once, by finished networks. One package each: the "
+        "intervals do not cover another distillation seed.",
+    ]
+    for name, result in load():
+        images, cost = result["images"]["distilled"], result["cost"]
+        parts.append(f"## {result['data']['name']}, {images} images ({name.rpartition('-ipc')[2]} per class)")
+        rows = ["| trained on | images | " + " | ".join(METRICS.values()) + " |", "|---" * (2 + len(METRICS)) + "|"]
+        for arm, title in ARMS.items():
+            values = [with_interval(result["arms"][arm][m]) for m in METRICS]
+            rows.append(f"| {title} | {result['images'][arm]} | " + " | ".join(values) + " |")
+        gains = [with_interval(result["gain_over_random"][m], "+.3f") for m in METRICS]
+        rows.append("| **gain over random** | | " + " | ".join(gains) + " |")
+        for key, title in (("recovery", "recovery"), ("recovery_above_chance", "recovery above chance")):
+            rows.append(f"| {title} | | " + " | ".join(_share(result[key][m]) for m in METRICS) + " |")
+        parts.append("\n".join(rows))
+        parts.append(
+            f"{_share(result['compression']['images'])} of the images, {_share(result['compression']['bytes'])} of "
+            f"the bytes; tested on {result['test_images']}. Distilled in {cost['distillation']['seconds']:.0f} s, "
+            f"evaluated in {cost['seconds']:.0f} s with at most {cost['peak_memory_mb']:.0f} MB ({cost['device']}; "
+            "an evaluation finds in the cache what an earlier one on the same data has trained)."
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def summary() -> str:
+    """The table in the README."""
+    rows = [
+        "| set | images per class | share of images | balanced accuracy: distilled / random / all "
+        "| AUROC: distilled / random / all | gain over random, balanced accuracy |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, result in load():
+        columns = [result["data"]["name"], name.rpartition("-ipc")[2], _share(result["compression"]["images"])]
+        for metric in ("balanced_accuracy", "auroc"):
+            means = [result["arms"][arm][metric]["mean"] for arm in ("distilled", "random", "full")]
+            columns.append("**{:.3f}** / {:.3f} / {:.3f}".format(*means))
+        columns.append(with_interval(result["gain_over_random"]["balanced_accuracy"], "+.3f"))
+        rows.append("| " + " | ".join(columns) + " |")
+    return "\n".join(rows)
+
+
+def readme() -> str:
+    """The README with the table between its markers."""
+    text = README.read_text(encoding="utf-8")
+    marked = re.compile(r"(<!-- results -->\n).*?(\n<!-- end of results -->)", re.DOTALL)
+    return marked.sub(lambda m: m[1] + summary() + m[2], text)
+
+
+if __name__ == "__main__":
+    (HERE / "results" / "main-job.md").write_text(page(), encoding="utf-8")
+    README.write_text(readme(), encoding="utf-8")

@@ -1,0 +1,114 @@
+"""Experts: networks trained on the real images, their parameters kept after every epoch.
+
+An expert is a file in the cache, named by everything that determines it, so that another
+package of the same data, or the same run after a stop, finds it there. Parameters are kept in
+half precision, which halves the file and changes them by a relative 0.0005 at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import asdict, dataclass
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.nn import functional
+
+from medistill.augment import siamese
+from medistill.distil.problem import Problem
+from medistill.errors import OutputError
+from medistill.files import canonical_json, sha256_text, user_cache, write_atomically
+from medistill.keys import Key
+from medistill.nets.convnet import ConvNet, Parameters
+
+VERSION = 1
+"""Raised whenever the same settings would train other experts."""
+
+
+@dataclass(frozen=True)
+class ExpertSettings:
+    """How an expert is trained: plain gradient descent, as published for trajectory matching.
+
+    Args:
+        epochs: passes over the real images; parameters are kept before the first and after each.
+        learning_rate: of plain gradient descent.
+        batch: real images per step.
+        filters, depth: the network's shape.
+        augment: siamese augmentation, one drawn for each step.
+    """
+
+    epochs: int
+    learning_rate: float
+    batch: int
+    filters: int
+    depth: int
+    augment: bool
+
+
+def flatten(parameters: Parameters) -> Tensor:
+    """All parameters as one vector (p,)."""
+    return torch.cat([p.flatten() for p in parameters.values()])
+
+
+def unflatten(vector: Tensor, like: Parameters) -> Parameters:
+    """The parameters that a vector holds, as views of it, in the shapes of ``like``."""
+    parts = vector.split([p.numel() for p in like.values()])
+    return {name: part.view(p.shape) for (name, p), part in zip(like.items(), parts, strict=True)}
+
+
+def trajectory(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
+    """An expert's parameters, (epochs + 1, p) float16: from the cache, or trained and kept there.
+
+    Args:
+        problem: the real images.
+        settings: how it is trained.
+        key: its randomness, one for each expert.
+    """
+    identity = sha256_text(
+        canonical_json(
+            {
+                "version": VERSION,
+                "settings": asdict(settings),
+                "key": [key.seed, *key.path],
+                "data": hashlib.sha256(problem.pixels.numpy().tobytes()).hexdigest(),
+                "problem": [problem.sizes, problem.mean, problem.std, problem.flips],
+                "torch": torch.__version__,
+            }
+        )
+    )
+    path = user_cache() / "experts" / f"{identity}.safetensors"
+    try:
+        return load(path.read_bytes())["trajectory"]
+    except (OSError, SafetensorError, KeyError):
+        trained = _train(problem, settings, key)
+    with contextlib.suppress(OutputError):  # without a cache it is trained again when it is needed again
+        write_atomically(path, save({"trajectory": trained}))
+    return trained
+
+
+def _train(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
+    network = ConvNet(*problem.shape, problem.classes, settings.filters, settings.depth)
+    parameters = network.parameters(key.child("parameters"))
+    labels = torch.repeat_interleave(torch.arange(problem.classes), torch.tensor(problem.sizes))
+    kept = [flatten(parameters).half()]
+    for epoch in range(settings.epochs):
+        here = key.child("epoch", epoch)
+        order = torch.randperm(len(labels), generator=here.generator())
+        for step, rows in enumerate(order.split(settings.batch)):
+            x = problem.normalise(problem.pixels[rows])
+            if settings.augment:
+                x = siamese(here.child("augment", step).generator(), problem.flips)(x)
+            for parameter in parameters.values():
+                parameter.requires_grad_(True)
+            with torch.enable_grad():
+                loss = functional.cross_entropy(network.logits(parameters, x), labels[rows])
+            gradients = torch.autograd.grad(loss, list(parameters.values()))
+            parameters = {
+                name: parameter.detach() - settings.learning_rate * gradient
+                for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
+            }
+        kept.append(flatten(parameters).detach().half())
+    return torch.stack(kept)

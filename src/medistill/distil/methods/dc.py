@@ -1,0 +1,146 @@
+"""Gradient matching.
+
+A network's gradient on synthetic images of a class is turned towards its gradient on real
+images of that class, while the network is trained on the synthetic images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from medistill.augment import Augmentation, siamese
+from medistill.distil.matching import gradient_distance
+from medistill.distil.method import Method, MethodInfo, State, register
+from medistill.distil.problem import Problem
+from medistill.keys import Key
+from medistill.nets.convnet import ConvNet, Parameters
+
+LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10), 100: (100, 2)}
+"""Steps on the images for each network, and epochs of the network after each, as published by images per class."""
+
+
+def published_loops(ipc: int) -> tuple[int, int]:
+    """Outer and inner loops for any number of images per class.
+
+    Between the published numbers the inner loop is interpolated linearly; the outer loop is
+    the number of images per class throughout.
+
+    >>> published_loops(10), published_loops(15)
+    ((10, 50), (15, 38))
+    """
+    known = sorted(LOOPS)
+    inner = np.interp(ipc, known, [LOOPS[i][1] for i in known])
+    return ipc, max(1, round(float(inner)))
+
+
+@register
+class DC(Method):
+    """Dataset condensation with gradient matching (Zhao, Mopuri, Bilen, ICLR 2021), algorithm 1, equations 8 and 9.
+
+    Each of ``iterations`` networks is met for ``outer_loops`` steps on the images; after each
+    it is trained for ``inner_loops`` epochs on the synthetic images as they then are.
+    """
+
+    info = MethodInfo(
+        name="dc",
+        title="Dataset condensation with gradient matching",
+        version=1,
+        kind="distillation",
+        cost="hours",
+        bibtex=(
+            "@inproceedings{zhao2021dc, title={Dataset Condensation with Gradient Matching}, "
+            "author={Zhao, Bo and Mopuri, Konda Reddy and Bilen, Hakan}, booktitle={ICLR}, year={2021}}"
+        ),
+    )
+
+    iterations: int = Field(1000, ge=1, le=1_000_000, description="networks, each newly initialised")
+    learning_rate: float = Field(0.1, gt=0, le=1e6, description="of the images, in normalised units")
+    outer_loops: int = Field(0, ge=0, le=10_000, description="steps on the images for a network; 0: as published")
+    inner_loops: int = Field(0, ge=0, le=10_000, description="epochs of the network after a step; 0: as published")
+    network_learning_rate: float = Field(0.01, gt=0, le=10, description="of the network, plain gradient descent")
+    network_batch: int = Field(256, ge=1, le=65536, description="synthetic images per step of the network")
+    real_batch: int = Field(256, ge=1, le=1_000_000, description="real images per class and step")
+    filters: int = Field(128, ge=1, le=4096, description="filters per convolution")
+    depth: int = Field(0, ge=0, le=10, description="blocks of the network; 0 chooses by image size")
+    augment: bool = Field(False, description="siamese augmentation")
+    start: Literal["real", "noise"] = Field("noise", description="first images")
+
+    @property
+    def starts_from_real_images(self) -> bool:
+        return self.start == "real"
+
+    def loops(self, problem: Problem) -> tuple[int, int]:
+        """Outer and inner loops for the images per class of this problem."""
+        outer, inner = published_loops(max(problem.counts))
+        return self.outer_loops or outer, self.inner_loops or inner
+
+    def steps(self, problem: Problem) -> int:
+        return self.iterations * self.loops(problem)[0]
+
+    def setup(self, problem: Problem, key: Key) -> State:
+        if self.start == "real":
+            return State(problem.random_images(key.child("start")), problem.labels)
+        return State(problem.noise(key.child("start")), problem.labels)
+
+    def loss(self, state: State, problem: Problem, classes: Sequence[int], key: Key) -> Tensor:
+        network = self._network(problem)
+        parameters = {n: p.detach().requires_grad_(True) for n, p in self._parameters(state, problem, key).items()}
+        weights = [p for p in parameters.values() if p.ndim > 1]
+        total = torch.zeros(())
+        for label in classes:
+            here = key.child("step", state.step, label)
+            change = self._change(problem, here.child("augment"))
+            rows = problem.draw(label, self.real_batch, here.child("real"))
+            real = self._gradient(network, parameters, weights, change(problem.of_class(label, rows)), label, False)
+            made = change(state.images[problem.made(label)])
+            total = total + gradient_distance(
+                self._gradient(network, parameters, weights, made, label, True), [g.detach() for g in real]
+            )
+        return total
+
+    @staticmethod
+    def _gradient(
+        network: ConvNet, parameters: Parameters, weights: list[Tensor], images: Tensor, label: int, keep: bool
+    ) -> list[Tensor]:
+        labels = torch.full((len(images),), label)
+        loss = functional.cross_entropy(network.logits(parameters, images), labels)
+        return list(torch.autograd.grad(loss, weights, create_graph=keep))
+
+    def after_update(self, state: State, problem: Problem, key: Key) -> None:
+        outer, inner = self.loops(problem)
+        if state.step % outer == outer - 1:
+            return  # the next step meets a new network
+        network = self._network(problem)
+        parameters = {n: p.requires_grad_(True) for n, p in self._parameters(state, problem, key).items()}
+        images, labels = state.images.detach(), state.labels
+        for epoch in range(inner):
+            here = key.child("inner", state.step, epoch)
+            order = torch.randperm(len(images), generator=here.generator())
+            for number, rows in enumerate(order.split(self.network_batch)):
+                x = self._change(problem, here.child("augment", number))(images[rows])
+                with torch.enable_grad():
+                    loss = functional.cross_entropy(network.logits(parameters, x), labels[rows])
+                gradients = torch.autograd.grad(loss, list(parameters.values()))
+                for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+                    parameter.data.sub_(self.network_learning_rate * gradient)
+        state.memory |= {f"network.{n}": p.detach() for n, p in parameters.items()}
+
+    def _parameters(self, state: State, problem: Problem, key: Key) -> Parameters:
+        """Of the network as it is at this step: new at the first of its outer loops, else as trained since."""
+        outer, _ = self.loops(problem)
+        if state.step % outer == 0:
+            return self._network(problem).parameters(key.child("network", state.step // outer))
+        return {n[8:]: t for n, t in state.memory.items() if n.startswith("network.")}
+
+    def _network(self, problem: Problem) -> ConvNet:
+        return ConvNet(*problem.shape, problem.classes, self.filters, self.depth)
+
+    def _change(self, problem: Problem, key: Key) -> Augmentation:
+        return siamese(key.generator(), problem.flips) if self.augment else lambda x: x

@@ -1,0 +1,154 @@
+"""Matching training trajectories.
+
+A student trained for a few steps on the synthetic images should arrive where an expert
+trained on the real images arrives in a few epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from medistill.augment import siamese
+from medistill.distil.experts import ExpertSettings, trajectory, unflatten
+from medistill.distil.method import Method, MethodInfo, State, register
+from medistill.distil.problem import Problem
+from medistill.keys import Key
+from medistill.nets.convnet import ConvNet
+
+
+@register
+class MTT(Method):
+    """Matching training trajectories (Cazenavette et al., CVPR 2022), algorithm 1 and equation 3.
+
+    The gradient through the student's steps is exact and needs the memory of one step: the
+    student's parameters are kept, and each step is done again on the way back. The step size
+    is learned too; it is multiplied, never added to, so it cannot turn negative.
+    """
+
+    info = MethodInfo(
+        name="mtt",
+        title="Matching training trajectories",
+        version=1,
+        kind="distillation",
+        cost="hours",
+        bibtex=(
+            "@inproceedings{cazenavette2022mtt, title={Dataset Distillation by Matching Training Trajectories}, "
+            "author={Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and "
+            "Zhu, Jun-Yan}, booktitle={CVPR}, year={2022}}"
+        ),
+        joint=True,
+    )
+
+    iterations: int = Field(5000, ge=1, le=10_000_000, description="steps on the images")
+    learning_rate: float = Field(1000.0, gt=0, le=1e8, description="of the images, in normalised units")
+    experts: int = Field(100, ge=1, le=10_000, description="networks trained on the real images")
+    expert_epochs: int = Field(50, ge=1, le=10_000, description="passes of an expert over the real images")
+    expert_learning_rate: float = Field(0.01, gt=0, le=10, description="of an expert, plain gradient descent")
+    expert_batch: int = Field(256, ge=1, le=65536, description="real images per step of an expert")
+    latest_start: int = Field(25, ge=0, le=10_000, description="last epoch of an expert that a student starts from")
+    span: int = Field(3, ge=1, le=10_000, description="epochs of the expert that a student should make good")
+    student_steps: int = Field(20, ge=1, le=10_000, description="steps of a student on the synthetic images")
+    student_batch: int = Field(256, ge=1, le=65536, description="synthetic images per step of a student, at most all")
+    step_size: float = Field(0.01, gt=0, le=10, description="of the student, to begin with")
+    step_size_learning_rate: float = Field(1e-5, ge=0, le=1, description="of the student's step size")
+    filters: int = Field(128, ge=1, le=4096, description="filters per convolution")
+    depth: int = Field(0, ge=0, le=10, description="blocks of the network; 0 chooses by image size")
+    augment: bool = Field(True, description="siamese augmentation, of experts and students")
+    start: Literal["real", "noise"] = Field("real", description="first images")
+
+    @property
+    def starts_from_real_images(self) -> bool:
+        return self.start == "real"
+
+    def setup(self, problem: Problem, key: Key) -> State:
+        here = key.child("start")
+        images = problem.random_images(here) if self.start == "real" else problem.noise(here)
+        zero = torch.zeros((), dtype=torch.float64)
+        sizes = {"step_size": zero + self.step_size, "step_size_gradient": zero, "step_size_momentum": zero.clone()}
+        return State(images, problem.labels, sizes)
+
+    def preparations(self, problem: Problem) -> int:
+        return self.experts
+
+    def prepare(self, problem: Problem, key: Key, advance: Callable[[float], None]) -> None:
+        """Train the experts that the cache does not have."""
+        for index in range(self.experts):
+            self._trajectory(problem, key, index)
+            advance(1)
+
+    def loss(self, state: State, problem: Problem, classes: Sequence[int], key: Key) -> Tensor:
+        here = key.child("step", state.step)
+        draw = here.numpy()
+        path = self._trajectory(problem, key, int(draw.integers(self.experts)))
+        span = min(self.span, self.expert_epochs)
+        first = int(draw.integers(min(self.latest_start, self.expert_epochs - span) + 1))
+        origin, goal = (path[i].to(state.images.dtype) for i in (first, first + span))
+        student = _Student(self, problem, state.labels, here)
+        images, size = state.images.detach(), float(state.memory["step_size"])
+        places = [origin]
+        for step in range(self.student_steps):
+            places.append(places[-1] - size * student.gradient(places[-1], images, step))
+        scale = (origin - goal).square().sum().clamp_min(1e-12)
+        value = (places[-1] - goal).square().sum() / scale
+        # Back through the steps, each done again: adjoint of the parameters, sums for images and step size.
+        adjoint = 2 * (places[-1] - goal) / scale
+        slope, size_slope = torch.zeros_like(images), 0.0
+        for step in reversed(range(self.student_steps)):
+            along, by_place, by_image = student.products(places[step], images, step, adjoint)
+            slope -= size * by_image
+            size_slope -= float(along)
+            adjoint = adjoint - size * by_place
+        state.memory["step_size_gradient"] = torch.tensor(size_slope, dtype=torch.float64)
+        # A term that is zero and has this gradient.
+        return value + ((state.images - images) * slope).sum()
+
+    def after_update(self, state: State, problem: Problem, key: Key) -> None:
+        memory = state.memory
+        memory["step_size_momentum"] = self.momentum * memory["step_size_momentum"] + memory["step_size_gradient"]
+        # To first order what subtracting does, but a positive step size stays positive.
+        change = -self.step_size_learning_rate * memory["step_size_momentum"] / memory["step_size"]
+        memory["step_size"] = memory["step_size"] * change.clamp(-1, 1).exp()
+
+    def _trajectory(self, problem: Problem, key: Key, index: int) -> Tensor:
+        settings = ExpertSettings(
+            self.expert_epochs, self.expert_learning_rate, self.expert_batch, self.filters, self.depth, self.augment
+        )
+        return trajectory(problem, settings, Key(key.seed).child("expert", index))
+
+
+class _Student:
+    """A network's loss on a batch of synthetic images at each of its steps, and derivatives of it."""
+
+    def __init__(self, method: MTT, problem: Problem, labels: Tensor, key: Key) -> None:
+        self.network = ConvNet(*problem.shape, problem.classes, method.filters, method.depth)
+        self.like = self.network.parameters(key)
+        self.labels, self.key, self.method, self.problem = labels, key, method, problem
+
+    def _gradient(self, place: Tensor, images: Tensor, step: int, keep: bool) -> Tensor:
+        here = self.key.child("student", step)
+        order = torch.randperm(len(images), generator=here.generator())
+        rows = order[: self.method.student_batch]
+        x = images[rows]
+        if self.method.augment:
+            x = siamese(here.child("augment").generator(), self.problem.flips)(x)
+        loss = functional.cross_entropy(self.network.logits(unflatten(place, self.like), x), self.labels[rows])
+        return torch.autograd.grad(loss, place, create_graph=keep)[0]
+
+    def gradient(self, place: Tensor, images: Tensor, step: int) -> Tensor:
+        """Of the loss by the parameters, (p,)."""
+        with torch.enable_grad():
+            return self._gradient(place.detach().requires_grad_(True), images, step, keep=False)
+
+    def products(self, place: Tensor, images: Tensor, step: int, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient times a vector, and the derivatives of that by parameters and by images."""
+        with torch.enable_grad():
+            place, images = place.detach().requires_grad_(True), images.detach().requires_grad_(True)
+            along = self._gradient(place, images, step, keep=True) @ vector
+            by_place, by_image = torch.autograd.grad(along, (place, images))
+        return along.detach(), by_place, by_image

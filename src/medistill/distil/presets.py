@@ -1,0 +1,42 @@
+"""Presets: a method's settings as a file, one for each method and purpose.
+
+``paper`` is the published setting, for whoever has the hours; ``quick`` ends in minutes on two
+cores at 28×28. The files lie in ``medistill/recipes/<method>-<preset>.yaml``.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from medistill.config import read_yaml
+from medistill.distil.method import methods
+from medistill.errors import ConfigError, nearest
+from medistill.types import Json
+
+
+def presets() -> dict[str, list[str]]:
+    """Names of the presets that there are for each method."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(Path(str(resources.files("medistill"))).glob("recipes/*.yaml")):
+        method, _, preset = file.stem.rpartition("-")
+        found.setdefault(method, []).append(preset)
+    return found
+
+
+def read_preset(method: str, preset: str) -> Json:
+    """A preset's settings of the method.
+
+    Raises:
+        ConfigError: no such method, or it has no such preset.
+    """
+    if method not in methods():
+        raise ConfigError(f"unknown method '{method}'", where="--method", remedy=nearest(method, methods()))
+    known = presets().get(method, [])
+    if preset not in known:
+        raise ConfigError(
+            f"'{method}' has no preset '{preset}'",
+            where="--preset",
+            allowed=", ".join(known) or "none, the defaults are its only setting",
+        )
+    return read_yaml(Path(str(resources.files("medistill"))) / "recipes" / f"{method}-{preset}.yaml")

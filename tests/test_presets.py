@@ -1,0 +1,47 @@
+"""Presets: every file is valid, says what the papers say, and is found by name."""
+
+import pytest
+
+from medistill.distil.method import make_method, methods
+from medistill.distil.presets import presets, read_preset
+from medistill.errors import ConfigError
+from medistill.testing import small_problem
+
+
+def test_every_file_builds_its_method_and_sets_nothing_unknown():
+    assert presets()
+    for method, names in presets().items():
+        for name in names:
+            settings = read_preset(method, name)
+            assert make_method({"name": method, **settings}).configuration().items() >= settings.items()
+
+
+def test_published_settings():
+    dm, dc, dsa = (make_method({"name": n, **read_preset(n, "paper")}) for n in ("dm", "dc", "dsa"))
+    assert (dm.iterations, dm.networks, dm.real_batch, dm.filters, dm.momentum) == (20000, 0, 256, 128, 0.5)
+    assert dm.image_learning_rate(small_problem(10)) == 1 and dm.starts_from_real_images
+    assert dm.image_learning_rate(small_problem(100, images=360)) == 10
+    for method in (dc, dsa):
+        assert (method.iterations, method.real_batch, method.filters) == (1000, 256, 128)
+        assert (method.learning_rate, method.momentum, method.network_learning_rate) == (0.1, 0.5, 0.01)
+    assert not dc.augment and dsa.augment and dc.start == "noise" and dsa.start == "real"
+
+
+def test_unknown_presets():
+    with pytest.raises(ConfigError, match="allowed: paper"):
+        read_preset("dm", "papr")
+    with pytest.raises(ConfigError, match="its only setting"):
+        read_preset("random", "paper")
+    with pytest.raises(ConfigError, match="did you mean"):
+        read_preset("dmm", "paper")
+
+
+def test_own_settings_win_over_the_preset(cli, tmp_path):
+    import json
+
+    sets = ["--set", "method.iterations=2", "--set", "method.filters=8", "--set", "method.real_batch=8"]
+    source = "phantom:classes=3,images=36,size=16"
+    assert cli("distill", source, "--preset", "paper", "--ipc", 1, "--out", tmp_path / "p", *sets)[0] == 0
+    method = json.loads((tmp_path / "p" / "manifest.json").read_text())["configuration"]["method"]
+    assert (method["iterations"], method["networks"], method["filters"]) == (2, 0, 8)
+    assert set(presets()) <= set(methods())
