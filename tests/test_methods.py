@@ -36,6 +36,7 @@ SMALL = {
         "student_batch": 4,
         "filters": 8,
     },
+    "frepo": {"iterations": 4, "networks": 2, "longest_training": 3, "filters": 8, "real_batch": 12},
     "herding": {"filters": 8},
     "k-centre": {"filters": 8},
     "k-means": {"filters": 8},

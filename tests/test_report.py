@@ -84,7 +84,7 @@ def _result(distilled, random, full, low):
     return {
         "arms": arms, "recovery": {"balanced_accuracy": distilled / full},
         "recovery_above_chance": {"balanced_accuracy": above}, "gain_over_random": {"balanced_accuracy": gain},
-        "data": {"name": "x", "same_as_distilled": True}, "images": {"distilled": 20}, "compression": {"images": 0.01}, "class_names": ["a", "b"],
+        "data": {"name": "x", "same_as_distilled": True}, "images": {"distilled": 20}, "compression": {"images": 0.01, "stored_images": 0.01}, "class_names": ["a", "b"],
         "details": {"distilled": {"recall": [distilled, distilled]}, "full": {"recall": [full, full]}},
     }  # fmt: skip
 

@@ -32,6 +32,10 @@ Config = Annotated[Path | None, typer.Option(help="A YAML file of settings.")]
 Size = Annotated[int | None, typer.Option(help="Bring all images to this many pixels a side.")]
 Channels = Annotated[int | None, typer.Option(help="1: make all images gray, 3: RGB.")]
 Flips = Annotated[str | None, typer.Option(help="Mirror images that keep their class: none, horizontal, both.")]
+Nets = Annotated[
+    str | None,
+    typer.Option(help="Kinds of networks, as convnet,resnet18,vit; the first decides, others show transfer."),
+]
 Networks = Annotated[int | None, typer.Option(help="Networks trained for each arm.")]
 
 
@@ -54,13 +58,15 @@ def _data_settings(
     return {**mapping(settings.get("data"), "data"), **{k: v for k, v in given.items() if v is not None}}
 
 
-def _evaluate_config(settings: dict[str, Any], networks: int | None, seed: int | None) -> Any:
+def _evaluate_config(
+    settings: dict[str, Any], networks: int | None, seed: int | None, nets: str | None = None
+) -> Any:
     from medistill.config import EvaluateConfig, build, mapping
 
     if "evaluate" in settings:  # a file shared with `distill`, whose own settings do not matter here
         own = {k: v for k, v in settings.items() if k in EvaluateConfig.model_fields and k != "seed"}
         settings = {**mapping(settings["evaluate"], "evaluate"), **own}
-    given = {"networks": networks, "seed": seed}
+    given = {"networks": networks, "seed": seed, "nets": nets}
     return build(EvaluateConfig, {**settings, **{k: v for k, v in given.items() if v is not None}})
 
 
@@ -95,6 +101,12 @@ def distill(
     ratio: Annotated[
         float | None, typer.Option(help="Distilled images per training image, 0.01 for instance.")
     ] = None,
+    factor: Annotated[
+        int | None, typer.Option(help="Store images at 1/factor of the side, factor² of them in the bytes of one.")
+    ] = None,
+    teachers: Annotated[
+        int | None, typer.Option(help="Networks trained on the real images that label the distilled ones; 0: none.")
+    ] = None,
     seed: Seed = None,
     preset: Annotated[str | None, typer.Option(help="The method's settings: paper, or quick.")] = None,
     size: Size = None,
@@ -116,8 +128,8 @@ def distill(
     measuring = _evaluate_config({"evaluate": settings.pop("evaluate", {})}, None, None)
     settings["data"] = _data_settings(settings, size, channels, flips)
     result = run(
-        data, out=out, method=method, ipc=ipc, ratio=ratio, seed=seed, preset=preset, settings=settings,
-        fresh=fresh, evaluate=evaluate, evaluate_config=measuring, progress=True,
+        data, out=out, method=method, ipc=ipc, ratio=ratio, factor=factor, teachers=teachers, seed=seed,
+        preset=preset, settings=settings, fresh=fresh, evaluate=evaluate, evaluate_config=measuring, progress=True,
     )  # fmt: skip
     _print(result, as_json, distill_text)
 
@@ -127,6 +139,7 @@ def evaluate(
     package: PackagePath,
     on: On,
     networks: Networks = None,
+    nets: Nets = None,
     seed: Seed = None,
     config: Config = None,
     set_: Set = None,
@@ -139,7 +152,7 @@ def evaluate(
     from medistill import evaluate as run
     from medistill.texts import evaluate_text
 
-    settings = _evaluate_config(_settings(config, set_), networks, seed)
+    settings = _evaluate_config(_settings(config, set_), networks, seed, nets)
     _print(run(package, on=on, config=settings, attach=attach, progress=True), as_json, evaluate_text)
 
 

@@ -19,6 +19,10 @@ Side = Annotated[int, Field(ge=16, le=4096)]
 """Pixels of an image's side."""
 
 
+Net = Literal["convnet", "convnet-bn", "mlp", "resnet18", "densenet121", "vit"]
+"""Networks that can be trained, see ``medistill.nets.zoo``."""
+
+
 class Settings(BaseModel):
     """Base of all settings: immutable, unknown keys refused."""
 
@@ -79,7 +83,16 @@ class EvaluateConfig(Settings):
     )
     bootstrap: int = Field(2000, ge=100, le=100_000, description="bootstrap samples of an interval")
     seed: int = Field(0, description="seed of networks, draws and bootstrap")
+    nets: tuple[Net, ...] = Field(
+        ("convnet",), min_length=1, description="kinds of networks; the first gives the verdict, others show transfer"
+    )
     curve_points: int = Field(8, ge=2, le=100, description="points of a learning curve, on validation data")
+
+    @field_validator("nets", mode="before")
+    @classmethod
+    def _each_once(cls, value: Any) -> Any:
+        names = value.split(",") if isinstance(value, str) else value
+        return tuple(dict.fromkeys(n.strip() if isinstance(n, str) else n for n in names))
 
     def draws(self, images: int) -> int:
         """Random subsets of that many images: fewer images differ more and cost less, so more are drawn.
@@ -90,12 +103,26 @@ class EvaluateConfig(Settings):
         return self.random_draws or max(6, min(15, 120 // images))
 
 
+class LabelConfig(Settings):
+    """What labels the distilled images get: their class, or what networks trained on the real images say."""
+
+    teachers: int = Field(
+        0, ge=0, le=100, description="networks whose mean probabilities become labels; 0: the class"
+    )
+    temperature: float = Field(1.0, gt=0, le=100, description="above 1 softens the probabilities")
+    recipe: Recipe = Field(default_factory=Recipe, description="how teachers are trained")
+
+
 class DistilConfig(Settings):
     """Everything that determines a distilled set besides the data themselves."""
 
     method: dict[str, Any] = Field(description="the method's name and hyperparameters")
     ipc: int | None = Field(None, description="images per class")
     ratio: float | None = Field(None, description="distilled images per training image")
+    factor: int = Field(
+        1, ge=1, le=8, description="images are stored at 1/factor of the side, factor² in the bytes of one"
+    )
+    labels: LabelConfig = Field(default_factory=LabelConfig)
     seed: int = Field(0, description="seed of everything random")
     data: DataConfig = Field(default_factory=DataConfig)
 

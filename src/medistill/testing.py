@@ -25,10 +25,10 @@ from medistill.distil.problem import Problem, make_problem
 from medistill.keys import Key
 
 
-def small_problem(ipc: int = 2, **phantom: Any) -> Problem:
-    """A problem of a few dozen 16-pixel phantom images; arguments as for ``Phantom``."""
+def small_problem(ipc: int = 2, factor: int = 1, **phantom: Any) -> Problem:
+    """A problem of a few dozen 16-pixel phantom images; other arguments as for ``Phantom``."""
     spec = Phantom(**{"classes": 3, "images": 36, "size": 16, **phantom})
-    return make_problem(prepare(make_phantom(spec)), ipc, None)
+    return make_problem(prepare(make_phantom(spec)), ipc, None, factor)
 
 
 class MethodConformance:
@@ -51,7 +51,7 @@ class MethodConformance:
         """Distil and check shape, labels and range."""
         state = self.run(problem)
         low, high = problem.bounds
-        assert state.images.shape == (sum(problem.counts), *problem.shape)
+        assert state.images.shape == (sum(problem.counts), problem.shape[0], *problem.stored)
         assert torch.equal(state.labels, problem.labels)
         assert torch.isfinite(state.images).all()
         assert ((state.images >= low - 1e-5) & (state.images <= high + 1e-5)).all()
@@ -69,6 +69,12 @@ class MethodConformance:
     def test_other_sizes_square_or_not(self) -> None:
         self.check_images(small_problem(2, size=28))
         self.check_images(small_problem(2, size=18, width=25))
+
+    def test_stored_at_half_the_side(self) -> None:
+        problem = small_problem(2, factor=2)
+        assert problem.counts == (8, 8, 8) and problem.stored == (8, 8)
+        self.check_images(problem)
+        self.check_images(small_problem(1, factor=2, size=18, width=25))
 
     def test_class_smaller_than_asked_for(self) -> None:
         problem = small_problem(6, images=30, imbalance=8)
@@ -113,7 +119,8 @@ class MethodConformance:
                 loop.run(method, problem, key, state, after_step)
             except Stopped:
                 memory = {name: tensor.clone() for name, tensor in state.memory.items()}
-                state = State(state.images.clone(), state.labels.clone(), memory, state.step)
+                scores = None if state.label_scores is None else state.label_scores.clone()
+                state = State(state.images.clone(), state.labels.clone(), memory, state.step, scores)
             resumed = loop.run(method, problem, key, state)
             assert torch.equal(whole.images, resumed.images)
 

@@ -53,9 +53,16 @@ def evaluate_text(result: Json) -> str:
     ]
     gains = [with_interval(g, "+.3f") for g in result["gain_over_random"].values()]
     rows.append(["gain over random", "", *gains])
+    if result["gain_over_random_stored_alike"]:
+        alike = [with_interval(g, "+.3f") for g in result["gain_over_random_stored_alike"].values()]
+        rows.append(["gain over random stored alike", "", *alike])
     for name in ("recovery", "recovery_above_chance"):
         shares = ["-" if v is None else f"{v:.1%}" for v in result[name].values()]
         rows.append([name.replace("_", " "), "", *shares])
+    for net, scores in result["transfer"].items():
+        for arm in (a for a in scores["arms"] if a != "full_balanced"):
+            values = [_value(scores["arms"][arm][m]) for m in _NAMES]
+            rows.append([f"{net}: {arm}", str(result["images"][arm]), *values])
     lines = [_table(["arm", "images", *_NAMES.values()], rows)]
     lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(lines)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from medistill import __version__
 from medistill.config import DataConfig, DistilConfig, EvaluateConfig, build, mapping
@@ -18,7 +22,9 @@ from medistill.distil.method import Method, State, make_method
 from medistill.distil.presets import read_preset
 from medistill.distil.problem import Problem, make_problem
 from medistill.errors import ConfigError, PackageError
+from medistill.evaluation.teachers import soft_labels
 from medistill.keys import Key
+from medistill.nets.training import Statistics
 from medistill.package.container import is_package
 from medistill.package.package import Package, read_package, write_package
 from medistill.progress import Progress, say
@@ -35,6 +41,8 @@ def distill(
     method: str | None = None,
     ipc: int | None = None,
     ratio: float | None = None,
+    factor: int | None = None,
+    teachers: int | None = None,
     seed: int | None = None,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -52,6 +60,8 @@ def distill(
         method: name of a method; see ``medistill methods``.
         ipc: images per class, or
         ratio: distilled images per training image, in (0, 1).
+        factor: store images at 1/factor of the side, factor² of them in the bytes of one.
+        teachers: networks, trained on the real images, whose probabilities become the labels; 0 for plain classes.
         preset: "paper" or "quick", a file of the method's settings; see ``medistill.distil.presets``.
         seed: of everything random; 0 if neither this nor the settings name one.
         settings: further settings, ``{"method": {...}, "data": {...}}``.
@@ -71,9 +81,10 @@ def distill(
     folder = RunFolder(Path(out))
     out = folder.out
     _require_apart(out, data)
-    chosen, config = _configure(method, ipc, ratio, seed, preset, settings or {})
+    given = {"factor": factor, "seed": seed, "labels.teachers": teachers}
+    chosen, config = _configure(method, ipc, ratio, preset, settings or {}, given)
     prepared, warnings = _prepare(data, config.data)
-    problem = make_problem(prepared, config.ipc, config.ratio)
+    problem = make_problem(prepared, config.ipc, config.ratio, config.factor)
     warnings += _short_classes(prepared, problem)
     for warning in warnings:
         say(f"warning: {warning}", progress)
@@ -81,7 +92,7 @@ def distill(
     folder.open(identity, fresh)
     if folder.read_cost() is None or not is_package(out):
         checkpoint = _learn(chosen, problem, config, folder, progress)
-        package = _pack(out, chosen, problem, checkpoint.state, config, prepared)
+        package = _pack(out, chosen, problem, checkpoint, config, prepared, progress)
         folder.finish(checkpoint)
     else:
         package = _finished(out, identity)
@@ -110,13 +121,13 @@ def _configure(
     method: str | None,
     ipc: int | None,
     ratio: float | None,
-    seed: int | None,
     preset: str | None,
     settings: Mapping[str, Any],
+    given: Mapping[str, Any],
 ) -> tuple[Method, DistilConfig]:
     values = dict(settings)
-    given = values.get("method", {})
-    named = {"name": given} if isinstance(given, str) else dict(mapping(given, "method"))
+    asked = values.get("method", {})
+    named = {"name": asked} if isinstance(asked, str) else dict(mapping(asked, "method"))
     if method is not None or "name" not in named:
         named["name"] = method or DEFAULT_METHOD
     if preset is not None:
@@ -126,9 +137,12 @@ def _configure(
     # What is given on the command line wins over a file; ipc and ratio stand for one another there.
     if ipc is not None or ratio is not None:
         values |= {"ipc": ipc, "ratio": ratio}
-    if seed is not None:
-        values["seed"] = seed
-    values["data"] = mapping(values.get("data"), "data")
+    for section in ("data", "labels"):
+        values[section] = mapping(values.get(section), section)
+    for name, value in given.items():
+        if value is not None:
+            *sections, last = name.split(".")
+            (values[sections[0]] if sections else values)[last] = value
     return chosen, build(DistilConfig, values)
 
 
@@ -185,10 +199,10 @@ def _learn(method: Method, problem: Problem, config: DistilConfig, folder: RunFo
     key = Key(config.seed).child("distil")
     checkpoint, steps = folder.load(), method.steps(problem)
     pieces = method.preparations(problem)
+    started = time.monotonic()
     with Progress(f"preparing {method.info.name}", pieces, enabled=progress and pieces > 0) as shown:
         method.prepare(problem, key, shown.advance)
     if checkpoint is None:
-        started = time.monotonic()
         state = loop.start(method, problem, key)
         checkpoint = Checkpoint(state, time.monotonic() - started)
     else:
@@ -207,8 +221,15 @@ def _learn(method: Method, problem: Problem, config: DistilConfig, folder: RunFo
 
 
 def _pack(
-    out: Path, method: Method, problem: Problem, state: State, config: DistilConfig, prepared: Prepared
+    out: Path,
+    method: Method,
+    problem: Problem,
+    checkpoint: Checkpoint,
+    config: DistilConfig,
+    prepared: Prepared,
+    progress: bool,
 ) -> Package:
+    state = checkpoint.state
     description = prepared.dataset.description
     manifest: Json = {
         "class_names": list(prepared.class_names),
@@ -230,5 +251,25 @@ def _pack(
         "starts_from_real_images": method.starts_from_real_images,
         "evaluation": None,
     }
-    pixels = problem.quantise(state.images).numpy()
-    return write_package(out, Package(pixels, state.labels.numpy(), manifest))
+    learned = None if state.label_scores is None else state.label_scores.softmax(1).half().float().numpy()
+    package = Package(problem.quantise(state.images).numpy(), state.labels.numpy(), manifest, learned)
+    if config.labels.teachers:
+        started = time.monotonic()
+        package = replace(package, soft_labels=_soft_labels(package, prepared, config, progress))
+        checkpoint.seconds += time.monotonic() - started
+    return write_package(out, package)
+
+
+def _soft_labels(
+    package: Package, prepared: Prepared, config: DistilConfig, progress: bool
+) -> npt.NDArray[np.float32]:
+    statistics = Statistics(package.preprocessing.mean, package.preprocessing.std, package.manifest["flips"])
+    with Progress(f"training {config.labels.teachers} teachers", 0, enabled=progress) as shown:
+
+        def news(total: int, done: int) -> None:
+            shown.total = total
+            shown.advance(done - shown.done)
+
+        return soft_labels(
+            prepared.train, [package.part], statistics, prepared.classes, config.labels, config.seed, news
+        )[0]

@@ -20,8 +20,8 @@ from medistill.types import Json
 
 ATTACHED = (
     "arms", "recovery", "recovery_ci95", "recovery_above_chance", "recovery_above_chance_ci95",
-    "gain_over_random", "chance", "details", "images", "test_images", "data", "recipe", "networks",
-    "random_draws", "seed", "notes",
+    "gain_over_random", "gain_over_random_stored_alike", "chance", "details", "images", "test_images", "data",
+    "recipe", "net", "transfer", "networks", "random_draws", "seed", "notes",
 )  # fmt: skip
 """What of a result goes into a package: everything that the same command gives again, so no seconds."""
 
@@ -44,8 +44,10 @@ def evaluate(
         progress: show progress on standard error.
 
     Returns:
-        ``arms.<arm>.<metric>.{mean,std,ci95}`` for the arms distilled, random, full and full_balanced;
-        ``recovery`` and ``recovery_above_chance`` by metric; ``gain_over_random.<metric>.{mean,ci95}``;
+        ``arms.<arm>.<metric>.{mean,std,ci95}`` for the arms distilled, random, full and full_balanced, and
+        random_stored_alike where the package stores images smaller or has soft labels;
+        ``recovery`` and ``recovery_above_chance`` by metric; ``gain_over_random.<metric>.{mean,ci95}``,
+        likewise ``gain_over_random_stored_alike`` or None; ``transfer.<net>`` with the same for further networks;
         ``compression.{images,bytes}`` as shares of the original; ``cost.{seconds,peak_memory_mb,device}``
         of this evaluation, with ``cost.distillation`` where it is known; details, curves and provenance.
 

@@ -90,10 +90,14 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Part:
-    """One split, prepared: ``uint8`` pixels (n, c, h, w) and labels (n,)."""
+    """One split, prepared: ``uint8`` pixels (n, c, h, w) and labels (n,).
+
+    ``soft_labels``, where there are any, are class probabilities (n, classes) to train on instead.
+    """
 
     pixels: npt.NDArray[np.uint8]
     labels: Labels
+    soft_labels: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         # With one channel, transposed and plain memory look alike, but torch picks other kernels for

@@ -112,7 +112,8 @@ class RunFolder:
         try:
             tensors = load(path.read_bytes())
             memory = {name[7:]: t for name, t in tensors.items() if name.startswith("memory.")}
-            state = State(tensors["images"], tensors["labels"], memory, int(tensors["step"]))
+            scores = tensors.get("label_scores")
+            state = State(tensors["images"], tensors["labels"], memory, int(tensors["step"]), scores)
             return Checkpoint(state, float(tensors["seconds"]), tensors["losses"].tolist())
         except FileNotFoundError:
             return None
@@ -129,6 +130,8 @@ class RunFolder:
             "seconds": torch.tensor(checkpoint.seconds, dtype=torch.float64),
             "losses": torch.tensor(checkpoint.losses, dtype=torch.float64),
         }
+        if state.label_scores is not None:
+            tensors["label_scores"] = state.label_scores
         tensors |= {f"memory.{name}": tensor for name, tensor in state.memory.items()}
         write_atomically(self.path / "checkpoint.safetensors", save(tensors))
 

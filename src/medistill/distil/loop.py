@@ -7,8 +7,10 @@ same bytes, and dividing the classes among several backward passes changes no dr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from medistill.distil.method import Method, State
 from medistill.distil.problem import Problem
@@ -18,14 +20,23 @@ from medistill.keys import Key
 AfterStep = Callable[[State, float], None]
 
 
+LABELS = ".labels"
+DECAY = 0.999
+"""Of Adam's mean of squared gradients."""
+
+
 class DivergenceError(MedistillError):
     """The images stopped being numbers."""
 
 
 def start(method: Method, problem: Problem, key: Key) -> State:
-    """The state before the first step, with the momentum at rest."""
+    """The state before the first step, in the stored size, with the momentum at rest."""
     state = method.setup(problem, key.child("setup"))
-    state.memory["momentum"] = torch.zeros_like(state.images)
+    state.images = problem.encode(state.images)
+    for name, learned in _learned(state).items():
+        state.memory[f"momentum{name}"] = torch.zeros_like(learned)
+        if method.optimiser == "adam":
+            state.memory[f"square{name}"] = torch.zeros_like(learned)
     return state
 
 
@@ -52,21 +63,24 @@ def run(
     """
     low, high = problem.bounds
     steps, rate = method.steps(problem), method.image_learning_rate(problem)
+    rates = {"": rate, LABELS: method.label_rate()}
     while state.step < steps:
-        state.images.requires_grad_(True)
+        learned = _learned(state)
+        for tensor in learned.values():
+            tensor.requires_grad_(True)
         total = 0.0
         for classes in _chunks(problem.classes, None if method.info.joint else classes_per_backward):
-            loss = method.loss(state, problem, classes, key)
+            loss = method.loss(_seen(state, problem), problem, classes, key)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        gradient, state.images.grad = state.images.grad, None
-        assert gradient is not None
         with torch.no_grad():
-            state.images.requires_grad_(False)
-            velocity = state.memory["momentum"].mul_(method.momentum).add_(gradient)
+            for name, tensor in learned.items():
+                gradient, tensor.grad = tensor.grad, None
+                assert gradient is not None
+                tensor.requires_grad_(False).sub_(rates[name] * _direction(method, state, name, gradient))
             # Pixels stay displayable, so that what is shared is what was learned.
-            state.images.sub_(rate * velocity).clamp_(low, high)
-            method.after_update(state, problem, key)
+            state.images.clamp_(low, high)
+            method.after_update(_seen(state, problem), problem, key)
         state.step += 1
         if not torch.isfinite(state.images).all():
             raise DivergenceError(
@@ -77,6 +91,27 @@ def run(
         if after_step is not None:
             after_step(state, total)
     return state
+
+
+def _learned(state: State) -> dict[str, Tensor]:
+    """What is learned, by the ending of its names in the memory: the images, and labels where they are."""
+    return {"": state.images} | ({} if state.label_scores is None else {LABELS: state.label_scores})
+
+
+def _direction(method: Method, state: State, name: str, gradient: Tensor) -> Tensor:
+    """Where the optimiser goes, before it is multiplied by the learning rate; its memory is brought up to date."""
+    momentum = state.memory[f"momentum{name}"]
+    if method.optimiser == "sgd":
+        return momentum.mul_(method.momentum).add_(gradient)
+    momentum.mul_(method.momentum).add_(gradient, alpha=1 - method.momentum)
+    square = state.memory[f"square{name}"].mul_(DECAY).addcmul_(gradient, gradient, value=1 - DECAY)
+    done = state.step + 1
+    return (momentum / (1 - method.momentum**done)) / ((square / (1 - DECAY**done)).sqrt() + 1e-8)
+
+
+def _seen(state: State, problem: Problem) -> State:
+    """The state with its images as networks see them; what hooks keep in its memory stays."""
+    return replace(state, images=problem.decode(state.images))
 
 
 def _chunks(classes: int, size: int | None) -> Iterator[range]:

@@ -43,3 +43,24 @@ def characteristic_distance(first: Tensor, second: Tensor, amplitude: float) -> 
     product = r * s
     phase = 2 * (product - (x * u + y * v))
     return (amplitude * (r - s).square() + (1 - amplitude) * phase).mean()
+
+
+def ridge_prediction(made: Tensor, targets: Tensor, real: Tensor, ridge: float) -> Tensor:
+    """What a kernel ridge regression fitted to made images says of real ones, float64.
+
+    ``K(real, made) (K(made, made) + λ I)⁻¹ targets`` with the linear kernel of the features and
+    ``λ = ridge · trace(K) / n`` (Zhou, Nezhadarya, Ba, NeurIPS 2022, equation 2).
+
+    Args:
+        made: features of made images, (n, d).
+        targets: what the regression should give for them, (n, classes).
+        real: features of real images, (m, d).
+        ridge: share of the kernel's mean diagonal.
+
+    Returns:
+        (m, classes); in double precision, because nearly equal images make the kernel nearly singular.
+    """
+    made, real, targets = made.double(), real.double(), targets.double()
+    kernel = made @ made.T
+    damped = kernel + ridge * kernel.diagonal().mean() * torch.eye(len(made), dtype=made.dtype)
+    return real @ made.T @ torch.linalg.solve(damped, targets)

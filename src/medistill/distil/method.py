@@ -62,8 +62,11 @@ class State:
     """All that changes while distilling; written whole into a checkpoint.
 
     Args:
-        images: (n, c, h, w) normalised float32, sorted by class.
+        images: (n, c, h, w) normalised float32, sorted by class; hooks are given and give them at the
+            size that networks see, the loop keeps them at the size in which they are stored.
         labels: (n,) class numbers.
+        label_scores: (n, classes), whose softmax are the labels that are learned; None where each image
+            keeps its class.
         memory: anything else a method keeps between steps, as plain tensors.
         step: steps done.
     """
@@ -72,17 +75,20 @@ class State:
     labels: Tensor
     memory: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
+    label_scores: Tensor | None = None
 
 
 class Method(Settings, ABC):
     """Base of all methods. Subclass, add fields, set ``info``, override the hooks, register.
 
-    The images are learned by gradient descent with momentum on ``loss``, ``iterations`` times.
+    The images are learned by gradient descent on ``loss``, ``iterations`` times: with momentum, or by Adam
+    (Kingma, Ba, ICLR 2015), whose steps do not depend on the loss's scale.
     """
 
     info: ClassVar[MethodInfo]
 
     iterations: int = Field(0, ge=0, le=10_000_000, description="steps on the images")
+    optimiser: Literal["sgd", "adam"] = Field("sgd", description="of the images")
     learning_rate: float = Field(1.0, gt=0, le=1e6, description="of the images, in normalised units")
     momentum: float = Field(0.5, ge=0, lt=1, description="of the images")
 
@@ -93,6 +99,10 @@ class Method(Settings, ABC):
     def image_learning_rate(self, problem: Problem) -> float:
         """Learning rate of the images; by default ``learning_rate``."""
         return self.learning_rate
+
+    def label_rate(self) -> float:
+        """Learning rate of the labels' scores, for methods that learn labels."""
+        return 0.0
 
     def setup(self, problem: Problem, key: Key) -> State:
         """The state before the first step; by default random real images."""

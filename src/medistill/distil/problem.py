@@ -13,7 +13,10 @@ from medistill.data.dataset import Flips
 from medistill.data.preprocess import Prepared
 from medistill.errors import ConfigError
 from medistill.keys import Key
-from medistill.nets.pixels import normalise
+from medistill.nets.pixels import decode, encode, normalise
+
+SMALLEST_SIDE = 8
+"""Pixels of a stored image's side; below it there is little left to see."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Problem:
         pixels: (n, c, h, w) ``uint8``, sorted by class.
         sizes: training images per class.
         counts: images to make per class, at most the class's size.
+        stored: (height, width) in which images are learned and sent, at most the networks' own.
         mean, std: per channel, of pixels in [0, 1].
         flips: which mirror images keep their class.
     """
@@ -31,6 +35,7 @@ class Problem:
     pixels: Tensor
     sizes: tuple[int, ...]
     counts: tuple[int, ...]
+    stored: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flips: Flips
@@ -71,6 +76,14 @@ class Problem:
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
+    def encode(self, images: Tensor) -> Tensor:
+        """From images as networks see them to images as they are stored."""
+        return encode(images, self.stored)
+
+    def decode(self, images: Tensor) -> Tensor:
+        """From images as they are stored to images as networks see them."""
+        return decode(images, self.shape[1:])
+
     @cached_property
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Normalised values of black and of white, (1, c, 1, 1)."""
@@ -101,23 +114,34 @@ class Problem:
         return torch.cat(drawn)
 
 
-def make_problem(prepared: Prepared, ipc: int | None, ratio: float | None) -> Problem:
+def make_problem(prepared: Prepared, ipc: int | None, ratio: float | None, factor: int = 1) -> Problem:
     """Decide how many images each class gets and sort the training images by class.
 
     ``ratio`` means that share of the training images, the same number for every class, at
     least one. A class with fewer images than asked for gives as many as it has.
+    With a ``factor`` f above 1 the bytes of each are spent on f² images of 1/f of the side.
 
     Raises:
-        ConfigError: neither or both of ``ipc`` and ``ratio``, or more than any class holds.
+        ConfigError: neither or both of ``ipc`` and ``ratio``, or more than any class holds; a side
+            divided by ``factor`` is under 8 pixels.
     """
     sizes = prepared.counts
     asked = images_per_class(sizes, ipc, ratio)
+    height, width = prepared.train.pixels.shape[2:]
+    stored = (height // factor, width // factor)
+    if min(stored) < SMALLEST_SIDE:
+        raise ConfigError(
+            f"{factor}, which leaves {stored[0]}x{stored[1]} of {height}x{width} pixels",
+            where="--factor",
+            allowed=f"1 to {min(height, width) // SMALLEST_SIDE} for this size",
+        )
     order = np.argsort(prepared.train.labels, kind="stable")
     statistics = prepared.preprocessing
     return Problem(
         torch.from_numpy(prepared.train.pixels[order]),
         tuple(sizes),
-        tuple(min(asked, n) for n in sizes),
+        tuple(min(asked * factor**2, n) for n in sizes),
+        stored,
         statistics.mean,
         statistics.std,
         prepared.dataset.description.flips,

@@ -57,7 +57,7 @@ def balanced(part: Part, key: Key) -> Part:
     return subset(part, [int(sizes[sizes > 0].min())] * len(sizes), key)
 
 
-def jobs_of(arm: Arm, classes: int, config: EvaluateConfig, parts: Parts) -> list[Job]:
+def jobs_of(arm: Arm, classes: int, config: EvaluateConfig, parts: Parts, network: str = "convnet") -> list[Job]:
     """A job for each run of an arm; its images are added to ``parts``."""
 
     def known(part: Part) -> str:
@@ -69,7 +69,7 @@ def jobs_of(arm: Arm, classes: int, config: EvaluateConfig, parts: Parts) -> lis
     return [
         Job(
             known(part), test, val, arm.exam.statistics, classes,
-            config.recipe, config.curve_points, config.seed, index,
+            config.recipe, config.curve_points, config.seed, index, network,
         )
         for index, part in enumerate(arm.sets)
     ]  # fmt: skip
@@ -77,7 +77,7 @@ def jobs_of(arm: Arm, classes: int, config: EvaluateConfig, parts: Parts) -> lis
 
 def train_all(
     arms: list[Arm], classes: int, config: EvaluateConfig, progress: Callable[[int, int, int], None]
-) -> dict[str, list[cache.Run]]:
+) -> dict[str, dict[str, list[cache.Run]]]:
     """Train every arm's networks, or take from the cache what was trained before.
 
     Args:
@@ -87,11 +87,11 @@ def train_all(
         progress: told images of all the work, images done, and how many networks are finished.
 
     Returns:
-        The runs of each arm, in the order of its sets.
+        By network of ``config.nets`` and by arm the runs, in the order of the arm's sets.
     """
     parts: Parts = {}
-    jobs = {arm.name: jobs_of(arm, classes, config, parts) for arm in arms}
-    found = {job: cache.read(job.identity) for own in jobs.values() for job in own}
+    jobs = {net: {arm.name: jobs_of(arm, classes, config, parts, net) for arm in arms} for net in config.nets}
+    found = {job: cache.read(job.identity) for own in jobs.values() for each in own.values() for job in each}
     left = [job for job, run in found.items() if run is None]
     total, done = sum(job.work(parts) for job in left), 0
 
@@ -105,4 +105,7 @@ def train_all(
         cache.write(job.identity, run)
 
     run_all(left, parts, advance, keep)
-    return {name: [run for job in own if (run := found[job]) is not None] for name, own in jobs.items()}
+    return {
+        net: {name: [run for job in each if (run := found[job]) is not None] for name, each in own.items()}
+        for net, own in jobs.items()
+    }

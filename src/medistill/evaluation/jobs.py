@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from medistill.config import Recipe
 from medistill.data.preprocess import Part
+from medistill.evaluation import cache
 from medistill.evaluation.cache import Run
 from medistill.evaluation.metrics import metrics
 from medistill.files import canonical_json, sha256_text
 from medistill.keys import Key
-from medistill.nets.convnet import ConvNet, Parameters
+from medistill.nets.convnet import Parameters
 from medistill.nets.training import Statistics, predict, steps_for, train
+from medistill.nets.zoo import make_network
 from medistill.types import Json
 
 VERSION = 3
 """Raised whenever the same recipe would train other networks."""
 
-CURVE_IMAGES = 512
+CURVE_IMAGES = 256
 """Validation images a learning curve is measured on, at most."""
 
 Parts = dict[str, Part]
@@ -38,6 +40,8 @@ class Job:
         recipe: how it is trained.
         curve_points: how often it is looked at while training, on validation images.
         seed, index: randomness; networks of one index start alike in every arm.
+        network: which of ``medistill.config.Net`` is trained.
+        keep: keep the trained network itself in the cache, so that it can answer other images without training.
     """
 
     train: str
@@ -49,9 +53,12 @@ class Job:
     curve_points: int
     seed: int
     index: int
+    network: str = "convnet"
+    keep: bool = False
 
     def as_json(self) -> Json:
-        return {**asdict(self), "statistics": asdict(self.statistics), "recipe": self.recipe.model_dump(mode="json")}
+        known = {**asdict(self), "statistics": asdict(self.statistics), "recipe": self.recipe.model_dump(mode="json")}
+        return known if self.network != "convnet" else {k: v for k, v in known.items() if k != "network"}
 
     @classmethod
     def from_json(cls, value: Json) -> Job:
@@ -62,7 +69,14 @@ class Job:
     @property
     def identity(self) -> str:
         """What the cache knows its result by."""
-        return sha256_text(canonical_json({"version": VERSION, **self.as_json()}))
+        known = {k: v for k, v in self.as_json().items() if k != "keep"}
+        return sha256_text(canonical_json({"version": VERSION, **known}))
+
+    @property
+    def network_identity(self) -> str:
+        """What the cache knows the trained network by: all that determines it, but not what it is asked."""
+        known = {k: v for k, v in self.as_json().items() if k not in ("keep", "test", "val", "curve_points")}
+        return sha256_text(canonical_json({"version": VERSION, **known}))
 
     def steps(self, parts: Parts) -> int:
         """Gradient steps of the training."""
@@ -83,7 +97,7 @@ def do(job: Job, parts: Parts, advance: Callable[[int], None]) -> Run:
     """
     part, val = parts[job.train], None if job.val is None else parts[job.val]
     channels, height, width = part.pixels.shape[1:]
-    network = ConvNet(channels, height, width, job.classes, job.recipe.width)
+    network = make_network(job.network, channels, height, width, job.classes, job.recipe.width)
     steps, batch = steps_for(job.recipe, len(part)), min(job.recipe.batch, len(part))
     points = set(np.unique(np.geomspace(min(10, steps), steps, job.curve_points).astype(int)).tolist())
     stride = 1 if val is None else -(-len(val) // CURVE_IMAGES)
@@ -92,12 +106,16 @@ def do(job: Job, parts: Parts, advance: Callable[[int], None]) -> Run:
     def after_step(done: int, parameters: Parameters) -> None:
         advance(batch)
         if val is not None and done in points:
-            seen = predict(network, parameters, val.pixels[::stride], job.statistics)
+            seen = predict(network, parameters, val.pixels[::stride], replace(job.statistics, flips="none"))
             score = metrics(seen, val.labels[::stride])["balanced_accuracy"]
             curve.append((done, done * batch, score))
 
     key = Key(job.seed).child("network", job.index)
-    parameters = train(network, part, job.statistics, job.recipe, key, after_step)
+    parameters = cache.read_network(job.network_identity) if job.keep else None
+    if parameters is None:
+        parameters = train(network, part, job.statistics, job.recipe, key, after_step)
+        if job.keep:
+            cache.write_network(job.network_identity, parameters)
     # The test images are seen here, once, by the finished network.
     probabilities = predict(network, parameters, parts[job.test].pixels, job.statistics)
     return Run(probabilities, np.array(curve, dtype=np.float64).reshape(-1, 3))

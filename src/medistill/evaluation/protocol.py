@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from medistill.config import EvaluateConfig
+from medistill.config import EvaluateConfig, LabelConfig
 from medistill.data.preprocess import Part, Prepared
 from medistill.errors import DataError
 from medistill.evaluation import arms
@@ -17,13 +17,18 @@ from medistill.evaluation.align import is_source
 from medistill.evaluation.cache import Run
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights, gain, number, recovery
 from medistill.evaluation.metrics import METRICS, chance, details
+from medistill.evaluation.teachers import soft_labels
 from medistill.keys import Key
 from medistill.nets.training import Statistics
-from medistill.package.package import Package
+from medistill.package.package import Package, decoded, encoded
 from medistill.progress import Progress
 from medistill.types import Json, Labels
 
-ARMS = ("distilled", "random", "full", "full_balanced")
+ALIKE = "random_stored_alike"
+"""Random real images stored as the package's are, as many, in as many bytes, with labels of the same kind."""
+
+ARMS = ("distilled", "random", ALIKE, "full", "full_balanced")
+"""In the order of tables. Only a package with smaller images or soft labels has the third."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,13 @@ class Comparison:
     data: Json
     compression: Json
     notes: list[str]
+    others: dict[str, dict[str, list[Run]]] = field(default_factory=dict)
+    """Runs of further networks, by network and arm."""
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms that there are, in the order of :data:`ARMS`."""
+        return [arm for arm in ARMS if arm in self.runs]
 
     @cached_property
     def bootstrap(self) -> dict[str, Bootstrap]:
@@ -48,7 +60,7 @@ class Comparison:
         weights = bootstrap_weights(len(self.labels), self.config.bootstrap, key, self.patients)
         return {
             arm: Bootstrap.of([r.probabilities for r in self.runs[arm]], self.labels, weights, key.child(arm))
-            for arm in ARMS
+            for arm in self.arms
         }
 
     def details(self, arm: str) -> Json:
@@ -63,20 +75,14 @@ class Comparison:
 
     def as_json(self) -> Json:
         """Everything measured, as documented at ``medistill.evaluate``."""
-        measured = self.bootstrap
-        floor = chance(self.train_labels, self.labels, len(self.class_names))
-        plain = {m: recovery(measured["distilled"], measured["full"], m) for m in METRICS}
-        above = {m: recovery(measured["distilled"], measured["full"], m, floor[m]) for m in METRICS}
+        transfer = {net: replace(self, runs=runs, others={})._scores() for net, runs in self.others.items()}
         return {
-            "arms": {arm: {m: measured[arm].summary(m) for m in METRICS} for arm in ARMS},
-            "recovery": {m: plain[m]["mean"] for m in METRICS},
-            "recovery_ci95": {m: plain[m]["ci95"] for m in METRICS},
-            "recovery_above_chance": {m: above[m]["mean"] for m in METRICS},
-            "recovery_above_chance_ci95": {m: above[m]["ci95"] for m in METRICS},
-            "gain_over_random": {m: gain(measured["distilled"], measured["random"], m) for m in METRICS},
-            "chance": {m: number(floor[m]) for m in METRICS},
-            "details": {arm: self.details(arm) for arm in ARMS},
-            "curves": {arm: [run.curve.tolist() for run in self.runs[arm]] for arm in ARMS},
+            **self._scores(),
+            "net": self.config.nets[0],
+            "transfer": transfer,
+            "chance": {m: number(v) for m, v in self._chance.items()},
+            "details": {arm: self.details(arm) for arm in self.arms},
+            "curves": {arm: [run.curve.tolist() for run in self.runs[arm]] for arm in self.arms},
             "compression": self.compression,
             "images": self.images,
             "test_images": len(self.labels),
@@ -87,6 +93,27 @@ class Comparison:
             "random_draws": len(self.runs["random"]),
             "seed": self.config.seed,
             "notes": self.notes,
+        }
+
+    @cached_property
+    def _chance(self) -> dict[str, float]:
+        return chance(self.train_labels, self.labels, len(self.class_names))
+
+    def _scores(self) -> Json:
+        """What one kind of network reached."""
+        measured = self.bootstrap
+        floor = self._chance
+        plain = {m: recovery(measured["distilled"], measured["full"], m) for m in METRICS}
+        above = {m: recovery(measured["distilled"], measured["full"], m, floor[m]) for m in METRICS}
+        gains = {arm: {m: gain(measured["distilled"], measured[arm], m) for m in METRICS} for arm in self.arms}
+        return {
+            "arms": {arm: {m: measured[arm].summary(m) for m in METRICS} for arm in self.arms},
+            "recovery": {m: plain[m]["mean"] for m in METRICS},
+            "recovery_ci95": {m: plain[m]["ci95"] for m in METRICS},
+            "recovery_above_chance": {m: above[m]["mean"] for m in METRICS},
+            "recovery_above_chance_ci95": {m: above[m]["ci95"] for m in METRICS},
+            "gain_over_random": gains["random"],
+            "gain_over_random_stored_alike": gains.get(ALIKE),
         }
 
 
@@ -111,8 +138,8 @@ def compare(
             where=prepared.dataset.description.name,
             remedy="add a test split to evaluate on",
         )
-    contest = _arms(package, prepared, config)
-    networks = sum(len(arm.sets) for arm in contest)
+    contest = _arms(package, prepared, config, progress)
+    networks = sum(len(arm.sets) for arm in contest) * len(config.nets)
     with Progress("evaluating", 0, enabled=progress) as shown:
 
         def news(total: int, done: int, finished: int) -> None:
@@ -125,7 +152,7 @@ def compare(
     if not same:
         notes = [*notes, "these are not the data that the package was made from"]
     return Comparison(
-        runs,
+        runs[config.nets[0]],
         {arm.name: len(arm.sets[0]) for arm in contest},
         prepared.parts["test"].labels,
         prepared.train.labels,
@@ -138,14 +165,23 @@ def compare(
             "same_as_distilled": same,
         },
         {
-            "images": len(package.labels) / len(prepared.train),
+            "images": _plain_counts(package).sum() / len(prepared.train),
+            "stored_images": len(package.labels) / len(prepared.train),
             "bytes": package.size_bytes / original_bytes(prepared.train),
         },
         notes,
+        {net: runs[net] for net in config.nets[1:]},
     )
 
 
-def _arms(package: Package, prepared: Prepared, config: EvaluateConfig) -> list[arms.Arm]:
+def _plain_counts(package: Package) -> npt.NDArray[np.int64]:
+    """Images per class of the networks' size whose pixels take the bytes of the package's."""
+    counts = np.bincount(package.labels, minlength=len(package.class_names))
+    ratio = np.prod(package.pixels.shape[2:]) / np.prod(package.preprocessing.size)
+    return np.ceil(counts * ratio - 1e-9).astype(np.int64)
+
+
+def _arms(package: Package, prepared: Prepared, config: EvaluateConfig, progress: bool) -> list[arms.Arm]:
     """The recipient trains with the package's statistics, the owner of the data with their own."""
     flips = package.manifest["flips"]
     own = prepared.preprocessing
@@ -157,15 +193,46 @@ def _arms(package: Package, prepared: Prepared, config: EvaluateConfig) -> list[
         Part(theirs.apply(raw["val"].images), raw["val"].labels) if "val" in raw else None,
         Statistics(theirs.mean, theirs.std, flips),
     )
-    counts = np.bincount(package.labels, minlength=len(package.class_names)).tolist()
+    counts = _plain_counts(package).tolist()
     key = Key(config.seed)
     draws = [arms.subset(prepared.train, counts, key.child("random", i)) for i in range(config.draws(sum(counts)))]
     even = [arms.balanced(prepared.train, key.child("balanced", i)) for i in range(config.networks)]
+    alike = _stored_alike(package, prepared, exam.statistics, config, progress)
     return [
         arms.Arm("distilled", (package.part,) * config.networks, sent),
         arms.Arm("random", tuple(draws), exam),
+        *([arms.Arm(ALIKE, tuple(alike), exam)] if alike else []),
         arms.Arm("full", (prepared.train,) * config.networks, exam),
         arms.Arm("full_balanced", tuple(even), exam),
+    ]
+
+
+def _stored_alike(
+    package: Package, prepared: Prepared, statistics: Statistics, config: EvaluateConfig, progress: bool
+) -> list[Part]:
+    """Draws of random images, each stored and labelled as the package's are; none where that is the random arm."""
+    size, stored = package.preprocessing.size, package.pixels.shape[2:]
+    if stored == size and package.soft_labels is None:
+        return []
+    counts = np.bincount(package.labels, minlength=len(package.class_names)).tolist()
+    key = Key(config.seed)
+    drawn = []
+    for index in range(config.draws(sum(counts))):
+        part = arms.subset(prepared.train, counts, key.child("random", index))
+        drawn.append(Part(decoded(encoded(part.pixels, (stored[0], stored[1])), size), part.labels))
+    if package.soft_labels is None:
+        return drawn
+    labels = LabelConfig.model_validate(package.manifest["configuration"]["labels"])
+    seed = int(package.manifest["seed"])
+    with Progress("labelling random images as the package's are", 0, enabled=progress) as shown:
+
+        def news(total: int, done: int) -> None:
+            shown.total = total
+            shown.advance(done - shown.done)
+
+        each = soft_labels(prepared.train, drawn, statistics, len(counts), labels, seed, news)
+    return [
+        replace(part, soft_labels=soft / soft.sum(1, keepdims=True)) for part, soft in zip(drawn, each, strict=True)
     ]
 
 

@@ -70,7 +70,8 @@ def run_all(jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], d
         folder = Path(name)
         for digest in {d for job in jobs for d in (job.train, job.test, job.val) if d is not None}:
             part = parts[digest]
-            (folder / digest).write_bytes(save({"pixels": part.pixels, "labels": part.labels}))
+            soft = {} if part.soft_labels is None else {"soft_labels": part.soft_labels}
+            (folder / digest).write_bytes(save({"pixels": part.pixels, "labels": part.labels, **soft}))
         _Team(folder, ordered, advance, done).run(count)
 
 
@@ -168,7 +169,7 @@ def _work(folder: Path) -> None:
         for digest in (job.train, job.test, job.val):
             if digest is not None and digest not in parts:
                 arrays = load((folder / digest).read_bytes())
-                parts[digest] = Part(arrays["pixels"], arrays["labels"])
+                parts[digest] = Part(arrays["pixels"], arrays["labels"], arrays.get("soft_labels"))
         pending = 0
 
         def advance(images: int) -> None:

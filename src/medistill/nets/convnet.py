@@ -90,8 +90,13 @@ class ConvNet:
             x = average_pool(functional.relu(x))
         return x.flatten(1)
 
-    def logits(self, parameters: Parameters, images: Tensor) -> Tensor:
-        """Class scores before softmax, (n, classes)."""
+    @property
+    def buffers(self) -> frozenset[str]:
+        """Names of tensors that gradients do not change: none."""
+        return frozenset()
+
+    def logits(self, parameters: Parameters, images: Tensor, training: bool = False) -> Tensor:
+        """Class scores before softmax, (n, classes); the same in training and after."""
         features = self.embed(parameters, images)
         return functional.linear(features, parameters["linear.weight"], parameters["linear.bias"])
 

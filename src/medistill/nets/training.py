@@ -16,8 +16,9 @@ from medistill.config import Recipe
 from medistill.data.dataset import Flips
 from medistill.data.preprocess import Part
 from medistill.keys import Key
-from medistill.nets.convnet import ConvNet, Parameters
+from medistill.nets.convnet import Parameters
 from medistill.nets.pixels import normalise
+from medistill.nets.zoo import Network
 from medistill.types import Probabilities
 
 AfterStep = Callable[[int, Parameters], None]
@@ -55,7 +56,7 @@ def one_cycle(step: int, steps: int) -> float:
 
 
 def train(
-    network: ConvNet,
+    network: Network,
     part: Part,
     statistics: Statistics,
     recipe: Recipe,
@@ -66,7 +67,7 @@ def train(
 
     Args:
         network: its shape.
-        part: ``uint8`` pixels (n, c, h, w) and labels (n,).
+        part: ``uint8`` pixels (n, c, h, w) and labels (n,), or soft labels, which are not smoothed further.
         statistics: how pixels are normalised and which mirror images are allowed.
         recipe: the schedule.
         key: parameters, order of images and augmentation follow from it.
@@ -75,14 +76,12 @@ def train(
     Returns:
         The parameters after the last step.
     """
-    pixels, labels = torch.from_numpy(part.pixels), torch.from_numpy(part.labels)
+    pixels, soft = torch.from_numpy(part.pixels), part.soft_labels is not None
+    labels = torch.from_numpy(part.labels if part.soft_labels is None else part.soft_labels)
     parameters = network.parameters(key.child("parameters"))
-    for tensor in parameters.values():
-        tensor.requires_grad_(True)
+    learned = [tensor.requires_grad_(True) for name, tensor in parameters.items() if name not in network.buffers]
     steps, batch = steps_for(recipe, len(part)), min(recipe.batch, len(part))
-    optimiser = torch.optim.AdamW(
-        list(parameters.values()), recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
-    )
+    optimiser = torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: one_cycle(step, steps))
     order, position = torch.empty(0, dtype=torch.int64), 0
     epoch = 0
@@ -95,8 +94,9 @@ def train(
         x = normalise(pixels[rows], statistics.mean, statistics.std)
         if recipe.augment:
             x = for_training(x, key.child("augment", step).generator(), statistics.flips)
+        smoothing = 0.0 if soft else recipe.label_smoothing
         loss = functional.cross_entropy(
-            network.logits(parameters, x), labels[rows], label_smoothing=recipe.label_smoothing
+            network.logits(parameters, x, training=True), labels[rows], label_smoothing=smoothing
         )
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -108,7 +108,7 @@ def train(
 
 
 def predict(
-    network: ConvNet, parameters: Parameters, pixels: npt.NDArray[np.uint8], statistics: Statistics
+    network: Network, parameters: Parameters, pixels: npt.NDArray[np.uint8], statistics: Statistics
 ) -> Probabilities:
     """Class probabilities (n, classes) of ``uint8`` pixels (n, c, h, w).
 

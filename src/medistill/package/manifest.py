@@ -45,6 +45,8 @@ class _Images(_Section):
     count: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
     per_class: list[Count]
     folders: list[Folder]
+    stored_size: Annotated[list[Annotated[int, Field(ge=8, le=4096)]], Field(min_length=2, max_length=2)]
+    labels: Literal["hard", "soft"]
 
 
 class _Preprocessing(_Section):
@@ -79,6 +81,8 @@ class _Split(_Section):
 
 class _Configuration(_Section):
     data: _Split
+    factor: Annotated[int, Field(ge=1, le=8)]
+    labels: dict[str, Any]
 
 
 class _Data(_Section):
@@ -123,6 +127,8 @@ class _Manifest(BaseModel):
             raise ValueError("counts that do not fit the classes")
         if len(set(self.class_names)) != classes or len(set(self.images.folders)) != classes:
             raise ValueError("a class twice")
+        if any(s > n for s, n in zip(self.images.stored_size, self.preprocessing.size, strict=True)):
+            raise ValueError("images stored larger than they are")
         return self
 
 

@@ -4,7 +4,7 @@ Layout, format version 1::
 
     README.md                     the card, for whoever receives it
     manifest.json                 what it is, and the SHA-256 of every other file
-    distilled.npz                 train_images, train_labels in MedMNIST layout
+    distilled.npz                 train_images, train_labels in MedMNIST layout, perhaps train_soft_labels
     images/<class>/<number>.png   the same images, lossless
 """
 
@@ -40,15 +40,17 @@ class Package:
     """A distilled set.
 
     Args:
-        pixels: (n, c, h, w) ``uint8``, sorted by class.
-        labels: (n,).
+        pixels: (n, c, h, w) ``uint8`` as stored, sorted by class; h and w may be smaller than networks see.
+        labels: (n,) the class that each stands for.
         manifest: as documented in docs/explanation/package-format.md.
+        soft_labels: (n, classes) class probabilities to train on, values of half precision, or None.
         size_bytes: bytes of all files; 0 before it was written.
     """
 
     pixels: npt.NDArray[np.uint8]
     labels: Labels
     manifest: Json
+    soft_labels: npt.NDArray[np.float32] | None = None
     size_bytes: int = 0
 
     @property
@@ -61,8 +63,11 @@ class Package:
 
     @property
     def part(self) -> Part:
-        """The images as a training set."""
-        return Part(self.pixels, self.labels)
+        """The images as a training set, at the size that networks see."""
+        soft = self.soft_labels
+        if soft is not None:  # rows sum to one again, which rounding to half precision took from them
+            soft = soft / soft.sum(1, keepdims=True)
+        return Part(decoded(self.pixels, self.preprocessing.size), self.labels, soft)
 
     @property
     def identity(self) -> str:
@@ -72,6 +77,28 @@ class Package:
     def with_evaluation(self, evaluation: Json) -> Package:
         """The same images with these evaluation results in the manifest and on the card."""
         return replace(self, manifest={**self.manifest, "evaluation": evaluation})
+
+
+def decoded(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Stored pixels (n, c, h, w) enlarged to ``size``, rounded."""
+    if pixels.shape[2:] == size:
+        return pixels
+    import torch
+
+    from medistill.nets.pixels import decode
+
+    return decode(torch.from_numpy(pixels).float(), size).round().to(torch.uint8).numpy()
+
+
+def encoded(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Pixels (n, c, h, w) made smaller, to the stored ``size``, rounded."""
+    if pixels.shape[2:] == size:
+        return pixels
+    import torch
+
+    from medistill.nets.pixels import encode
+
+    return encode(torch.from_numpy(pixels).float(), size).round().to(torch.uint8).numpy()
 
 
 def folder_names(class_names: tuple[str, ...]) -> list[str]:
@@ -94,6 +121,8 @@ def package_files(package: Package) -> Files:
         "count": len(package.labels),
         "per_class": np.bincount(package.labels, minlength=len(folders)).tolist(),
         "folders": folders,
+        "stored_size": list(package.pixels.shape[2:]),
+        "labels": "hard" if package.soft_labels is None else "soft",
     }
     files["README.md"] = card(base).encode()
     base["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
@@ -123,12 +152,12 @@ def read_package(path: str | Path) -> Package:
     manifest = _manifest(path, files)
     _require_hashes(path, files, manifest)
     try:
-        pixels, labels = _images(files, manifest)
+        pixels, labels, soft_labels = _images(files, manifest)
     except Exception as problem:  # decoders raise many kinds on files made to break them
         raise PackageError(f"its images do not fit its manifest ({problem})", where=path) from problem
     if "README.md" not in files:
         raise PackageError("has no README.md, so it is no package", where=path)
-    return Package(pixels, labels, manifest, sum(len(content) for content in files.values()))
+    return Package(pixels, labels, manifest, soft_labels, sum(len(content) for content in files.values()))
 
 
 def _manifest(path: Path, files: Files) -> Json:
@@ -150,12 +179,15 @@ def _require_hashes(path: Path, files: Files, manifest: Json) -> None:
         raise PackageError(problems[0] + more, where=path, remedy="ask the sender for the package again")
 
 
-def _images(files: Files, manifest: Json) -> tuple[npt.NDArray[np.uint8], Labels]:
+def _images(files: Files, manifest: Json) -> tuple[npt.NDArray[np.uint8], Labels, npt.NDArray[np.float32] | None]:
     statistics = Preprocessing.from_json(manifest["preprocessing"])
-    height, width = statistics.size
+    height, width = manifest["images"]["stored_size"]
     classes, count = len(manifest["class_names"]), int(manifest["images"]["count"])
     shape = (count, height, width) if statistics.channels == 1 else (count, height, width, 3)
     kinds: Kinds = {"train_images": (shape, np.uint8), "train_labels": ((count, 1), _label_kind(classes))}
+    soft = manifest["images"]["labels"] == "soft"
+    if soft:
+        kinds["train_soft_labels"] = ((count, classes), np.float16)
     arrays = _read_npz(files["distilled.npz"], kinds)
     pixels = arrays["train_images"].reshape(count, height, width, statistics.channels).transpose(0, 3, 1, 2)
     labels = arrays["train_labels"][:, 0].astype(np.int64)
@@ -172,7 +204,14 @@ def _images(files: Files, manifest: Json) -> tuple[npt.NDArray[np.uint8], Labels
         shown = _read_png(files[name], (height, width), statistics.channels)
         if not np.array_equal(shown, pixels[index].transpose(1, 2, 0)):
             raise ValueError(f"{name} differs from distilled.npz")
-    return np.ascontiguousarray(pixels), labels
+    return np.ascontiguousarray(pixels), labels, _probabilities(arrays["train_soft_labels"]) if soft else None
+
+
+def _probabilities(stored: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+    probabilities = stored.astype(np.float32)
+    if not (probabilities >= 0).all() or not (np.abs(probabilities.sum(1) - 1) < 0.01).all():
+        raise ValueError("soft labels that are no probabilities")
+    return probabilities
 
 
 def _npz(package: Package) -> bytes:
@@ -180,7 +219,10 @@ def _npz(package: Package) -> bytes:
     images = images[..., 0] if images.shape[3] == 1 else images
     stream = io.BytesIO()
     labels = package.labels.astype(_label_kind(len(package.class_names)))[:, None]
-    np.savez_compressed(stream, train_images=np.ascontiguousarray(images), train_labels=labels)
+    arrays: dict[str, npt.NDArray[Any]] = {"train_images": np.ascontiguousarray(images), "train_labels": labels}
+    if package.soft_labels is not None:
+        arrays["train_soft_labels"] = package.soft_labels.astype(np.float16)
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     return stream.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,12 +11,13 @@ import numpy.typing as npt
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from medistill.reporting.words import ARM_TITLES
+from medistill.reporting.words import ARM_TITLES, titles
 from medistill.types import Json
 
-STYLES = {
+STYLES: dict[str, dict[str, Any]] = {
     "distilled": {"color": "#0b3c5d", "linestyle": "-", "marker": "o", "hatch": ""},
     "random": {"color": "#b5541c", "linestyle": "--", "marker": "s", "hatch": "////"},
+    "random_stored_alike": {"color": "#8a6d00", "linestyle": (0, (1, 1)), "marker": "v", "hatch": "\\\\\\\\"},
     "full": {"color": "#3a7d44", "linestyle": "-.", "marker": "^", "hatch": "...."},
     "full_balanced": {"color": "#777777", "linestyle": ":", "marker": "D", "hatch": "xxxx"},
 }
@@ -55,10 +57,11 @@ def _figure(width: float, height: float) -> Figure:
 
 def bars(result: Json) -> bytes:
     """Balanced accuracy and AUROC of the arms with 95 % intervals, as SVG."""
-    figure = _figure(7.4, 2.9)
-    titles = {"balanced_accuracy": "Balanced accuracy", "auroc": "AUROC (macro)"}
-    for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
-        for place, arm in enumerate(ARM_TITLES):
+    figure = _figure(7.4, 1.3 + 0.4 * len(result["arms"]))
+    metrics = {"balanced_accuracy": "Balanced accuracy", "auroc": "AUROC (macro)"}
+    named = titles(result)
+    for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), metrics.items(), strict=True):
+        for place, arm in enumerate(named):
             value = result["arms"][arm][metric]
             if value["mean"] is None:
                 axes.text(0.02, -place, "not defined by the test images", va="center", fontsize=9)
@@ -73,7 +76,7 @@ def bars(result: Json) -> bytes:
         axes.set_xlim(0, 1.16)
         axes.set_xticks(np.arange(0, 1.01, 0.2))
         axes.set_title(title, fontsize=10)
-        axes.set_yticks([-i for i in range(len(ARM_TITLES))], list(ARM_TITLES.values()), fontsize=9)
+        axes.set_yticks([-i for i in range(len(named))], list(named.values()), fontsize=9)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     return _svg(figure)
@@ -85,12 +88,12 @@ def learning_curves(result: Json) -> bytes | None:
     if not curves:
         return None
     figure = _figure(7.4, 3.0)
-    axes = figure.subplots()
+    axes, named = figure.subplots(), titles(result)
     for arm, runs in curves.items():
         mean = runs.mean(axis=0)
         style = STYLES[arm]
         axes.plot(
-            mean[:, 0], mean[:, 2], label=ARM_TITLES[arm], markersize=5,
+            mean[:, 0], mean[:, 2], label=named[arm], markersize=5,
             color=style["color"], linestyle=style["linestyle"], marker=style["marker"],
         )  # fmt: skip
     axes.set_xscale("log")
@@ -107,7 +110,7 @@ def recall_bars(result: Json) -> bytes:
     names = result["class_names"]
     arms = ("distilled", "random", "full")
     figure = _figure(7.4, 1.1 + 0.55 * len(names))
-    axes = figure.subplots()
+    axes, named = figure.subplots(), titles(result)
     for offset, arm in zip((0.27, 0, -0.27), arms, strict=True):
         values = [v if v is not None else 0.0 for v in result["details"][arm]["recall"]]
         places = np.arange(len(names))[::-1] + offset
@@ -119,7 +122,7 @@ def recall_bars(result: Json) -> bytes:
             color="white",
             edgecolor=style["color"],
             hatch=style["hatch"],
-            label=ARM_TITLES[arm],
+            label=named[arm],
         )
         for place, value in zip(places, values, strict=True):
             axes.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize=7)

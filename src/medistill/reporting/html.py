@@ -13,7 +13,7 @@ from medistill import __version__
 from medistill.numbers import with_interval
 from medistill.package.package import Package
 from medistill.reporting import figures
-from medistill.reporting.words import ARM_TITLES, verdict
+from medistill.reporting.words import ARM_TITLES, titles, verdict
 from medistill.types import Json
 
 
@@ -54,7 +54,7 @@ def render(package: Package, result: Json, real: RealImages, losses: list[float]
         m=package.manifest,
         r=result,
         version=__version__,
-        arm_titles=ARM_TITLES,
+        arm_titles=titles(result),
         with_interval=with_interval,
         verdict=verdict(result, coreset),
         classes=_classes(package, real),
@@ -97,7 +97,9 @@ def _classes(package: Package, real: RealImages) -> list[Json]:
 
 def _charts(result: Json, losses: list[float]) -> dict[str, list[Picture]]:
     def spoken(metric: str) -> str:
-        return ", ".join(f"{title} {with_interval(result['arms'][arm][metric])}" for arm, title in ARM_TITLES.items())
+        return ", ".join(
+            f"{title} {with_interval(result['arms'][arm][metric])}" for arm, title in titles(result).items()
+        )
 
     recalls = ", ".join(
         f"{name} {'not in the test data' if value is None else format(value, '.2f')}"

@@ -10,9 +10,22 @@ GOOD_RECOVERY = 0.90
 ARM_TITLES = {
     "distilled": "This package",
     "random": "Random real images, same number",
+    "random_stored_alike": "Random real images, stored alike",
     "full": "All training images",
     "full_balanced": "Training images, classes balanced",
 }
+
+
+def titles(result: Json) -> dict[str, str]:
+    """Titles of the arms that a result has, in the order of tables."""
+    own = ARM_TITLES | {"random": f"Random real images, same {_measure(result)}"}
+    return {arm: title for arm, title in own.items() if arm in result["arms"]}
+
+
+def _measure(result: Json) -> str:
+    """In what the package and random images are equal: their number, unless the package's are smaller."""
+    compression = result["compression"]
+    return "bytes" if compression["stored_images"] > compression["images"] else "number"
 
 
 def verdict(result: Json, coreset: bool) -> list[str]:
@@ -26,10 +39,14 @@ def verdict(result: Json, coreset: bool) -> list[str]:
     gain = result["gain_over_random"][metric]
     low, high = gain["ci95"]
     arms = result["arms"]
+    alike = result.get("gain_over_random_stored_alike")
     what = "chosen real" if coreset else "distilled"
     images, share = result["images"]["distilled"], result["compression"]["images"]
+    equal = _measure(result)
+    smaller = ", stored smaller," if equal == "bytes" else ""
     same = result["data"]["same_as_distilled"]
-    whole = "the original" if same else f"the number in {result['data']['name']}"
+    unit = "the pixels of" if smaller else "the number in"
+    whole = "the original" if same and not smaller else f"{unit} {'the original' if same else result['data']['name']}"
     sentences = []
     if not same:
         sentences.append(
@@ -47,20 +64,31 @@ def verdict(result: Json, coreset: bool) -> list[str]:
             else "It cannot stand in for the data"
         )  # fmt: skip
         sentences.append(
-            f"{opening}: networks trained on {images} {what} images ({share:.1%} of {whole}) reach "
+            f"{opening}: networks trained on {images} {what} images{smaller} ({share:.1%} of {whole}) reach "
             f"{arms['distilled'][metric]['mean']:.3f} balanced accuracy where the full data reach "
             f"{arms['full'][metric]['mean']:.3f}. That is {plain:.0%} of the score, and {above:.0%} of what "
             "lies above guessing."
         )
     difference = f"{gain['mean']:+.3f} balanced accuracy, 95 % interval {low:+.3f} to {high:+.3f}"
     if low > 0:
-        sentences.append(f"It is better than the same number of random images: {difference}.")
+        sentences.append(f"It is better than the same {equal} of random images: {difference}.")
     elif high < 0:
-        sentences.append(f"It is worse than the same number of random images: {difference}. Do not use it.")
+        sentences.append(f"It is worse than the same {equal} of random images: {difference}. Do not use it.")
     else:
         sentences.append(
-            f"It was not shown to be better than the same number of random images: {difference}. "
+            f"It was not shown to be better than the same {equal} of random images: {difference}. "
             "More images per class or more test images may decide it."
+        )
+    if alike is not None:
+        low, high = alike[metric]["ci95"]
+        said = (
+            "Its images are better than" if low > 0
+            else "Its images are worse than" if high < 0
+            else "Most of this may come from how it is stored and labelled: it was not shown to be better than"
+        )  # fmt: skip
+        sentences.append(
+            f"{said} random images stored and labelled in the same way: {alike[metric]['mean']:+.3f}, "
+            f"95 % interval {low:+.3f} to {high:+.3f}."
         )
     weak = [
         (full - recall, name, recall)
