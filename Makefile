@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench lint types docs golden clean
+.PHONY: help install demo test test-slow bench methods-table lint types docs golden clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ test-slow: $(READY) ## the tests that take minutes (real data, full runs)
 
 bench: $(READY) ## distilling against the plain reference loop, as ratios of one run
 	$(BIN)/python benchmarks/bench.py
+
+methods-table: $(READY) ## measure every method on real sets (hours; goes on where it stopped)
+	$(BIN)/python benchmarks/methods_table.py
 
 lint: $(READY) ## style and formatting
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ TINY_SETS = [
     "networks=2", "random_draws=2", "bootstrap=100",
 ]  # fmt: skip
 
-SMALL_DM = {"method": {"iterations": 4, "networks": 2, "filters": 8, "real_batch": 8}}
+SMALL_DM = {"method": {"name": "dm", "iterations": 4, "networks": 2, "filters": 8, "real_batch": 8}}
 
 
 @pytest.fixture(scope="session", autouse=True)

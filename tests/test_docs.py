@@ -18,7 +18,12 @@ from conftest import ROOT, TINY_SETS
 
 PAGES = ["README.md", "docs/tutorials/first-package.md", "docs/how-to/share-my-dataset.md", "docs/how-to/i-received-a-package.md", "docs/how-to/add-a-method.md"]  # fmt: skip
 DM = ["method.iterations=3", "method.networks=2", "method.filters=8", "method.real_batch=8"]
-EXTRA = {"distill": DM, "evaluate": TINY_SETS, "train": TINY_SETS, "report": TINY_SETS}
+EXTRA = {
+    "distill": [*DM, "labels.recipe.most_steps=5"],
+    "evaluate": TINY_SETS,
+    "train": TINY_SETS,
+    "report": TINY_SETS,
+}
 
 
 def _blocks(page):
@@ -86,6 +91,7 @@ def test_tables_are_those_of_the_measured_data(monkeypatch):
 
     assert make_results.load()
     assert (ROOT / "docs" / "results" / "main-job.md").read_text() == make_results.page(), "run `make docs`"
+    assert (ROOT / "docs" / "results" / "methods.md").read_text() == make_results.methods_page(), "run `make docs`"
     assert (ROOT / "README.md").read_text() == make_results.readme(), "run `make docs`"
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 
+import medistill
 from medistill.distil.method import make_method, methods
-from medistill.distil.presets import presets, read_preset
+from medistill.distil.presets import default_settings, merged, presets, read_preset
 from medistill.errors import ConfigError
+from medistill.package.package import read_package
 from medistill.testing import small_problem
 
 
@@ -45,3 +47,32 @@ def test_own_settings_win_over_the_preset(cli, tmp_path):
     method = json.loads((tmp_path / "p" / "manifest.json").read_text())["configuration"]["method"]
     assert (method["iterations"], method["networks"], method["filters"]) == (2, 0, 8)
     assert set(presets()) <= set(methods())
+
+
+TINY = {
+    "method": {"iterations": 2, "networks": 1, "filters": 8, "real_batch": 4},
+    "labels": {"recipe": {"least_steps": 2, "most_steps": 2, "width": 8}},
+}
+
+
+def test_without_a_method_the_recommended_configuration_is_taken(tmp_path):
+    recommended = default_settings()
+    source = "phantom:classes=2,images=20,size=16"
+    medistill.distill(source, out=tmp_path / "p", ipc=1, settings=TINY)
+    made = read_package(tmp_path / "p").manifest["configuration"]
+    assert made["method"]["name"] == recommended["method"]["name"] and made["method"]["iterations"] == 2
+    assert made["factor"] == recommended["factor"]
+    assert made["labels"]["teachers"] == recommended["labels"]["teachers"]
+    medistill.distill(source, out=tmp_path / "q", ipc=1, factor=1, teachers=0, settings=TINY)
+    plain = read_package(tmp_path / "q").manifest["configuration"]
+    assert plain["factor"] == 1 and plain["labels"]["teachers"] == 0
+
+
+def test_a_method_that_is_named_comes_plain(tmp_path):
+    medistill.distill("phantom:classes=2,images=20,size=16", out=tmp_path / "p", method="dm", ipc=1, settings=TINY)
+    made = read_package(tmp_path / "p").manifest["configuration"]
+    assert made["factor"] == 1 and made["labels"]["teachers"] == 0
+
+
+def test_sections_are_merged_value_by_value():
+    assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}, "d": None}) == {"a": {"b": 1, "c": 4}, "d": None}

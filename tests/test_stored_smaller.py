@@ -14,7 +14,7 @@ from medistill.data.preprocess import Part
 from medistill.distil import loop
 from medistill.distil.method import make_method
 from medistill.errors import ConfigError, PackageError
-from medistill.evaluation.teachers import soft_labels
+from medistill.evaluation.teachers import rebalanced, soft_labels
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
 from medistill.nets.pixels import decode, encode
@@ -180,3 +180,13 @@ def _forge(path, files, npz):
     manifest["package_id"] = sha256_text(canonical_json(manifest))
     (path / "distilled.npz").write_bytes(npz)
     (path / "manifest.json").write_bytes(pretty_json(manifest).encode())
+
+
+def test_teachers_see_every_class_equally_often():
+    labels = np.repeat([0, 1, 3], [9, 3, 1])
+    part = Part(np.full((13, 1, 16, 16), np.arange(13).reshape(13, 1, 1, 1), dtype=np.uint8), labels)
+    seen = rebalanced(part, Key(0))
+    assert np.bincount(seen.labels).tolist() == [5, 5, 0, 5]
+    rows = seen.pixels[seen.labels == 0]
+    assert len({row.tobytes() for row in rows}) == 5  # none twice while there are others
+    assert len({row.tobytes() for row in seen.pixels[seen.labels == 1]}) == 3

@@ -96,7 +96,9 @@ def check(
 def distill(
     data: Data,
     out: Annotated[Path, typer.Option(help="The package: a folder, or a file ending in .zip.")],
-    method: Annotated[str | None, typer.Option(help="See `medistill methods`; dm if not given.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="See `medistill methods`; the recommended configuration if not given.")
+    ] = None,
     ipc: Annotated[int | None, typer.Option(help="Images per class.")] = None,
     ratio: Annotated[
         float | None, typer.Option(help="Distilled images per training image, 0.01 for instance.")
@@ -107,6 +109,7 @@ def distill(
     teachers: Annotated[
         int | None, typer.Option(help="Networks trained on the real images that label the distilled ones; 0: none.")
     ] = None,
+    memory_limit: Annotated[str | None, typer.Option(help="Memory to stay under while distilling, as 3GB.")] = None,
     seed: Seed = None,
     preset: Annotated[str | None, typer.Option(help="The method's settings: paper, or quick.")] = None,
     size: Size = None,
@@ -128,8 +131,9 @@ def distill(
     measuring = _evaluate_config({"evaluate": settings.pop("evaluate", {})}, None, None)
     settings["data"] = _data_settings(settings, size, channels, flips)
     result = run(
-        data, out=out, method=method, ipc=ipc, ratio=ratio, factor=factor, teachers=teachers, seed=seed,
-        preset=preset, settings=settings, fresh=fresh, evaluate=evaluate, evaluate_config=measuring, progress=True,
+        data, out=out, method=method, ipc=ipc, ratio=ratio, factor=factor, teachers=teachers,
+        memory_limit=memory_limit, seed=seed, preset=preset, settings=settings, fresh=fresh,
+        evaluate=evaluate, evaluate_config=measuring, progress=True,
     )  # fmt: skip
     _print(result, as_json, distill_text)
 

@@ -110,6 +110,7 @@ class LabelConfig(Settings):
         0, ge=0, le=100, description="networks whose mean probabilities become labels; 0: the class"
     )
     temperature: float = Field(1.0, gt=0, le=100, description="above 1 softens the probabilities")
+    balance: bool = Field(True, description="teachers see every class equally often, so they prefer none")
     recipe: Recipe = Field(default_factory=Recipe, description="how teachers are trained")
 
 
@@ -123,6 +124,11 @@ class DistilConfig(Settings):
         1, ge=1, le=8, description="images are stored at 1/factor of the side, factor² in the bytes of one"
     )
     labels: LabelConfig = Field(default_factory=LabelConfig)
+    memory_limit_mb: float | None = Field(
+        None,
+        gt=0,
+        description="to stay under while distilling; fewer classes go through the network at once",
+    )
     seed: int = Field(0, description="seed of everything random")
     data: DataConfig = Field(default_factory=DataConfig)
 

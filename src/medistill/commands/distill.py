@@ -18,8 +18,9 @@ from medistill.data.load import load
 from medistill.data.preprocess import Prepared, prepare
 from medistill.distil import loop
 from medistill.distil.checkpoint import Checkpoint, RunFolder, Saver
+from medistill.distil.memory import classes_within, parse_limit
 from medistill.distil.method import Method, State, make_method
-from medistill.distil.presets import read_preset
+from medistill.distil.presets import default_settings, merged, read_preset
 from medistill.distil.problem import Problem, make_problem
 from medistill.errors import ConfigError, PackageError
 from medistill.evaluation.teachers import soft_labels
@@ -43,6 +44,7 @@ def distill(
     ratio: float | None = None,
     factor: int | None = None,
     teachers: int | None = None,
+    memory_limit: str | None = None,
     seed: int | None = None,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -57,11 +59,13 @@ def distill(
         data: path, folder, MedMNIST name or phantom.
         out: the package: a folder, or a file ending in ``.zip``. What is recorded of the run
             lies beside it, in ``<out>.run``.
-        method: name of a method; see ``medistill methods``.
+        method: name of a method at its plain settings; see ``medistill methods``. Where none is named,
+            the recommended configuration of ``medistill/recipes/default.yaml`` is taken.
         ipc: images per class, or
         ratio: distilled images per training image, in (0, 1).
         factor: store images at 1/factor of the side, factor² of them in the bytes of one.
         teachers: networks, trained on the real images, whose probabilities become the labels; 0 for plain classes.
+        memory_limit: as "3GB": stay under it while distilling, or refuse with what is needed.
         preset: "paper" or "quick", a file of the method's settings; see ``medistill.distil.presets``.
         seed: of everything random; 0 if neither this nor the settings name one.
         settings: further settings, ``{"method": {...}, "data": {...}}``.
@@ -81,17 +85,20 @@ def distill(
     folder = RunFolder(Path(out))
     out = folder.out
     _require_apart(out, data)
-    given = {"factor": factor, "seed": seed, "labels.teachers": teachers}
+    limit = None if memory_limit is None else parse_limit(memory_limit)
+    given = {"factor": factor, "seed": seed, "labels.teachers": teachers, "memory_limit_mb": limit}
     chosen, config = _configure(method, ipc, ratio, preset, settings or {}, given)
     prepared, warnings = _prepare(data, config.data)
     problem = make_problem(prepared, config.ipc, config.ratio, config.factor)
     warnings += _short_classes(prepared, problem)
+    limit_mb = config.memory_limit_mb
+    at_once = None if limit_mb is None else classes_within(chosen, problem, limit_mb)
     for warning in warnings:
         say(f"warning: {warning}", progress)
     identity = _identity(config, prepared)
     folder.open(identity, fresh)
     if folder.read_cost() is None or not is_package(out):
-        checkpoint = _learn(chosen, problem, config, folder, progress)
+        checkpoint = _learn(chosen, problem, config, folder, at_once, progress)
         package = _pack(out, chosen, problem, checkpoint, config, prepared, progress)
         folder.finish(checkpoint)
     else:
@@ -128,7 +135,10 @@ def _configure(
     values = dict(settings)
     asked = values.get("method", {})
     named = {"name": asked} if isinstance(asked, str) else dict(mapping(asked, "method"))
-    if method is not None or "name" not in named:
+    if method is None and preset is None and "name" not in named:
+        values = merged(default_settings(), {**values, "method": named})
+        named = dict(values["method"])
+    elif method is not None or "name" not in named:
         named["name"] = method or DEFAULT_METHOD
     if preset is not None:
         named = {**read_preset(str(named["name"]), preset), **named}
@@ -195,7 +205,14 @@ def _identity(config: DistilConfig, prepared: Prepared) -> Json:
     }
 
 
-def _learn(method: Method, problem: Problem, config: DistilConfig, folder: RunFolder, progress: bool) -> Checkpoint:
+def _learn(
+    method: Method,
+    problem: Problem,
+    config: DistilConfig,
+    folder: RunFolder,
+    classes_per_backward: int | None,
+    progress: bool,
+) -> Checkpoint:
     key = Key(config.seed).child("distil")
     checkpoint, steps = folder.load(), method.steps(problem)
     pieces = method.preparations(problem)
@@ -215,7 +232,7 @@ def _learn(method: Method, problem: Problem, config: DistilConfig, folder: RunFo
             saver(state, loss)
             shown.advance(1, f"loss {loss:.4g}")
 
-        loop.run(method, problem, key, checkpoint.state, after_step)
+        loop.run(method, problem, key, checkpoint.state, after_step, classes_per_backward)
     folder.save(checkpoint)
     return checkpoint
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from medistill.distil.method import methods as registry
+from medistill.distil.presets import presets
 from medistill.types import Json
 
 
@@ -21,6 +22,7 @@ def methods() -> list[Json]:
                 "starts_from_real_images": method().starts_from_real_images,
                 "learns_labels": info.learns_labels,
                 "version": info.version,
+                "presets": presets().get(name, []),
                 "bibtex": info.bibtex,
                 "settings": {
                     key: {"default": field.default, "description": field.description}

@@ -104,6 +104,10 @@ class Method(Settings, ABC):
         """Learning rate of the labels' scores, for methods that learn labels."""
         return 0.0
 
+    def memory_mb(self, problem: Problem, classes: int) -> float:
+        """Estimated megabytes for the losses of that many classes in one backward pass, beside program and data."""
+        return 0.0
+
     def setup(self, problem: Problem, key: Key) -> State:
         """The state before the first step; by default random real images."""
         return State(problem.random_images(key.child("start")), problem.labels)

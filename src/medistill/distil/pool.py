@@ -32,7 +32,12 @@ class PooledMatching(Method):
     the same siamese augmentation.
     """
 
-    iterations: int = Field(400, ge=1, le=10_000_000, description="steps on the images")
+    iterations: int = Field(
+        0,
+        ge=0,
+        le=10_000_000,
+        description="steps on the images; 0: 400, beyond 20 images per class fewer, at least 100",
+    )
     networks: int = Field(100, ge=0, le=100_000, description="networks in the pool; 0 makes a new one each step")
     real_batch: int = Field(256, ge=1, le=1_000_000, description="real images per class and network")
     filters: int = Field(64, ge=1, le=4096, description="filters per convolution")
@@ -43,6 +48,16 @@ class PooledMatching(Method):
     @property
     def starts_from_real_images(self) -> bool:
         return self.start == "real"
+
+    def steps(self, problem: Problem) -> int:
+        """As asked for, or as many as keep the work bounded: a step costs as much as there are images."""
+        return self.iterations or max(100, min(400, 8000 // max(problem.counts)))
+
+    def memory_mb(self, problem: Problem, classes: int) -> float:
+        network = self._network(problem)
+        made = sum(sorted(problem.counts)[-classes:])
+        pool = 4e-6 * self.networks * problem.classes * self.statistic_size(network.embedding_size)
+        return (made + CHUNK / 2) * network.activation_mb + 2 * pool
 
     @abstractmethod
     def statistic_size(self, embedding_size: int) -> int:

@@ -1,13 +1,16 @@
 """Presets: a method's settings as a file, one for each method and purpose.
 
 ``paper`` is the published setting, for whoever has the hours; ``quick`` ends in minutes on two
-cores at 28×28. The files lie in ``medistill/recipes/<method>-<preset>.yaml``.
+cores at 28×28. The files lie in ``medistill/recipes/<method>-<preset>.yaml``. The whole
+configuration that is taken where no method is named is ``medistill/recipes/default.yaml``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from medistill.config import read_yaml
 from medistill.distil.method import methods
@@ -18,7 +21,7 @@ from medistill.types import Json
 def presets() -> dict[str, list[str]]:
     """Names of the presets that there are for each method."""
     found: dict[str, list[str]] = {}
-    for file in sorted(Path(str(resources.files("medistill"))).glob("recipes/*.yaml")):
+    for file in sorted(Path(str(resources.files("medistill"))).glob("recipes/*-*.yaml")):
         method, _, preset = file.stem.rpartition("-")
         found.setdefault(method, []).append(preset)
     return found
@@ -40,3 +43,21 @@ def read_preset(method: str, preset: str) -> Json:
             allowed=", ".join(known) or "none, the defaults are its only setting",
         )
     return read_yaml(Path(str(resources.files("medistill"))) / "recipes" / f"{method}-{preset}.yaml")
+
+
+def default_settings() -> Json:
+    """The configuration where nobody names a method: method, factor and labels."""
+    return read_yaml(Path(str(resources.files("medistill"))) / "recipes" / "default.yaml")
+
+
+def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> Json:
+    """Settings of the first, overridden by those of the second, section by section.
+
+    >>> merged({"method": {"name": "dm"}, "factor": 2}, {"method": {"iterations": 5}})
+    {'method': {'name': 'dm', 'iterations': 5}, 'factor': 2}
+    """
+    result = dict(first)
+    for name, value in second.items():
+        below = result.get(name)
+        result[name] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return result

@@ -18,10 +18,25 @@ from medistill.data.preprocess import Part
 from medistill.evaluation.cache import Run, part_digest
 from medistill.evaluation.jobs import Job, Parts
 from medistill.evaluation.workers import run_all
+from medistill.keys import Key
 from medistill.nets.training import Statistics
 
 FIRST_INDEX = 1_000_000
 """Teachers are numbered from here on, so that no network of a comparison starts like one of them."""
+
+
+def rebalanced(part: Part, key: Key) -> Part:
+    """As many images as before, of each class equally many: frequent ones are left out, rare ones repeated."""
+    present = np.flatnonzero(np.bincount(part.labels))
+    each = -(-len(part) // len(present))
+    rows = []
+    for label in present:
+        members = np.flatnonzero(part.labels == label)
+        draw = key.child("class", int(label)).numpy()
+        passes = [draw.permutation(members) for _ in range(-(-each // len(members)))]
+        rows.append(np.concatenate(passes)[:each])
+    chosen = np.sort(np.concatenate(rows))
+    return Part(part.pixels[chosen], part.labels[chosen])
 
 
 def soft_labels(
@@ -51,12 +66,19 @@ def soft_labels(
         For each set (n, classes), values of half precision, each row about one in sum.
     """
     every = Part(np.concatenate([s.pixels for s in sets]), np.concatenate([s.labels for s in sets]))
-    parts: Parts = {part_digest(train): train, part_digest(every): every}
-    names = list(parts)
-    jobs = [
-        Job(names[0], names[-1], None, statistics, classes, config.recipe, 2, seed, FIRST_INDEX + i, keep=True)
-        for i in range(config.teachers)
-    ]
+    asked = part_digest(every)
+    parts: Parts = {asked: every}
+    jobs = []
+    for index in range(config.teachers):
+        key = Key(seed).child("teacher", index)
+        shown = rebalanced(train, key) if config.balance else train
+        parts[part_digest(shown)] = shown
+        jobs.append(
+            Job(
+                part_digest(shown), asked, None, statistics, classes,
+                config.recipe, 2, seed, FIRST_INDEX + index, keep=True,
+            )
+        )  # fmt: skip
     total, done = sum(job.work(parts) for job in jobs), 0
 
     def advance(images: int) -> None:

@@ -66,6 +66,20 @@ class ConvNet:
         unit = 2**self.depth
         return self.filters * -(-self.height // unit) * -(-self.width // unit)
 
+    @property
+    def parameter_count(self) -> int:
+        """Numbers in all parameters."""
+        fans = [self.channels, *[self.filters] * (self.depth - 1)]
+        return sum(self.filters * (9 * fan + 3) for fan in fans) + self.classes * (self.embedding_size + 1)
+
+    @property
+    def activation_mb(self) -> float:
+        """Megabytes that an image leaves in a training step: two maps a block kept, and two of the first passing."""
+        unit = 2**self.depth
+        area = -(-self.height // unit) * -(-self.width // unit) * unit**2
+        maps = 2 * sum(0.25**block for block in range(self.depth)) + 2
+        return 4e-6 * self.filters * area * maps
+
     def parameters(self, key: Key) -> Parameters:
         """New random parameters; equal keys give equal parameters."""
         generator = key.generator()

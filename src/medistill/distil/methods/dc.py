@@ -84,6 +84,11 @@ class DC(Method):
     def steps(self, problem: Problem) -> int:
         return self.iterations * self.loops(problem)[0]
 
+    def memory_mb(self, problem: Problem, classes: int) -> float:
+        made = sum(sorted(problem.counts)[-classes:])
+        # A gradient that is itself differentiated keeps about three times what one pass keeps.
+        return (3 * made + min(self.real_batch, max(problem.sizes))) * self._network(problem).activation_mb
+
     def setup(self, problem: Problem, key: Key) -> State:
         if self.start == "real":
             return State(problem.random_images(key.child("start")), problem.labels)

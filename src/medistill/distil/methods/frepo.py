@@ -73,6 +73,16 @@ class FRePo(Method):
     def label_rate(self) -> float:
         return self.label_learning_rate
 
+    def memory_mb(self, problem: Problem, classes: int) -> float:
+        network = self._network(problem)
+        features = 8e-6 * network.embedding_size * (self.real_batch + sum(problem.counts))
+        real = -(-self.real_batch // problem.classes)
+        return (
+            (sum(problem.counts) + real) * network.activation_mb
+            + 3 * features
+            + self.networks * (4e-6 * network.parameter_count)
+        )
+
     def setup(self, problem: Problem, key: Key) -> State:
         here = key.child("start")
         state = State(problem.random_images(here) if self.start == "real" else problem.noise(here), problem.labels)

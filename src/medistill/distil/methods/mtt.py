@@ -66,6 +66,14 @@ class MTT(Method):
     def starts_from_real_images(self) -> bool:
         return self.start == "real"
 
+    def memory_mb(self, problem: Problem, classes: int) -> float:
+        network = ConvNet(*problem.shape, problem.classes, self.filters, self.depth)
+        batch = min(self.student_batch, sum(problem.counts))
+        parameters = network.parameter_count * 4e-6
+        # The student's places, an expert in half and in single precision; one step's graph at a time.
+        kept = parameters * (self.student_steps + 6 + self.expert_epochs)
+        return kept + max(3 * batch, min(self.expert_batch, sum(problem.sizes))) * network.activation_mb
+
     def setup(self, problem: Problem, key: Key) -> State:
         here = key.child("start")
         images = problem.random_images(here) if self.start == "real" else problem.noise(here)

@@ -1,0 +1,78 @@
+"""Measure every method on real sets: one command, resumed by giving it again.
+
+Every method under its ``quick`` settings at ten images per class, the default and random images
+also at 1 and 50 with three seeds, each measured by ``medistill evaluate`` on test images. What is
+measured already lies in ``docs/results/methods`` and is not measured again; packages and trained
+networks are kept in the user's cache. ``make docs`` writes the table from it.
+
+    python benchmarks/methods_table.py [FOLDER OF SETS] [SET ...]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import medistill
+from medistill.distil.method import methods
+from medistill.distil.presets import presets
+from medistill.files import pretty_json, user_cache, write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results" / "methods"
+SETS = ("pneumoniamnist", "breastmnist", "bloodcells_28")
+DEFAULT = "default"
+KEPT = (
+    "arms", "gain_over_random", "gain_over_random_stored_alike", "recovery", "recovery_above_chance",
+    "compression", "images", "test_images", "networks", "random_draws", "recipe", "notes", "data",
+)  # fmt: skip
+
+
+def cells(sets: list[str]) -> list[tuple[str, str, int, int]]:
+    """Set, method, images per class and seed of every package, cheap ones first."""
+    names = [DEFAULT, *methods()]
+    first = [(s, name, 10, 0) for s in sets for name in names]
+    more = [
+        (s, name, ipc, seed)
+        for ipc in (1, 10, 50)
+        for seed in (0, 1, 2)
+        for s in sets
+        for name in (DEFAULT, "random")
+        if (s, name, ipc, seed) not in first
+    ]
+    return first + more
+
+
+def measure(folder: Path, data: str, method: str, ipc: int, seed: int) -> dict[str, Any]:
+    """Distil and evaluate one package."""
+    out = user_cache() / "methods-table" / f"{data}-{method}-ipc{ipc}-seed{seed}"
+    source = folder / f"{data}.npz"
+    asked: dict[str, Any] = {} if method == DEFAULT else {"method": method}
+    if "quick" in presets().get(method, []):
+        asked["preset"] = "quick"
+    made = medistill.distill(source, out=out, ipc=ipc, seed=seed, progress=True, **asked)
+    result = medistill.evaluate(out, on=source, progress=True)
+    return {
+        "set": data, "method": method, "ipc": ipc, "seed": seed, "bytes": made["bytes"], "cost": made["cost"],
+        "version": medistill.__version__, **{key: result[key] for key in KEPT},
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure what is missing."""
+    arguments = sys.argv[1:]
+    folder = Path(arguments[0] if arguments else os.environ.get("MEDISTILL_DATA", ROOT.parent / "shared" / "data"))
+    todo = cells(arguments[1:] or list(SETS))
+    for number, (data, method, ipc, seed) in enumerate(todo, 1):
+        path = RESULTS / f"{data}-{method}-ipc{ipc}-seed{seed}.json"
+        if path.exists():
+            continue
+        print(f"{number} of {len(todo)}: {data}, {method}, {ipc} per class, seed {seed}", file=sys.stderr, flush=True)
+        write_atomically(path, pretty_json(json.loads(json.dumps(measure(folder, data, method, ipc, seed)))))
+
+
+if __name__ == "__main__":
+    main()
