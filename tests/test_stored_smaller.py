@@ -128,7 +128,7 @@ def test_the_ten_lines_on_its_card_run(package, monkeypatch):
     scope: dict = {}
     exec(code.replace("range(300)", "range(60)"), scope)
     torch = scope["torch"]
-    found = scope["model"](scope["x"]).softmax(1)
+    found = scope["model"](scope["x"]).softmax(1).detach()
     assert scope["x"].shape[2:] == (16, 16)
     assert float((found - scope["y"]).abs().mean()) < float((scope["y"].mean(0) - scope["y"]).abs().mean()) or (
         torch.equal(found.argmax(1), scope["y"].argmax(1))
@@ -145,6 +145,11 @@ def test_evaluation_stands_beside_random_images_stored_alike(package, tmp_path):
     assert (tmp_path / "p" / "distilled.npz").read_bytes() == before
     card = (tmp_path / "p" / "README.md").read_text()
     assert "random real images, stored alike" in card and "random real images, same bytes" in card
+
+
+def test_a_recipient_trains_on_it(package):
+    result = medistill.train(package, on=SOURCE, config=TINY)
+    assert result["test_images"] and result["metrics"]["accuracy"]["mean"] is not None
 
 
 def test_plain_packages_have_no_such_arm(tmp_path):

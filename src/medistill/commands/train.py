@@ -68,14 +68,15 @@ def train(
         notes.append("the data have no test split; all their images were used for testing, none for training")
     test = Part(statistics.apply(split.images), split.labels)
     normal = Statistics(statistics.mean, statistics.std, read.manifest["flips"])
-    channels, height, width = read.pixels.shape[1:]
+    part = read.part
+    channels, height, width = part.pixels.shape[1:]
     network = ConvNet(channels, height, width, len(read.class_names), config.recipe.width)
     saved, runs = None, []
     steps = steps_for(config.recipe, len(read.labels))
     with Progress("training", steps * config.networks, enabled=progress) as shown:
         for index in range(config.networks):
             key = Key(config.seed).child("network", index)
-            parameters = fit(network, read.part, normal, config.recipe, key, lambda *_: shown.advance())
+            parameters = fit(network, part, normal, config.recipe, key, lambda *_: shown.advance())
             runs.append(predict(network, parameters, test.pixels, normal))
             if save is not None and index == 0:
                 from safetensors.torch import save as serialise
