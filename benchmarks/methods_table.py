@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import medistill
 from medistill.distil.method import methods
 from medistill.distil.presets import presets
-from medistill.files import pretty_json, user_cache, write_atomically
+from medistill.files import CACHE_VARIABLE, pretty_json, user_cache, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "methods"
@@ -47,18 +49,30 @@ def cells(sets: list[str]) -> list[tuple[str, str, int, int]]:
 
 
 def measure(folder: Path, data: str, method: str, ipc: int, seed: int) -> dict[str, Any]:
-    """Distil and evaluate one package."""
+    """Distil and evaluate one package, each in a process of its own, so that memory is that of one command.
+
+    Distilling gets an empty cache: its seconds hold the training of teachers and experts too.
+    """
     out = user_cache() / "methods-table" / f"{data}-{method}-ipc{ipc}-seed{seed}"
-    source = folder / f"{data}.npz"
-    asked: dict[str, Any] = {} if method == DEFAULT else {"method": method}
+    source = str(folder / f"{data}.npz")
+    asked = [] if method == DEFAULT else ["--method", method]
     if "quick" in presets().get(method, []):
-        asked["preset"] = "quick"
-    made = medistill.distill(source, out=out, ipc=ipc, seed=seed, progress=True, **asked)
-    result = medistill.evaluate(out, on=source, progress=True)
+        asked += ["--preset", "quick"]
+    with tempfile.TemporaryDirectory() as empty:
+        given = ["--ipc", str(ipc), "--seed", str(seed), "--out", str(out), *asked]
+        made = _medistill("distill", source, *given, cache=empty)
+    result = _medistill("evaluate", str(out), "--on", source)
     return {
         "set": data, "method": method, "ipc": ipc, "seed": seed, "bytes": made["bytes"], "cost": made["cost"],
         "version": medistill.__version__, **{key: result[key] for key in KEPT},
     }  # fmt: skip
+
+
+def _medistill(*words: str, cache: str | None = None) -> Any:
+    """What a command prints as JSON."""
+    environment = {**os.environ, **({} if cache is None else {CACHE_VARIABLE: cache})}
+    command = [sys.executable, "-m", "medistill.cli", *words, "--json"]
+    return json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def main() -> None:
@@ -71,7 +85,7 @@ def main() -> None:
         if path.exists():
             continue
         print(f"{number} of {len(todo)}: {data}, {method}, {ipc} per class, seed {seed}", file=sys.stderr, flush=True)
-        write_atomically(path, pretty_json(json.loads(json.dumps(measure(folder, data, method, ipc, seed)))))
+        write_atomically(path, pretty_json(measure(folder, data, method, ipc, seed)))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ def load() -> list[tuple[str, dict[str, Any]]]:
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}".replace("%", " %")
+    if value is None:
+        return "-"
+    digits = 1 if abs(value) >= 0.001 or value == 0 else 2
+    return f"{value:.{digits}%}".replace("%", " %")
 
 
 def page() -> str:

@@ -28,6 +28,16 @@ TINY_SETS = [
 ]  # fmt: skip
 
 SMALL_DM = {"method": {"name": "dm", "iterations": 4, "networks": 2, "filters": 8, "real_batch": 8}}
+QUICK = [
+    "--set",
+    "method.name=dm",
+    "--set",
+    "method.iterations=4",
+    "--set",
+    "method.networks=2",
+    "--set",
+    "method.filters=8",
+]
 
 
 @pytest.fixture(scope="session", autouse=True)

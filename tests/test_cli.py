@@ -12,20 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT, TINY_SETS, npz_arrays
+from conftest import QUICK, ROOT, TINY_SETS, npz_arrays
 from medistill.package.container import read_files
 
 SOURCE = "phantom:classes=3,images=36,size=16"
-QUICK = [
-    "--set",
-    "method.name=dm",
-    "--set",
-    "method.iterations=4",
-    "--set",
-    "method.networks=2",
-    "--set",
-    "method.filters=8",
-]
 TINY_OPTIONS = [part for setting in TINY_SETS for part in ("--set", setting)]
 
 

@@ -19,16 +19,6 @@ from medistill.files import new_folder, require_writable, write_atomically
 from medistill.package.container import read_files
 
 SOURCE = "phantom:classes=3,images=36,size=16"
-QUICK = [
-    "--set",
-    "method.name=dm",
-    "--set",
-    "method.iterations=4",
-    "--set",
-    "method.networks=2",
-    "--set",
-    "method.filters=8",
-]
 
 
 @pytest.fixture

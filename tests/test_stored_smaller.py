@@ -14,7 +14,8 @@ from medistill.data.preprocess import Part
 from medistill.distil import loop
 from medistill.distil.method import make_method
 from medistill.errors import ConfigError, PackageError
-from medistill.evaluation.teachers import rebalanced, soft_labels
+from medistill.evaluation.arms import rebalanced
+from medistill.evaluation.teachers import soft_labels
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
 from medistill.nets.pixels import decode, encode

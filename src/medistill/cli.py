@@ -111,7 +111,7 @@ def distill(
     ] = None,
     memory_limit: Annotated[str | None, typer.Option(help="Memory to stay under while distilling, as 3GB.")] = None,
     seed: Seed = None,
-    preset: Annotated[str | None, typer.Option(help="The method's settings: paper, or quick.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A file of the method's settings: paper, as published.")] = None,
     size: Size = None,
     channels: Channels = None,
     flips: Flips = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -11,9 +12,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medistill.errors import OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CACHE_VARIABLE = "MEDISTILL_CACHE"
 
@@ -23,6 +27,26 @@ def user_cache() -> Path:
     import platformdirs
 
     return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("medistill"))
+
+
+def read_cached(kind: str, identity: str) -> dict[str, Tensor] | None:
+    """Tensors kept under that identity, or None; a damaged entry counts as none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load((user_cache() / kind / f"{identity}.safetensors").read_bytes())
+    except (OSError, SafetensorError):
+        return None
+    return {name: tensor.clone() for name, tensor in tensors.items()}  # aligned like ones just computed
+
+
+def write_cached(kind: str, identity: str, tensors: dict[str, Tensor]) -> None:
+    """Keep tensors under an identity; where the cache cannot be written, nothing is kept."""
+    from safetensors.torch import save
+
+    with contextlib.suppress(OutputError):
+        write_atomically(user_cache() / kind / f"{identity}.safetensors", save(tensors))
 
 
 def canonical_json(value: Any) -> str:

@@ -80,6 +80,11 @@ class Progress:
             left = duration((self.total - self.done) / rate) if rate > 0 else "unknown"
             self._say(f"{self.label}: {self.done / self.total:.0%}, {left} left {detail}".rstrip())
 
+    def reach(self, total: float, done: float, detail: str = "") -> None:
+        """Say how far a piece of work is whose size shows only once it has begun."""
+        self.total = max(total, 1e-9)
+        self.advance(done - self.done, detail)
+
     @staticmethod
     def _say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201

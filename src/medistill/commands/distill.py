@@ -65,8 +65,9 @@ def distill(
         ratio: distilled images per training image, in (0, 1).
         factor: store images at 1/factor of the side, factor² of them in the bytes of one.
         teachers: networks, trained on the real images, whose probabilities become the labels; 0 for plain classes.
-        memory_limit: as "3GB": stay under it while distilling, or refuse with what is needed.
-        preset: "paper" or "quick", a file of the method's settings; see ``medistill.distil.presets``.
+        memory_limit: as "3GB": stay under it while the images are learned (training teachers takes its own),
+            or refuse with what is needed.
+        preset: "paper", the published settings of the method; see ``medistill.distil.presets``.
         seed: of everything random; 0 if neither this nor the settings name one.
         settings: further settings, ``{"method": {...}, "data": {...}}``.
         fresh: start over, replacing what is there.
@@ -282,11 +283,6 @@ def _soft_labels(
 ) -> npt.NDArray[np.float32]:
     statistics = Statistics(package.preprocessing.mean, package.preprocessing.std, package.manifest["flips"])
     with Progress(f"training {config.labels.teachers} teachers", 0, enabled=progress) as shown:
-
-        def news(total: int, done: int) -> None:
-            shown.total = total
-            shown.advance(done - shown.done)
-
         return soft_labels(
-            prepared.train, [package.part], statistics, prepared.classes, config.labels, config.seed, news
+            prepared.train, [package.part], statistics, prepared.classes, config.labels, config.seed, shown.reach
         )[0]

@@ -92,7 +92,8 @@ class Preprocessing:
 class Part:
     """One split, prepared: ``uint8`` pixels (n, c, h, w) and labels (n,).
 
-    ``soft_labels``, where there are any, are class probabilities (n, classes) to train on instead.
+    ``soft_labels``, where there are any, are class probabilities (n, classes) to train on instead;
+    each row is brought to the sum of one, which storing it in half precision may have taken from it.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -104,6 +105,9 @@ class Part:
         # them, whose sums differ in the last bit: equal images must have equal strides.
         plain = np.ascontiguousarray(self.pixels).reshape(-1).reshape(self.pixels.shape)
         object.__setattr__(self, "pixels", plain)
+        if self.soft_labels is not None:
+            sums = self.soft_labels.sum(axis=1, keepdims=True)
+            object.__setattr__(self, "soft_labels", (self.soft_labels / sums).astype(np.float32))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -7,20 +7,16 @@ half precision, which halves the file and changes them by a relative 0.0005 at m
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from dataclasses import asdict, dataclass
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional
 
 from medistill.augment import siamese
 from medistill.distil.problem import Problem
-from medistill.errors import OutputError
-from medistill.files import canonical_json, sha256_text, user_cache, write_atomically
+from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 
@@ -79,13 +75,11 @@ def trajectory(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
             }
         )
     )
-    path = user_cache() / "experts" / f"{identity}.safetensors"
-    try:
-        return load(path.read_bytes())["trajectory"]
-    except (OSError, SafetensorError, KeyError):
-        trained = _train(problem, settings, key)
-    with contextlib.suppress(OutputError):  # without a cache it is trained again when it is needed again
-        write_atomically(path, save({"trajectory": trained}))
+    kept = read_cached("experts", identity)
+    if kept is not None and "trajectory" in kept:
+        return kept["trajectory"]
+    trained = _train(problem, settings, key)
+    write_cached("experts", identity, {"trajectory": trained})  # without a cache it is trained whenever it is needed
     return trained
 
 

@@ -21,6 +21,8 @@ AfterStep = Callable[[State, float], None]
 
 
 LABELS = ".labels"
+"""How names in the memory end that belong to the labels being learned."""
+
 DECAY = 0.999
 """Of Adam's mean of squared gradients."""
 

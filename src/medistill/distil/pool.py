@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from medistill.augment import Augmentation, siamese
-from medistill.distil.method import Method, State
+from medistill.augment import Augmentation
+from medistill.distil.method import State
+from medistill.distil.networked import NetworkMethod
 from medistill.distil.problem import Problem
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
@@ -25,7 +25,7 @@ CHUNK = 64
 """Real images embedded at once, small enough for the cache."""
 
 
-class PooledMatching(Method):
+class PooledMatching(NetworkMethod):
     """Base of methods that match a mean over images; subclasses say of what, and how it is compared.
 
     Each class is matched alone and the classes' losses are added. Both sides are changed by
@@ -41,20 +41,13 @@ class PooledMatching(Method):
     networks: int = Field(100, ge=0, le=100_000, description="networks in the pool; 0 makes a new one each step")
     real_batch: int = Field(256, ge=1, le=1_000_000, description="real images per class and network")
     filters: int = Field(64, ge=1, le=4096, description="filters per convolution")
-    depth: int = Field(0, ge=0, le=10, description="blocks of the network; 0 chooses by image size")
-    augment: bool = Field(True, description="siamese augmentation")
-    start: Literal["real", "noise"] = Field("real", description="first images")
-
-    @property
-    def starts_from_real_images(self) -> bool:
-        return self.start == "real"
 
     def steps(self, problem: Problem) -> int:
         """As asked for, or as many as keep the work bounded: a step costs as much as there are images."""
         return self.iterations or max(100, min(400, 8000 // max(problem.counts)))
 
     def memory_mb(self, problem: Problem, classes: int) -> float:
-        network = self._network(problem)
+        network = self.network(problem)
         made = sum(sorted(problem.counts)[-classes:])
         pool = 4e-6 * self.networks * problem.classes * self.statistic_size(network.embedding_size)
         return (made + CHUNK / 2) * network.activation_mb + 2 * pool
@@ -75,11 +68,9 @@ class PooledMatching(Method):
         """How far the mean over synthetic images is from that over real ones, a scalar."""
 
     def setup(self, problem: Problem, key: Key) -> State:
-        here = key.child("start")
-        images = problem.random_images(here) if self.start == "real" else problem.noise(here)
-        state = State(images, problem.labels)
+        state = State(self.first_images(problem, key), problem.labels)
         if self.networks:
-            size = self.statistic_size(self._network(problem).embedding_size)
+            size = self.statistic_size(self.network(problem).embedding_size)
             state.memory["targets"] = torch.zeros(self.networks, problem.classes, size)
             state.memory["known"] = torch.zeros(self.networks, problem.classes, dtype=torch.bool)
         return state
@@ -87,9 +78,9 @@ class PooledMatching(Method):
     def loss(self, state: State, problem: Problem, classes: Sequence[int], key: Key) -> Tensor:
         slot = state.step % self.networks if self.networks else state.step
         here = key.child("network", slot)
-        network = self._network(problem)
+        network = self.network(problem)
         parameters = network.parameters(here)
-        changes = [self._change(problem, here.child("augment", label)) for label in classes]
+        changes = [self.change(problem, here.child("augment", label)) for label in classes]
         made = [change(state.images[problem.made(label)]) for label, change in zip(classes, changes, strict=True)]
         # One forward for all classes; normalisation is per image, so they do not mix.
         embedded = network.embed(parameters, torch.cat(made))
@@ -99,12 +90,6 @@ class PooledMatching(Method):
             target = self._target(state, problem, label, slot, network, parameters, change, here)
             total = total + self.distance(own.mean(0), target)
         return total
-
-    def _network(self, problem: Problem) -> ConvNet:
-        return ConvNet(*problem.shape, problem.classes, self.filters, self.depth)
-
-    def _change(self, problem: Problem, key: Key) -> Augmentation:
-        return siamese(key.generator(), problem.flips) if self.augment else lambda x: x
 
     def _target(
         self,

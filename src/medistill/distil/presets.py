@@ -1,8 +1,8 @@
 """Presets: a method's settings as a file, one for each method and purpose.
 
-``paper`` is the published setting, for whoever has the hours; ``quick`` ends in minutes on two
-cores at 28×28. The files lie in ``medistill/recipes/<method>-<preset>.yaml``. The whole
-configuration that is taken where no method is named is ``medistill/recipes/default.yaml``.
+``paper`` is the published setting, for whoever has the hours. The files lie in
+``medistill/recipes/<method>-<preset>.yaml``. The whole configuration that is taken where no
+method is named is ``medistill/recipes/default.yaml``.
 """
 
 from __future__ import annotations

@@ -41,12 +41,17 @@ class Arm:
     exam: Exam
 
 
-def subset(part: Part, counts: list[int], key: Key) -> Part:
-    """Random images of each class without replacement, at most as many as there are."""
+def subset(part: Part, counts: list[int], key: Key, repeat: bool = False) -> Part:
+    """Random images of each class without replacement, at most as many as there are.
+
+    With ``repeat`` a class that has too few is gone through again and again until there are enough.
+    """
     rows = []
     for label, count in enumerate(counts):
         members = np.flatnonzero(part.labels == label)
-        rows.append(key.child("class", label).numpy().permutation(members)[:count])
+        draw = key.child("class", label).numpy()
+        passes = -(-count // len(members)) if repeat and count else 1
+        rows.append(np.concatenate([draw.permutation(members) for _ in range(passes)])[:count])
     chosen = np.sort(np.concatenate(rows))
     return Part(part.pixels[chosen], part.labels[chosen])
 
@@ -55,6 +60,13 @@ def balanced(part: Part, key: Key) -> Part:
     """As many images of each class as the smallest class has; absent classes stay absent."""
     sizes = np.bincount(part.labels)
     return subset(part, [int(sizes[sizes > 0].min())] * len(sizes), key)
+
+
+def rebalanced(part: Part, key: Key) -> Part:
+    """As many images as before, of each class equally many: frequent ones are left out, rare ones repeated."""
+    present = np.bincount(part.labels) > 0
+    each = -(-len(part) // int(present.sum()))
+    return subset(part, [each if here else 0 for here in present], key, repeat=True)
 
 
 def jobs_of(arm: Arm, classes: int, config: EvaluateConfig, parts: Parts, network: str = "convnet") -> list[Job]:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from medistill.data.preprocess import Part
-from medistill.errors import OutputError
-from medistill.files import user_cache, write_atomically
-from medistill.nets.convnet import Parameters
+from medistill.files import read_cached, write_cached
 from medistill.types import Probabilities
 
 
@@ -41,37 +36,19 @@ def part_digest(part: Part) -> str:
 
 
 def read(identity: str) -> Run | None:
-    """The run of that identity, or None; a damaged entry counts as none."""
-    try:
-        arrays = load((user_cache() / "runs" / f"{identity}.safetensors").read_bytes())
-        return Run(arrays["probabilities"], arrays["curve"])
-    except (OSError, SafetensorError, KeyError):
+    """The run of that identity, or None."""
+    tensors = read_cached("runs", identity)
+    if tensors is None or not {"probabilities", "curve"} <= set(tensors):
         return None
+    return Run(tensors["probabilities"].numpy(), tensors["curve"].numpy())
 
 
 def write(identity: str, run: Run) -> None:
-    """Keep a run; where the cache cannot be written, nothing is kept."""
-    content = save({"probabilities": run.probabilities, "curve": run.curve})
-    try:
-        write_atomically(user_cache() / "runs" / f"{identity}.safetensors", content)
-    except OutputError:
-        return
+    """Keep a run."""
+    import torch
 
-
-def read_network(identity: str) -> Parameters | None:
-    """A trained network's parameters, or None; a damaged entry counts as none."""
-    from safetensors.torch import load as load_tensors
-
-    try:
-        tensors = load_tensors((user_cache() / "networks" / f"{identity}.safetensors").read_bytes())
-    except (OSError, SafetensorError):
-        return None
-    return {name: tensor.clone() for name, tensor in tensors.items()}  # aligned like one that was just trained
-
-
-def write_network(identity: str, parameters: Parameters) -> None:
-    """Keep a trained network; where the cache cannot be written, nothing is kept."""
-    from safetensors.torch import save as save_tensors
-
-    with contextlib.suppress(OutputError):
-        write_atomically(user_cache() / "networks" / f"{identity}.safetensors", save_tensors(parameters))
+    write_cached(
+        "runs",
+        identity,
+        {"probabilities": torch.from_numpy(run.probabilities), "curve": torch.from_numpy(run.curve)},
+    )

@@ -9,10 +9,9 @@ import numpy as np
 
 from medistill.config import Recipe
 from medistill.data.preprocess import Part
-from medistill.evaluation import cache
 from medistill.evaluation.cache import Run
 from medistill.evaluation.metrics import metrics
-from medistill.files import canonical_json, sha256_text
+from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
 from medistill.nets.training import Statistics, predict, steps_for, train
@@ -111,11 +110,11 @@ def do(job: Job, parts: Parts, advance: Callable[[int], None]) -> Run:
             curve.append((done, done * batch, score))
 
     key = Key(job.seed).child("network", job.index)
-    parameters = cache.read_network(job.network_identity) if job.keep else None
+    parameters = read_cached("networks", job.network_identity) if job.keep else None
     if parameters is None:
         parameters = train(network, part, job.statistics, job.recipe, key, after_step)
         if job.keep:
-            cache.write_network(job.network_identity, parameters)
+            write_cached("networks", job.network_identity, parameters)
     # The test images are seen here, once, by the finished network.
     probabilities = predict(network, parameters, parts[job.test].pixels, job.statistics)
     return Run(probabilities, np.array(curve, dtype=np.float64).reshape(-1, 3))

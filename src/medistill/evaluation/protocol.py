@@ -143,8 +143,7 @@ def compare(
     with Progress("evaluating", 0, enabled=progress) as shown:
 
         def news(total: int, done: int, finished: int) -> None:
-            shown.total = total
-            shown.advance(done - shown.done, f"({finished} of {networks} networks)")
+            shown.reach(total, done, f"({finished} of {networks} networks)")
 
         runs = arms.train_all(contest, len(package.class_names), config, news)
     test = prepared.dataset.splits["test"]
@@ -225,15 +224,8 @@ def _stored_alike(
     labels = LabelConfig.model_validate(package.manifest["configuration"]["labels"])
     seed = int(package.manifest["seed"])
     with Progress("labelling random images as the package's are", 0, enabled=progress) as shown:
-
-        def news(total: int, done: int) -> None:
-            shown.total = total
-            shown.advance(done - shown.done)
-
-        each = soft_labels(prepared.train, drawn, statistics, len(counts), labels, seed, news)
-    return [
-        replace(part, soft_labels=soft / soft.sum(1, keepdims=True)) for part, soft in zip(drawn, each, strict=True)
-    ]
+        each = soft_labels(prepared.train, drawn, statistics, len(counts), labels, seed, shown.reach)
+    return [replace(part, soft_labels=soft) for part, soft in zip(drawn, each, strict=True)]
 
 
 def original_bytes(part: Part) -> int:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from medistill.config import LabelConfig
 from medistill.data.preprocess import Part
+from medistill.evaluation.arms import rebalanced
 from medistill.evaluation.cache import Run, part_digest
 from medistill.evaluation.jobs import Job, Parts
 from medistill.evaluation.workers import run_all
@@ -23,20 +24,6 @@ from medistill.nets.training import Statistics
 
 FIRST_INDEX = 1_000_000
 """Teachers are numbered from here on, so that no network of a comparison starts like one of them."""
-
-
-def rebalanced(part: Part, key: Key) -> Part:
-    """As many images as before, of each class equally many: frequent ones are left out, rare ones repeated."""
-    present = np.flatnonzero(np.bincount(part.labels))
-    each = -(-len(part) // len(present))
-    rows = []
-    for label in present:
-        members = np.flatnonzero(part.labels == label)
-        draw = key.child("class", int(label)).numpy()
-        passes = [draw.permutation(members) for _ in range(-(-each // len(members)))]
-        rows.append(np.concatenate(passes)[:each])
-    chosen = np.sort(np.concatenate(rows))
-    return Part(part.pixels[chosen], part.labels[chosen])
 
 
 def soft_labels(

@@ -79,7 +79,8 @@ def train(
     pixels, soft = torch.from_numpy(part.pixels), part.soft_labels is not None
     labels = torch.from_numpy(part.labels if part.soft_labels is None else part.soft_labels)
     parameters = network.parameters(key.child("parameters"))
-    learned = [tensor.requires_grad_(True) for name, tensor in parameters.items() if name not in network.buffers]
+    fixed = network.buffers
+    learned = [tensor.requires_grad_(True) for name, tensor in parameters.items() if name not in fixed]
     steps, batch = steps_for(recipe, len(part)), min(recipe.batch, len(part))
     optimiser = torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: one_cycle(step, steps))

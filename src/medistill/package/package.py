@@ -64,10 +64,7 @@ class Package:
     @property
     def part(self) -> Part:
         """The images as a training set, at the size that networks see."""
-        soft = self.soft_labels
-        if soft is not None:  # rows sum to one again, which rounding to half precision took from them
-            soft = soft / soft.sum(1, keepdims=True)
-        return Part(decoded(self.pixels, self.preprocessing.size), self.labels, soft)
+        return Part(decoded(self.pixels, self.preprocessing.size), self.labels, self.soft_labels)
 
     @property
     def identity(self) -> str:

@@ -15,9 +15,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from medistill.augment import Augmentation, siamese
 from medistill.distil.matching import gradient_distance
-from medistill.distil.method import Method, MethodInfo, State, register
+from medistill.distil.method import MethodInfo, State, register
+from medistill.distil.networked import NetworkMethod
 from medistill.distil.problem import Problem
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
@@ -41,7 +41,7 @@ def published_loops(ipc: int) -> tuple[int, int]:
 
 
 @register
-class DC(Method):
+class DC(NetworkMethod):
     """Dataset condensation with gradient matching (Zhao, Mopuri, Bilen, ICLR 2021), algorithm 1, equations 8 and 9.
 
     Each of ``iterations`` networks is met for ``outer_loops`` steps on the images; after each
@@ -67,14 +67,8 @@ class DC(Method):
     network_learning_rate: float = Field(0.01, gt=0, le=10, description="of the network, plain gradient descent")
     network_batch: int = Field(256, ge=1, le=65536, description="synthetic images per step of the network")
     real_batch: int = Field(256, ge=1, le=1_000_000, description="real images per class and step")
-    filters: int = Field(128, ge=1, le=4096, description="filters per convolution")
-    depth: int = Field(0, ge=0, le=10, description="blocks of the network; 0 chooses by image size")
     augment: bool = Field(False, description="siamese augmentation")
     start: Literal["real", "noise"] = Field("noise", description="first images")
-
-    @property
-    def starts_from_real_images(self) -> bool:
-        return self.start == "real"
 
     def loops(self, problem: Problem) -> tuple[int, int]:
         """Outer and inner loops for the images per class of this problem."""
@@ -87,21 +81,19 @@ class DC(Method):
     def memory_mb(self, problem: Problem, classes: int) -> float:
         made = sum(sorted(problem.counts)[-classes:])
         # A gradient that is itself differentiated keeps about three times what one pass keeps.
-        return (3 * made + min(self.real_batch, max(problem.sizes))) * self._network(problem).activation_mb
+        return (3 * made + min(self.real_batch, max(problem.sizes))) * self.network(problem).activation_mb
 
     def setup(self, problem: Problem, key: Key) -> State:
-        if self.start == "real":
-            return State(problem.random_images(key.child("start")), problem.labels)
-        return State(problem.noise(key.child("start")), problem.labels)
+        return State(self.first_images(problem, key), problem.labels)
 
     def loss(self, state: State, problem: Problem, classes: Sequence[int], key: Key) -> Tensor:
-        network = self._network(problem)
+        network = self.network(problem)
         parameters = {n: p.detach().requires_grad_(True) for n, p in self._parameters(state, problem, key).items()}
         weights = [p for p in parameters.values() if p.ndim > 1]
         total = torch.zeros(())
         for label in classes:
             here = key.child("step", state.step, label)
-            change = self._change(problem, here.child("augment"))
+            change = self.change(problem, here.child("augment"))
             rows = problem.draw(label, self.real_batch, here.child("real"))
             real = self._gradient(network, parameters, weights, change(problem.of_class(label, rows)), label, False)
             made = change(state.images[problem.made(label)])
@@ -122,14 +114,14 @@ class DC(Method):
         outer, inner = self.loops(problem)
         if state.step % outer == outer - 1:
             return  # the next step meets a new network
-        network = self._network(problem)
+        network = self.network(problem)
         parameters = {n: p.requires_grad_(True) for n, p in self._parameters(state, problem, key).items()}
         images, labels = state.images.detach(), state.labels
         for epoch in range(inner):
             here = key.child("inner", state.step, epoch)
             order = torch.randperm(len(images), generator=here.generator())
             for number, rows in enumerate(order.split(self.network_batch)):
-                x = self._change(problem, here.child("augment", number))(images[rows])
+                x = self.change(problem, here.child("augment", number))(images[rows])
                 with torch.enable_grad():
                     loss = functional.cross_entropy(network.logits(parameters, x), labels[rows])
                 gradients = torch.autograd.grad(loss, list(parameters.values()))
@@ -141,11 +133,5 @@ class DC(Method):
         """Of the network as it is at this step: new at the first of its outer loops, else as trained since."""
         outer, _ = self.loops(problem)
         if state.step % outer == 0:
-            return self._network(problem).parameters(key.child("network", state.step // outer))
+            return self.network(problem).parameters(key.child("network", state.step // outer))
         return {n[8:]: t for n, t in state.memory.items() if n.startswith("network.")}
-
-    def _network(self, problem: Problem) -> ConvNet:
-        return ConvNet(*problem.shape, problem.classes, self.filters, self.depth)
-
-    def _change(self, problem: Problem, key: Key) -> Augmentation:
-        return siamese(key.generator(), problem.flips) if self.augment else lambda x: x

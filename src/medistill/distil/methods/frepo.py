@@ -15,16 +15,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from medistill.augment import Augmentation, siamese
 from medistill.distil.matching import ridge_prediction
-from medistill.distil.method import Method, MethodInfo, State, register
+from medistill.distil.method import MethodInfo, State, register
+from medistill.distil.networked import NetworkMethod
 from medistill.distil.problem import Problem
 from medistill.keys import Key
-from medistill.nets.convnet import ConvNet, Parameters
+from medistill.nets.convnet import Parameters
 
 
 @register
-class FRePo(Method):
+class FRePo(NetworkMethod):
     """Neural feature regression with pooling (Zhou, Nezhadarya, Ba, NeurIPS 2022), algorithm 1, equation 4.
 
     Here real images are drawn evenly from the classes, and labels are learned as probabilities
@@ -62,19 +62,12 @@ class FRePo(Method):
     real_batch: int = Field(512, ge=1, le=1_000_000, description="real images per step, of all classes together")
     ridge: float = Field(1e-6, gt=0, le=1, description="ridge, as a share of the kernel's mean diagonal")
     filters: int = Field(64, ge=1, le=4096, description="filters per convolution")
-    depth: int = Field(0, ge=0, le=10, description="blocks of the network; 0 chooses by image size")
-    augment: bool = Field(True, description="siamese augmentation")
-    start: Literal["real", "noise"] = Field("real", description="first images")
-
-    @property
-    def starts_from_real_images(self) -> bool:
-        return self.start == "real"
 
     def label_rate(self) -> float:
         return self.label_learning_rate
 
     def memory_mb(self, problem: Problem, classes: int) -> float:
-        network = self._network(problem)
+        network = self.network(problem)
         features = 8e-6 * network.embedding_size * (self.real_batch + sum(problem.counts))
         real = -(-self.real_batch // problem.classes)
         return (
@@ -84,8 +77,7 @@ class FRePo(Method):
         )
 
     def setup(self, problem: Problem, key: Key) -> State:
-        here = key.child("start")
-        state = State(problem.random_images(here) if self.start == "real" else problem.noise(here), problem.labels)
+        state = State(self.first_images(problem, key), problem.labels)
         if self.learn_labels:
             # Scores whose softmax gives the own class its certainty and the others equal shares.
             others = max(1, problem.classes - 1)
@@ -97,13 +89,13 @@ class FRePo(Method):
         state.memory["ages"] = torch.tensor(ages)
         state.memory["births"] = torch.zeros(self.networks, dtype=torch.int64)
         for slot in range(self.networks):
-            self._keep(state, slot, self._network(problem).parameters(key.child("network", slot, 0)))
+            self._keep(state, slot, self.network(problem).parameters(key.child("network", slot, 0)))
         return state
 
     def loss(self, state: State, problem: Problem, classes: Sequence[int], key: Key) -> Tensor:
         here = key.child("step", state.step)
-        network, parameters = self._network(problem), self._parameters(state, self._slot(here))
-        change = self._change(problem, here.child("augment"))
+        network, parameters = self.network(problem), self._parameters(state, self._slot(here))
+        change = self.change(problem, here.child("augment"))
         each = -(-self.real_batch // problem.classes)
         rows = [problem.draw(label, each, here.child("real", label)) for label in range(problem.classes)]
         with torch.no_grad():
@@ -124,7 +116,7 @@ class FRePo(Method):
         memory = state.memory
         memory["ages"], memory["births"] = memory["ages"].clone(), memory["births"].clone()
         memory["ages"][slot] += 1
-        network = self._network(problem)
+        network = self.network(problem)
         if memory["ages"][slot] >= self.longest_training:
             memory["ages"][slot] = 0
             memory["births"][slot] += 1
@@ -134,7 +126,7 @@ class FRePo(Method):
         parameters = {n: p.detach().requires_grad_(True) for n, p in self._parameters(state, slot).items()}
         order = torch.randperm(len(state.labels), generator=here.child("order").generator())
         rows = order[: self.network_batch]
-        x = self._change(problem, here.child("own"))(state.images.detach()[rows])
+        x = self.change(problem, here.child("own"))(state.images.detach()[rows])
         labels = self._labels(state, problem).detach()[rows]
         with torch.enable_grad():
             loss = functional.cross_entropy(network.logits(parameters, x), labels)
@@ -162,9 +154,3 @@ class FRePo(Method):
     def _parameters(state: State, slot: int) -> Parameters:
         prefix = f"network{slot}."
         return {n.removeprefix(prefix): t for n, t in state.memory.items() if n.startswith(prefix)}
-
-    def _network(self, problem: Problem) -> ConvNet:
-        return ConvNet(*problem.shape, problem.classes, self.filters, self.depth)
-
-    def _change(self, problem: Problem, key: Key) -> Augmentation:
-        return siamese(key.generator(), problem.flips) if self.augment else lambda x: x

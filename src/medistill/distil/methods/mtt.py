@@ -7,23 +7,21 @@ trained on the real images arrives in a few epochs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from medistill.augment import siamese
 from medistill.distil.experts import ExpertSettings, trajectory, unflatten
-from medistill.distil.method import Method, MethodInfo, State, register
+from medistill.distil.method import MethodInfo, State, register
+from medistill.distil.networked import NetworkMethod
 from medistill.distil.problem import Problem
 from medistill.keys import Key
-from medistill.nets.convnet import ConvNet
 
 
 @register
-class MTT(Method):
+class MTT(NetworkMethod):
     """Matching training trajectories (Cazenavette et al., CVPR 2022), algorithm 1 and equation 3.
 
     The gradient through the student's steps is exact and needs the memory of one step: the
@@ -57,17 +55,9 @@ class MTT(Method):
     student_batch: int = Field(256, ge=1, le=65536, description="synthetic images per step of a student, at most all")
     step_size: float = Field(0.01, gt=0, le=10, description="of the student, to begin with")
     step_size_learning_rate: float = Field(1e-5, ge=0, le=1, description="of the student's step size")
-    filters: int = Field(128, ge=1, le=4096, description="filters per convolution")
-    depth: int = Field(0, ge=0, le=10, description="blocks of the network; 0 chooses by image size")
-    augment: bool = Field(True, description="siamese augmentation, of experts and students")
-    start: Literal["real", "noise"] = Field("real", description="first images")
-
-    @property
-    def starts_from_real_images(self) -> bool:
-        return self.start == "real"
 
     def memory_mb(self, problem: Problem, classes: int) -> float:
-        network = ConvNet(*problem.shape, problem.classes, self.filters, self.depth)
+        network = self.network(problem)
         batch = min(self.student_batch, sum(problem.counts))
         parameters = network.parameter_count * 4e-6
         # The student's places, an expert in half and in single precision; one step's graph at a time.
@@ -75,11 +65,9 @@ class MTT(Method):
         return kept + max(3 * batch, min(self.expert_batch, sum(problem.sizes))) * network.activation_mb
 
     def setup(self, problem: Problem, key: Key) -> State:
-        here = key.child("start")
-        images = problem.random_images(here) if self.start == "real" else problem.noise(here)
         zero = torch.zeros((), dtype=torch.float64)
         sizes = {"step_size": zero + self.step_size, "step_size_gradient": zero, "step_size_momentum": zero.clone()}
-        return State(images, problem.labels, sizes)
+        return State(self.first_images(problem, key), problem.labels, sizes)
 
     def preparations(self, problem: Problem) -> int:
         return self.experts
@@ -134,7 +122,7 @@ class _Student:
     """A network's loss on a batch of synthetic images at each of its steps, and derivatives of it."""
 
     def __init__(self, method: MTT, problem: Problem, labels: Tensor, key: Key) -> None:
-        self.network = ConvNet(*problem.shape, problem.classes, method.filters, method.depth)
+        self.network = method.network(problem)
         self.like = self.network.parameters(key)
         self.labels, self.key, self.method, self.problem = labels, key, method, problem
 
@@ -142,9 +130,7 @@ class _Student:
         here = self.key.child("student", step)
         order = torch.randperm(len(images), generator=here.generator())
         rows = order[: self.method.student_batch]
-        x = images[rows]
-        if self.method.augment:
-            x = siamese(here.child("augment").generator(), self.problem.flips)(x)
+        x = self.method.change(self.problem, here.child("augment"))(images[rows])
         loss = functional.cross_entropy(self.network.logits(unflatten(place, self.like), x), self.labels[rows])
         return torch.autograd.grad(loss, place, create_graph=keep)[0]
 

@@ -1,0 +1,40 @@
+"""What methods share that look at images through ConvNets: the network, the augmentation, the first images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from medistill.augment import Augmentation, siamese
+from medistill.distil.method import Method
+from medistill.distil.problem import Problem
+from medistill.keys import Key
+from medistill.nets.convnet import ConvNet
+
+
+class NetworkMethod(Method):
+    """Base of methods that compare what ConvNets make of real and of synthetic images."""
+
+    filters: int = Field(128, ge=1, le=4096, description="filters per convolution")
+    depth: int = Field(0, ge=0, le=10, description="blocks of the network; 0 chooses by image size")
+    augment: bool = Field(True, description="siamese augmentation")
+    start: Literal["real", "noise"] = Field("real", description="first images")
+
+    @property
+    def starts_from_real_images(self) -> bool:
+        return self.start == "real"
+
+    def first_images(self, problem: Problem, key: Key) -> Tensor:
+        """Random real images, or noise, as ``start`` says."""
+        here = key.child("start")
+        return problem.random_images(here) if self.start == "real" else problem.noise(here)
+
+    def network(self, problem: Problem) -> ConvNet:
+        """The network's shape for these images."""
+        return ConvNet(*problem.shape, problem.classes, self.filters, self.depth)
+
+    def change(self, problem: Problem, key: Key) -> Augmentation:
+        """An augmentation drawn from ``key``, for both sides; none where ``augment`` is off."""
+        return siamese(key.generator(), problem.flips) if self.augment else lambda x: x
