@@ -22,6 +22,7 @@ from medistill.data.preprocess import Part, Prepared, prepare
 from medistill.distil import loop
 from medistill.distil.method import make_method
 from medistill.distil.problem import make_problem
+from medistill.evaluation.calibration import class_shift, shifted
 from medistill.evaluation.metrics import metrics
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
@@ -42,15 +43,22 @@ TRIALS: list[tuple[str, dict[str, Any], int, int, dict[str, Any]]] = [
     ("bloodcells_28", {"name": "ncfm", "iterations": 300, "real_batch": 128}, 2, 2, {}),
     ("bloodcells_28", {"name": "frepo", "learn_labels": False, "iterations": 400}, 2, 2, {}),
     ("bloodcells_28", DM, 2, 2, {"ipc": 1}),
+    ("bloodcells_28", RANDOM, 3, 2, {}),
+    ("bloodcells_28", {**DM, "iterations": 200}, 2, 2, {"calibrate": True}),
     *(("breastmnist", RANDOM, factor, teachers, {}) for teachers in (0, 2) for factor in (1, 2, 3)),
     *(("breastmnist", DM, factor, teachers, {}) for teachers in (0, 2) for factor in (1, 2)),
     ("breastmnist", DM, 2, 2, {"divide": True}),
     ("breastmnist", DM, 2, 2, {"balance": True}),
+    ("breastmnist", DM, 2, 2, {"balance": True, "calibrate": True}),
     ("breastmnist", DM, 2, 2, {"mix": 0.5}),
+    ("pneumoniamnist", RANDOM, 2, 2, {}),
+    ("pneumoniamnist", RANDOM, 2, 2, {"calibrate": True}),
     ("pneumoniamnist", DM, 2, 0, {}),
     ("pneumoniamnist", DM, 2, 2, {}),
     ("pneumoniamnist", DM, 2, 2, {"divide": True}),
     ("pneumoniamnist", DM, 2, 2, {"balance": True}),
+    ("pneumoniamnist", DM, 2, 2, {"calibrate": True}),
+    ("pneumoniamnist", DM, 2, 2, {"balance": True, "calibrate": True}),
 ]
 
 
@@ -61,6 +69,8 @@ def trial(data: Prepared, settings: dict[str, Any], factor: int, teachers: int, 
     pixels = decoded(problem.quantise(made.images).numpy(), (problem.shape[1], problem.shape[2]))
     labels, statistics = made.labels.numpy(), _statistics(data)
     soft = _soft(data, Part(pixels, labels), teachers, more) if teachers else None
+    if more.get("calibrate"):
+        soft = _calibrated(data, Part(pixels, labels, soft))
     part, val, scores = Part(pixels, labels, soft), data.parts["val"], []
     for index in range(3 if data.dataset.description.name == "breastmnist" else 2):
         network = ConvNet(*problem.shape, problem.classes, 64)
@@ -89,6 +99,18 @@ def _soft(data: Prepared, part: Part, teachers: int, more: dict[str, Any]) -> np
     return ((1 - share) * soft + share * np.eye(data.classes)[part.labels]).astype(np.float32)
 
 
+def _calibrated(data: Prepared, part: Part) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """As ``medistill.evaluation.teachers`` does it, with the trials' own draw of real images."""
+    network = ConvNet(*part.pixels.shape[1:], data.classes, 64)
+    parameters = train(network, part, _statistics(data), Recipe(), Key(99).child("network", 0))
+    draw, each = np.random.default_rng(0), 1024 // data.classes
+    members = [np.flatnonzero(data.train.labels == label) for label in range(data.classes)]
+    rows = np.concatenate([draw.permutation(m)[:each] for m in members])
+    said = predict(network, parameters, data.train.pixels[rows], _statistics(data))
+    assert part.soft_labels is not None
+    return shifted(part.soft_labels, class_shift(said, data.train.labels[rows]))
+
+
 def _rebalanced(part: Part, seed: int) -> Part:
     """As the trials drew it; ``medistill.evaluation.arms.rebalanced`` draws by key instead."""
     draw, classes = np.random.default_rng(seed), int(part.labels.max()) + 1
@@ -109,7 +131,15 @@ def main() -> None:
     for number in map(int, sys.argv[2:] or range(len(TRIALS))):
         name, settings, factor, teachers, more = TRIALS[number]
         found = trial(prepare(load(Path(sys.argv[1]) / f"{name}.npz")), settings, factor, teachers, more)
-        print(number, name, settings, f"factor {factor}, {teachers} teachers", more, *(f"{x:.3f}" for x in found))
+        print(
+            number,
+            name,
+            settings,
+            f"factor {factor}, {teachers} teachers",
+            more,
+            *(f"{x:.3f}" for x in found),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -111,6 +111,9 @@ class LabelConfig(Settings):
     )
     temperature: float = Field(1.0, gt=0, le=100, description="above 1 softens the probabilities")
     balance: bool = Field(True, description="teachers see every class equally often, so they prefer none")
+    calibrate: bool = Field(
+        True, description="shift labels by class until a network trained on them prefers no class of real images"
+    )
     recipe: Recipe = Field(default_factory=Recipe, description="how teachers are trained")
 
 

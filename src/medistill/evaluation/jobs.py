@@ -14,7 +14,7 @@ from medistill.evaluation.metrics import metrics
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
-from medistill.nets.training import Statistics, predict, steps_for, train
+from medistill.nets.training import Statistics, images_seen, predict, steps_for, train
 from medistill.nets.zoo import make_network
 from medistill.types import Json
 
@@ -83,7 +83,7 @@ class Job:
 
     def work(self, parts: Parts) -> int:
         """Images that go through the network in training."""
-        return self.steps(parts) * min(self.recipe.batch, len(parts[self.train]))
+        return images_seen(self.recipe, len(parts[self.train]))
 
 
 def do(job: Job, parts: Parts, advance: Callable[[int], None]) -> Run:

@@ -9,21 +9,28 @@ distilled images with them must compare random images with them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medistill.config import LabelConfig
+from medistill.config import LabelConfig, Recipe
 from medistill.data.preprocess import Part
 from medistill.evaluation.arms import rebalanced
 from medistill.evaluation.cache import Run, part_digest
+from medistill.evaluation.calibration import asked_images, class_shift, shifted
 from medistill.evaluation.jobs import Job, Parts
 from medistill.evaluation.workers import run_all
 from medistill.keys import Key
-from medistill.nets.training import Statistics
+from medistill.nets.training import Statistics, images_seen
+from medistill.types import Probabilities
 
 FIRST_INDEX = 1_000_000
 """Teachers are numbered from here on, so that no network of a comparison starts like one of them."""
+
+
+Shown = Callable[[int, int], None]
 
 
 def soft_labels(
@@ -33,19 +40,19 @@ def soft_labels(
     classes: int,
     config: LabelConfig,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Shown | None = None,
 ) -> list[npt.NDArray[np.float32]]:
-    """Mean probabilities of ``config.teachers`` networks trained on the real images.
+    """Mean probabilities of ``config.teachers`` networks trained on the real images, calibrated if asked for.
 
     A teacher is kept in the cache by everything that determines it, so it is trained once for
-    all the images it is asked about.
+    all the images it is asked about; so is the student that calibrates a set's labels.
 
     Args:
         train: the real training images.
         sets: images to label, at the size that networks see.
         statistics: how all of them are normalised.
         classes: number of classes.
-        config: number of teachers, their recipe, the temperature.
+        config: number of teachers, their recipe, the temperature, calibration.
         seed: of the teachers.
         progress: told the images of all the work, and those done.
 
@@ -53,34 +60,63 @@ def soft_labels(
         For each set (n, classes), values of half precision, each row about one in sum.
     """
     every = Part(np.concatenate([s.pixels for s in sets]), np.concatenate([s.labels for s in sets]))
-    asked = part_digest(every)
-    parts: Parts = {asked: every}
-    jobs = []
-    for index in range(config.teachers):
-        key = Key(seed).child("teacher", index)
-        shown = rebalanced(train, key) if config.balance else train
-        parts[part_digest(shown)] = shown
-        jobs.append(
-            Job(
-                part_digest(shown), asked, None, statistics, classes,
-                config.recipe, 2, seed, FIRST_INDEX + index, keep=True,
-            )
-        )  # fmt: skip
-    total, done = sum(job.work(parts) for job in jobs), 0
-
-    def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        if progress is not None:
-            progress(total, done)
-
-    found: dict[int, Run] = {}
-
-    def keep(job: Job, run: Run) -> None:
-        found[job.index] = run
-
-    run_all(jobs, parts, advance, keep)
-    mean = np.mean([found[job.index].probabilities for job in jobs], axis=0)
+    keys = [Key(seed).child("teacher", index) for index in range(config.teachers)]
+    shown = [rebalanced(train, key) if config.balance else train for key in keys]
+    trained = [*shown, *(sets if config.calibrate else ())]
+    total = sum(images_seen(config.recipe, len(part)) for part in trained)
+    course = _Course(statistics, classes, config.recipe, seed, total, progress)
+    mean = np.mean(course.ask(shown, every), axis=0)
     sharpened = mean ** (1 / config.temperature)
-    labels = (sharpened / sharpened.sum(1, keepdims=True)).astype(np.float16).astype(np.float32)
-    return np.split(labels, np.cumsum([len(s) for s in sets])[:-1])
+    labels = _halved(sharpened / sharpened.sum(1, keepdims=True))
+    each = np.split(labels, np.cumsum([len(s) for s in sets])[:-1])
+    if not config.calibrate:
+        return each
+    real = asked_images(train, Key(seed).child("calibration"))
+    students = [replace(s, soft_labels=soft) for s, soft in zip(sets, each, strict=True)]
+    said = course.ask(students, real)
+    return [_halved(shifted(soft, class_shift(s, real.labels))) for soft, s in zip(each, said, strict=True)]
+
+
+def _halved(labels: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+    """The values that a package can store."""
+    return labels.astype(np.float16).astype(np.float32)
+
+
+@dataclass
+class _Course:
+    """Trains networks, or takes them from the cache, and counts the images over all that is trained."""
+
+    statistics: Statistics
+    classes: int
+    recipe: Recipe
+    seed: int
+    total: int
+    progress: Shown | None
+    done: int = 0
+    trained: int = 0
+
+    def ask(self, sets: Sequence[Part], asked: Part) -> list[Probabilities]:
+        """Train a network on each set; return what each says of the asked images, (n, classes)."""
+        parts: Parts = {part_digest(part): part for part in (*sets, asked)}
+        exam = part_digest(asked)
+        jobs = []
+        for part in sets:
+            jobs.append(
+                Job(
+                    part_digest(part), exam, None, self.statistics, self.classes,
+                    self.recipe, 2, self.seed, FIRST_INDEX + self.trained, keep=True,
+                )
+            )  # fmt: skip
+            self.trained += 1
+        found: dict[int, Run] = {}
+
+        def keep(job: Job, run: Run) -> None:
+            found[job.index] = run
+
+        run_all(jobs, parts, self._advance, keep)
+        return [found[job.index].probabilities for job in jobs]
+
+    def _advance(self, images: int) -> None:
+        self.done += images
+        if self.progress is not None:
+            self.progress(self.total, self.done)

@@ -44,6 +44,11 @@ def steps_for(recipe: Recipe, images: int) -> int:
     return int(min(recipe.most_steps, max(least, recipe.epochs * batches)))
 
 
+def images_seen(recipe: Recipe, images: int) -> int:
+    """Images that go through a network while it is trained on so many."""
+    return steps_for(recipe, images) * min(recipe.batch, images)
+
+
 def one_cycle(step: int, steps: int) -> float:
     """Learning rate as a share of its peak: linear rise over the first fifth, then half a cosine to zero.
 
