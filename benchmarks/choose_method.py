@@ -21,6 +21,7 @@ from medistill.data.load import load
 from medistill.data.preprocess import Part, Prepared, prepare
 from medistill.distil import loop
 from medistill.distil.method import make_method
+from medistill.distil.presets import read_preset
 from medistill.distil.problem import make_problem
 from medistill.evaluation.calibration import class_shift, shifted
 from medistill.evaluation.metrics import metrics
@@ -59,6 +60,13 @@ TRIALS: list[tuple[str, dict[str, Any], int, int, dict[str, Any]]] = [
     ("pneumoniamnist", DM, 2, 2, {"balance": True}),
     ("pneumoniamnist", DM, 2, 2, {"calibrate": True}),
     ("pneumoniamnist", DM, 2, 2, {"balance": True, "calibrate": True}),
+    ("breastmnist", {"name": "dsa", **read_preset("dsa", "quick"), "learning_rate": 0.1}, 1, 0, {"networks": 2}),
+    *(
+        (name, {"name": method, **read_preset(method, "quick")}, 1, 0, {"networks": 2})
+        for name in ("breastmnist", "pneumoniamnist")
+        for method in ("dsa", "dc", "mtt")
+    ),
+    ("breastmnist", {"name": "mtt", **read_preset("mtt", "quick"), "learning_rate": 30.0}, 1, 0, {"networks": 2}),
 ]
 
 
@@ -72,7 +80,7 @@ def trial(data: Prepared, settings: dict[str, Any], factor: int, teachers: int, 
     if more.get("calibrate"):
         soft = _calibrated(data, Part(pixels, labels, soft))
     part, val, scores = Part(pixels, labels, soft), data.parts["val"], []
-    for index in range(3 if data.dataset.description.name == "breastmnist" else 2):
+    for index in range(more.get("networks", 3 if data.dataset.description.name == "breastmnist" else 2)):
         network = ConvNet(*problem.shape, problem.classes, 64)
         parameters = train(network, part, statistics, Recipe(), key.child("network", index))
         found = metrics(predict(network, parameters, val.pixels, statistics), val.labels)

@@ -34,18 +34,17 @@ KEPT = (
 
 
 def cells(sets: list[str]) -> list[tuple[str, str, int, int]]:
-    """Set, method, images per class and seed of every package, cheap ones first."""
+    """Set, method, images per class and seed of every package; what is asked first of the table comes first."""
     names = [DEFAULT, *methods()]
-    first = [(s, name, 10, 0) for s in sets for name in names]
+    first = [(s, name, 10, 0) for name in names for s in sets]
     more = [
         (s, name, ipc, seed)
-        for ipc in (1, 10, 50)
         for seed in (0, 1, 2)
-        for s in sets
+        for ipc in (1, 10, 50)
         for name in (DEFAULT, "random")
-        if (s, name, ipc, seed) not in first
+        for s in sets
     ]
-    return first + more
+    return [*first, *(cell for cell in more if cell not in first)]
 
 
 def measure(folder: Path, data: str, method: str, ipc: int, seed: int) -> dict[str, Any]:

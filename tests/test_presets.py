@@ -29,8 +29,19 @@ def test_published_settings():
     assert not dc.augment and dsa.augment and dc.start == "noise" and dsa.start == "real"
 
 
+def test_every_distillation_has_a_quick_setting_that_does_less_than_the_published_one():
+    problem = small_problem(10)
+    for name, method in methods().items():
+        if method.info.kind == "distillation":
+            quick = make_method({"name": name, **read_preset(name, "quick")})
+            usual = make_method(
+                {"name": name, **read_preset(name, "paper")} if "paper" in presets()[name] else {"name": name}
+            )
+            assert quick.steps(problem) <= min(400, usual.steps(problem)) and quick.filters <= 64
+
+
 def test_unknown_presets():
-    with pytest.raises(ConfigError, match="allowed: paper"):
+    with pytest.raises(ConfigError, match="allowed: paper, quick"):
         read_preset("dm", "papr")
     with pytest.raises(ConfigError, match="its only setting"):
         read_preset("random", "paper")

@@ -1,5 +1,6 @@
 """MTT against the whole graph, what theory says of its loss, and its known troubles."""
 
+import math
 import resource
 import subprocess
 import sys
@@ -88,6 +89,17 @@ def test_the_step_size_stays_positive_whatever_its_gradient():
     state.memory["step_size_gradient"] = torch.tensor(2.0, dtype=torch.float64)
     method.after_update(state, problem, Key(0))
     assert float(state.memory["step_size"]) == pytest.approx(0.05 - 2e-5, abs=1e-8)
+
+
+def test_one_overshoot_does_not_end_the_learning():
+    """A student that steps too far has an enormous slope; the step size shrinks, but not to nothing."""
+    problem = small_problem(1)
+    method = make_method({**SETTINGS, "step_size_learning_rate": 1e-2})
+    state = method.setup(problem, Key(0))
+    for step in range(1, 4):
+        state.memory["step_size_gradient"] = torch.tensor(1e6, dtype=torch.float64)
+        method.after_update(state, problem, Key(0))
+        assert float(state.memory["step_size"]) == pytest.approx(0.05 * math.exp(-0.1 * step))
 
 
 def test_experts_come_from_the_cache_in_half_precision(tmp_path, monkeypatch):

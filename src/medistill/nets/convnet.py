@@ -101,7 +101,7 @@ class ConvNet:
             x = functional.group_norm(
                 x, self.filters, parameters[f"norm{block}.weight"], parameters[f"norm{block}.bias"]
             )
-            x = average_pool(functional.relu(x))
+            x = average_pool(functional.relu(x, inplace=True))
         return x.flatten(1)
 
     @property

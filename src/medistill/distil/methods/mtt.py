@@ -19,6 +19,9 @@ from medistill.distil.networked import NetworkMethod
 from medistill.distil.problem import Problem
 from medistill.keys import Key
 
+LARGEST_CHANGE = 0.1
+"""Of the logarithm of the learned step size, in one step."""
+
 
 @register
 class MTT(NetworkMethod):
@@ -107,9 +110,10 @@ class MTT(NetworkMethod):
     def after_update(self, state: State, problem: Problem, key: Key) -> None:
         memory = state.memory
         memory["step_size_momentum"] = self.momentum * memory["step_size_momentum"] + memory["step_size_gradient"]
-        # To first order what subtracting does, but a positive step size stays positive.
+        # To first order what subtracting does, but a positive step size stays positive. After an overshoot the
+        # slope is so steep that one step would end at nothing, where the images have no slope any more.
         change = -self.step_size_learning_rate * memory["step_size_momentum"] / memory["step_size"]
-        memory["step_size"] = memory["step_size"] * change.clamp(-1, 1).exp()
+        memory["step_size"] = memory["step_size"] * change.clamp(-LARGEST_CHANGE, LARGEST_CHANGE).exp()
 
     def _trajectory(self, problem: Problem, key: Key, index: int) -> Tensor:
         settings = ExpertSettings(
