@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench methods-table lint types docs golden clean
+.PHONY: help install demo test test-slow bench methods-table transfer-table lint types docs golden clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ bench: $(READY) ## distilling against the plain reference loop, as ratios of one
 
 methods-table: $(READY) ## measure every method on real sets (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/methods_table.py
+
+transfer-table: $(READY) ## measure the default's packages with other networks (hours; goes on where it stopped)
+	$(BIN)/python benchmarks/transfer_table.py
 
 lint: $(READY) ## style and formatting
 	$(BIN)/ruff check .

@@ -47,27 +47,31 @@ def cells(sets: list[str]) -> list[tuple[str, str, int, int]]:
     return [*first, *(cell for cell in more if cell not in first)]
 
 
-def measure(folder: Path, data: str, method: str, ipc: int, seed: int) -> dict[str, Any]:
-    """Distil and evaluate one package, each in a process of its own, so that memory is that of one command.
+def distilled(folder: Path, data: str, method: str, ipc: int, seed: int) -> tuple[Path, Any]:
+    """A package and what ``distill`` said of it; made in a process of its own, so that memory is that of one command.
 
     Distilling gets an empty cache: its seconds hold the training of teachers and experts too.
     """
     out = user_cache() / "methods-table" / f"{data}-{method}-ipc{ipc}-seed{seed}"
-    source = str(folder / f"{data}.npz")
     asked = [] if method == DEFAULT else ["--method", method]
     if "quick" in presets().get(method, []):
         asked += ["--preset", "quick"]
+    given = ["--ipc", str(ipc), "--seed", str(seed), "--out", str(out), *asked]
     with tempfile.TemporaryDirectory() as empty:
-        given = ["--ipc", str(ipc), "--seed", str(seed), "--out", str(out), *asked]
-        made = _medistill("distill", source, *given, cache=empty)
-    result = _medistill("evaluate", str(out), "--on", source)
+        return out, medistill_json("distill", str(folder / f"{data}.npz"), *given, cache=empty)
+
+
+def measure(folder: Path, data: str, method: str, ipc: int, seed: int) -> dict[str, Any]:
+    """Distil and evaluate one package."""
+    out, made = distilled(folder, data, method, ipc, seed)
+    result = medistill_json("evaluate", str(out), "--on", str(folder / f"{data}.npz"))
     return {
         "set": data, "method": method, "ipc": ipc, "seed": seed, "bytes": made["bytes"], "cost": made["cost"],
         "version": medistill.__version__, **{key: result[key] for key in KEPT},
     }  # fmt: skip
 
 
-def _medistill(*words: str, cache: str | None = None) -> Any:
+def medistill_json(*words: str, cache: str | None = None) -> Any:
     """What a command prints as JSON."""
     environment = {**os.environ, **({} if cache is None else {CACHE_VARIABLE: cache})}
     command = [sys.executable, "-m", "medistill.cli", *words, "--json"]

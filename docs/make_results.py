@@ -105,6 +105,35 @@ def methods_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def transfer_page() -> str:
+    """docs/results/transfer.md."""
+    parts = [
+        "# Transfer to other networks",
+        "Measured by `make transfer-table` (`benchmarks/transfer_table.py`; the objects lie in "
+        "[transfer/](transfer/)): the package that `distill` makes where no method is named, ten images per class, "
+        "28 pixels. It was made with ConvNets; each of these networks is trained on it, on random images stored "
+        "and labelled in the same way, and on all images, by the same recipe. Balanced accuracy, and in brackets "
+        "the 95 % interval.",
+    ]
+    for file in sorted((HERE / "results" / "transfer").glob("*.json")):
+        measured = json.loads(file.read_text())
+        rows = [
+            "| network | distilled | random, same bytes | random, stored alike | all "
+            "| AUROC: distilled / alike / all | gain over random stored alike | above chance |",
+            "|---" * 8 + "|",
+        ]
+        for net, scores in measured["nets"].items():
+            arms = scores["arms"]
+            names = ("distilled", "random", "random_stored_alike", "full")
+            means = [with_interval(arms[name]["balanced_accuracy"]) for name in names]
+            areas = " / ".join(f"{arms[name]['auroc']['mean']:.3f}" for name in (names[0], *names[2:]))
+            gain = with_interval(scores["gain_over_random_stored_alike"]["balanced_accuracy"], "+.3f")
+            above = _share(scores["recovery_above_chance"]["balanced_accuracy"])
+            rows.append(f"| {net} | {' | '.join(means)} | {areas} | {gain} | {above} |")
+        parts += [f"## {measured['set']}", "\n".join(rows)]
+    return "\n\n".join(parts) + "\n"
+
+
 def summary() -> str:
     """The table in the README."""
     rows = [
@@ -132,4 +161,5 @@ def readme() -> str:
 if __name__ == "__main__":
     (HERE / "results" / "main-job.md").write_text(page(), encoding="utf-8")
     (HERE / "results" / "methods.md").write_text(methods_page(), encoding="utf-8")
+    (HERE / "results" / "transfer.md").write_text(transfer_page(), encoding="utf-8")
     README.write_text(readme(), encoding="utf-8")

@@ -159,6 +159,16 @@ def test_plain_packages_have_no_such_arm(tmp_path):
     assert "random_stored_alike" not in result["arms"] and result["gain_over_random_stored_alike"] is None
 
 
+@pytest.mark.parametrize("factor", [1, 2])
+def test_learned_labels_are_the_method_s_own_work(tmp_path, factor):
+    """Random images beside them keep their classes; stored at full size they are the plain random arm."""
+    settings = {"method": {"iterations": 2, "networks": 1, "filters": 8, "real_batch": 8}}
+    medistill.distill(SOURCE, out=tmp_path / "p", method="frepo", ipc=2, factor=factor, settings=settings)
+    assert read_package(tmp_path / "p").soft_labels is not None
+    result = medistill.evaluate(tmp_path / "p", on=SOURCE, config=TINY)
+    assert ("random_stored_alike" in result["arms"]) == (factor > 1)
+
+
 @pytest.mark.parametrize("spoil", [lambda a: a * 2, lambda a: -a, lambda a: a * np.nan])
 def test_soft_labels_that_are_no_probabilities_are_refused(package, tmp_path, spoil):
     shutil.copytree(package, tmp_path / "p")

@@ -13,6 +13,7 @@ pytest runs the inherited tests. Small settings keep them quick.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -69,6 +70,12 @@ class MethodConformance:
     def test_other_sizes_square_or_not(self) -> None:
         self.check_images(small_problem(2, size=28))
         self.check_images(small_problem(2, size=18, width=25))
+        self.check_images(small_problem(1, size=64, images=6))
+
+    def test_one_class_alone(self) -> None:
+        problem = small_problem(3)
+        size, count = problem.sizes[0], problem.counts[0]
+        self.check_images(replace(problem, pixels=problem.pixels[:size], sizes=(size,), counts=(count,)))
 
     def test_stored_at_half_the_side(self) -> None:
         problem = small_problem(2, factor=2)

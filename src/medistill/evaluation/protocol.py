@@ -209,9 +209,13 @@ def _arms(package: Package, prepared: Prepared, config: EvaluateConfig, progress
 def _stored_alike(
     package: Package, prepared: Prepared, statistics: Statistics, config: EvaluateConfig, progress: bool
 ) -> list[Part]:
-    """Draws of random images, each stored and labelled as the package's are; none where that is the random arm."""
+    """Draws of random images, each stored and labelled as the package's are; none where that is the random arm.
+
+    Labels by teachers are an option that random images can have too; labels that a method learned are its own work.
+    """
     size, stored = package.preprocessing.size, package.pixels.shape[2:]
-    if stored == size and package.soft_labels is None:
+    labels = LabelConfig.model_validate(package.manifest["configuration"]["labels"])
+    if stored == size and not labels.teachers:
         return []
     counts = np.bincount(package.labels, minlength=len(package.class_names)).tolist()
     key = Key(config.seed)
@@ -219,9 +223,8 @@ def _stored_alike(
     for index in range(config.draws(sum(counts))):
         part = arms.subset(prepared.train, counts, key.child("random", index))
         drawn.append(Part(decoded(encoded(part.pixels, (stored[0], stored[1])), size), part.labels))
-    if package.soft_labels is None:
+    if not labels.teachers:
         return drawn
-    labels = LabelConfig.model_validate(package.manifest["configuration"]["labels"])
     seed = int(package.manifest["seed"])
     with Progress("labelling random images as the package's are", 0, enabled=progress) as shown:
         each = soft_labels(prepared.train, drawn, statistics, len(counts), labels, seed, shown.reach)

@@ -79,10 +79,16 @@ class _Split(_Section):
     split_seed: int
 
 
+class _Labels(_Section):
+    teachers: Annotated[int, Field(ge=0, le=100)]
+    balance: bool
+    calibrate: bool
+
+
 class _Configuration(_Section):
     data: _Split
     factor: Annotated[int, Field(ge=1, le=8)]
-    labels: dict[str, Any]
+    labels: _Labels
 
 
 class _Data(_Section):

@@ -1,0 +1,44 @@
+"""Transfer: the default's package, made with ConvNets, as training data for other networks.
+
+One package per set at ten images per class, the one of the table of methods; every network is
+trained on it, on random images and on all images by the same recipe. Goes on where it stopped:
+trained networks are kept in the user's cache, finished sets in ``docs/results/transfer``.
+
+    python benchmarks/transfer_table.py [FOLDER OF SETS] [SET ...]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import get_args
+
+from methods_table import DEFAULT, ROOT, SETS, distilled, medistill_json
+
+from medistill.config import Net
+from medistill.files import pretty_json, write_atomically
+
+RESULTS = ROOT / "docs" / "results" / "transfer"
+NETS = ",".join(get_args(Net))
+
+
+def main() -> None:
+    """Measure what is missing."""
+    arguments = sys.argv[1:]
+    folder = Path(arguments[0] if arguments else os.environ.get("MEDISTILL_DATA", ROOT.parent / "shared" / "data"))
+    for data in arguments[1:] or SETS:
+        path = RESULTS / f"{data}-ipc10.json"
+        if path.exists():
+            continue
+        package, _ = distilled(folder, data, DEFAULT, 10, 0)
+        result = medistill_json("evaluate", str(package), "--on", str(folder / f"{data}.npz"), "--nets", NETS)
+        kept = ("arms", "gain_over_random", "gain_over_random_stored_alike", "recovery", "recovery_above_chance")
+        own = {result["net"]: {key: result[key] for key in kept}}
+        nets = {**own, **{net: {key: scores[key] for key in kept} for net, scores in result["transfer"].items()}}
+        value = {"set": data, "ipc": 10, "seed": 0, "test_images": result["test_images"], "nets": nets}
+        write_atomically(path, pretty_json(value))
+
+
+if __name__ == "__main__":
+    main()
