@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import medistill
+from conftest import TINY
 from medistill.augment import siamese
 from medistill.distil import loop
 from medistill.distil.method import Method, MethodInfo, State, make_method, methods, register
@@ -13,6 +15,7 @@ from medistill.distil.methods.herding import herd
 from medistill.distil.methods.kcentre import farthest_first
 from medistill.distil.problem import Problem, images_per_class
 from medistill.errors import ConfigError
+from medistill.evaluation.protocol import ARMS
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
 from medistill.testing import MethodConformance, small_problem
@@ -51,6 +54,24 @@ for _name in methods():
 class TestConformanceDMAsPublished(MethodConformance):
     method = "dm"
     settings = {**SMALL["dm"], "networks": 0, "start": "noise"}
+
+
+@pytest.mark.parametrize("name", sorted(methods()))
+def test_every_method_goes_the_whole_way(name, tmp_path):
+    """From data to figures: plain, and stored smaller with labels by a teacher."""
+    source = "phantom:classes=2,images=20,size=16"
+    own = {"method": SMALL.get(name, {})}
+    plain = medistill.distill(
+        source, out=tmp_path / "p", method=name, ipc=1, settings=own, evaluate=True, evaluate_config=TINY
+    )
+    assert set(plain["evaluation"]["arms"]) == {"distilled", "random", "full", "full_balanced"}
+    labels = {"teachers": 1, "recipe": TINY.recipe.model_dump()}
+    soft = medistill.distill(
+        source, out=tmp_path / "q", method=name, ipc=1, factor=2, settings={**own, "labels": labels}, evaluate=True,
+        evaluate_config=TINY,
+    )  # fmt: skip
+    assert set(soft["evaluation"]["arms"]) == set(ARMS)
+    assert soft["images"] == 4 * plain["images"]
 
 
 @pytest.mark.parametrize("networks", [0, 2])
