@@ -111,6 +111,11 @@ def methods_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def transfer_files() -> list[Path]:
+    """The committed measurements of transfer."""
+    return sorted((HERE / "results" / "transfer").glob("*.json"))
+
+
 def transfer_page() -> str:
     """docs/results/transfer.md."""
     parts = [
@@ -121,7 +126,7 @@ def transfer_page() -> str:
         "and labelled in the same way, and on all images, by the same recipe. Balanced accuracy, and in brackets "
         "the 95 % interval.",
     ]
-    for file in sorted((HERE / "results" / "transfer").glob("*.json")):
+    for file in transfer_files():
         measured = json.loads(file.read_text())
         rows = [
             "| network | distilled | random, same bytes | random, stored alike | all "
@@ -169,5 +174,6 @@ def readme() -> str:
 if __name__ == "__main__":
     (HERE / "results" / "main-job.md").write_text(page(), encoding="utf-8")
     (HERE / "results" / "methods.md").write_text(methods_page(), encoding="utf-8")
-    (HERE / "results" / "transfer.md").write_text(transfer_page(), encoding="utf-8")
+    if transfer_files():
+        (HERE / "results" / "transfer.md").write_text(transfer_page(), encoding="utf-8")
     README.write_text(readme(), encoding="utf-8")
