@@ -184,7 +184,13 @@ def test_control_c_says_how_to_go_on(tmp_path):
     )
     command = [sys.executable, "-c", code, "distill", SOURCE, "--ipc", "2", "--out", str(tmp_path / "p"),
                "--set", "method.iterations=1000000", "--set", "method.filters=8"]  # fmt: skip
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # Tests that run in the background of a shell inherit that Ctrl-C means nothing.
+    running = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "p.run" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

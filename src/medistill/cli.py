@@ -135,7 +135,8 @@ def distill(
         memory_limit=memory_limit, seed=seed, preset=preset, settings=settings, fresh=fresh,
         evaluate=evaluate, evaluate_config=measuring, progress=True,
     )  # fmt: skip
-    _print(result, as_json, distill_text)
+    if result:  # under torchrun one process speaks for all
+        _print(result, as_json, distill_text)
 
 
 @app.command()

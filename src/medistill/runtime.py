@@ -32,10 +32,13 @@ def prepare_torch() -> None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: ``OMP_NUM_THREADS`` if set, else what the system grants."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    """Cores that this command may use: ``OMP_NUM_THREADS`` if set, else what the system grants.
+
+    Under ``torchrun``, which sets it to 1, the first process goes on alone with the cores of all.
+    """
+    wanted, processes = (os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"))
     if wanted.isdecimal() and int(wanted):
-        return int(wanted)
+        return int(wanted) * (int(processes) if processes.isdecimal() else 1)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

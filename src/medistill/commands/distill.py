@@ -18,6 +18,7 @@ from medistill.data.load import load
 from medistill.data.preprocess import Prepared, prepare
 from medistill.distil import loop
 from medistill.distil.checkpoint import Checkpoint, RunFolder, Saver
+from medistill.distil.group import Group, join
 from medistill.distil.memory import classes_within, parse_limit
 from medistill.distil.method import Method, State, make_method
 from medistill.distil.presets import default_settings, merged, read_preset
@@ -77,12 +78,15 @@ def distill(
 
     Returns:
         ``package`` (its path), ``package_id``, ``images``, ``per_class``, ``warnings``, ``cost``, and
-        ``evaluation`` if it was asked for.
+        ``evaluation`` if it was asked for. Under ``torchrun`` the first process returns this, the others,
+        which share the work on the images, return nothing.
 
     Raises:
         DataError, ConfigError, OutputError: one line each that says what to do; nothing is left half-written.
     """
     prepare_torch()
+    group = join()
+    progress = progress and group.first
     folder = RunFolder(Path(out))
     out = folder.out
     _require_apart(out, data)
@@ -94,15 +98,21 @@ def distill(
     warnings += _short_classes(prepared, problem)
     limit_mb = config.memory_limit_mb
     at_once = None if limit_mb is None else classes_within(chosen, problem, limit_mb)
+    group.require_divisible(chosen)
+    if not group.first:
+        _assist(chosen, problem, config, at_once, group)
+        return {}
     for warning in warnings:
         say(f"warning: {warning}", progress)
     identity = _identity(config, prepared)
     folder.open(identity, fresh)
     if folder.read_cost() is None or not is_package(out):
-        checkpoint = _learn(chosen, problem, config, folder, at_once, progress)
+        checkpoint = _learn(chosen, problem, config, folder, at_once, group, progress)
         package = _pack(out, chosen, problem, checkpoint, config, prepared, progress)
         folder.finish(checkpoint)
     else:
+        group.agreed(None)
+        group.leave()
         package = _finished(out, identity)
         folder.drop_checkpoint()
         say(f"{out} is finished already; --fresh makes it anew", progress)
@@ -212,6 +222,7 @@ def _learn(
     config: DistilConfig,
     folder: RunFolder,
     classes_per_backward: int | None,
+    group: Group,
     progress: bool,
 ) -> Checkpoint:
     key = Key(config.seed).child("distil")
@@ -225,6 +236,7 @@ def _learn(
         checkpoint = Checkpoint(state, time.monotonic() - started)
     else:
         say(f"resuming at step {checkpoint.state.step} of {steps}", progress)
+    group.agreed(checkpoint.state)
     saver = Saver(folder, checkpoint)
     label = f"distilling with {method.info.name}"
     with Progress(label, steps, checkpoint.state.step, progress and steps > 0) as shown:
@@ -233,9 +245,21 @@ def _learn(
             saver(state, loss)
             shown.advance(1, f"loss {loss:.4g}")
 
-        loop.run(method, problem, key, checkpoint.state, after_step, classes_per_backward)
+        loop.run(method, problem, key, checkpoint.state, after_step, classes_per_backward, group)
+    group.leave()
     folder.save(checkpoint)
     return checkpoint
+
+
+def _assist(
+    method: Method, problem: Problem, config: DistilConfig, classes_per_backward: int | None, group: Group
+) -> None:
+    """What every process but the first does: the same steps from the same state; nothing is read or written."""
+    state = group.agreed(None)
+    if state is not None:
+        key = Key(config.seed).child("distil")
+        loop.run(method, problem, key, state, None, classes_per_backward, group)
+    group.leave()
 
 
 def _pack(

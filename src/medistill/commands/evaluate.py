@@ -91,7 +91,7 @@ def measure(package: str | Path, on: str | Path, config: EvaluateConfig, attach:
         "method": read.manifest["method"]["name"],
     }
     result["cost"] = {
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": round(time.monotonic() - started, 3),
         "peak_memory_mb": peak_memory_mb(),
         "device": device_name(),
         "distillation": RunFolder(Path(package)).read_cost(),

@@ -6,12 +6,13 @@ same bytes, and dividing the classes among several backward passes changes no dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from medistill.distil.group import Group
 from medistill.distil.method import Method, State
 from medistill.distil.problem import Problem
 from medistill.errors import MedistillError
@@ -49,6 +50,7 @@ def run(
     state: State,
     after_step: AfterStep | None = None,
     classes_per_backward: int | None = None,
+    group: Group | None = None,
 ) -> State:
     """Take the steps that are left.
 
@@ -59,6 +61,7 @@ def run(
         state: from :func:`start` or a checkpoint; changed in place.
         after_step: called with the state and the loss after every step.
         classes_per_backward: fewer need less memory; None takes all at once.
+        group: processes that take the same steps from the same state, each with a share of the classes.
 
     Raises:
         DivergenceError: an image became NaN or infinite.
@@ -66,19 +69,23 @@ def run(
     low, high = problem.bounds
     steps, rate = method.steps(problem), method.image_learning_rate(problem)
     rates = {"": rate, LABELS: method.label_rate()}
+    group = group or Group()
+    own = group.own(problem.classes)
     while state.step < steps:
         learned = _learned(state)
         for tensor in learned.values():
             tensor.requires_grad_(True)
-        total = 0.0
-        for classes in _chunks(problem.classes, None if method.info.joint else classes_per_backward):
+        total = torch.zeros((), dtype=torch.float64)
+        for classes in _chunks(own, None if method.info.joint else classes_per_backward):
             loss = method.loss(_seen(state, problem), problem, classes, key)
             loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            total += loss.detach()
+        # A process may be left without a class, where there are more processes than classes.
+        gradients = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in learned.items()}
+        group.add([*gradients.values(), total])
         with torch.no_grad():
             for name, tensor in learned.items():
-                gradient, tensor.grad = tensor.grad, None
-                assert gradient is not None
+                gradient, tensor.grad = gradients[name], None
                 tensor.requires_grad_(False).sub_(rates[name] * _direction(method, state, name, gradient))
             # Pixels stay displayable, so that what is shared is what was learned.
             state.images.clamp_(low, high)
@@ -91,7 +98,7 @@ def run(
                 remedy=f"lower method.learning_rate (now {rate:g}) and run with --fresh",
             )
         if after_step is not None:
-            after_step(state, total)
+            after_step(state, float(total))
     return state
 
 
@@ -116,6 +123,6 @@ def _seen(state: State, problem: Problem) -> State:
     return replace(state, images=problem.decode(state.images))
 
 
-def _chunks(classes: int, size: int | None) -> Iterator[range]:
-    size = size or classes
-    return (range(i, min(i + size, classes)) for i in range(0, classes, size))
+def _chunks(classes: range, size: int | None) -> Iterator[Sequence[int]]:
+    size = size or max(1, len(classes))
+    return (classes[i : i + size] for i in range(0, len(classes), size))

@@ -1,0 +1,88 @@
+"""Several processes on one distillation: each takes some classes, all take the same step.
+
+Started by ``torchrun``, every process runs the same command on the same data. A step's loss is
+a sum over classes, so each process computes the gradient of its own share of them, the
+gradients are added, and every process updates the same images in the same way. The first
+process alone reads and writes the run's folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, distributed
+
+from medistill.distil.method import Method, State
+from medistill.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that share a distillation; alone unless :func:`join` found others.
+
+    Args:
+        rank: this process's number, from 0.
+        size: number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process reads and writes the run's folder."""
+        return self.rank == 0
+
+    def require_divisible(self, method: Method) -> None:
+        """Refuse to share what cannot be divided.
+
+        Raises:
+            ConfigError: the method's loss is of all classes together.
+        """
+        if self.size > 1 and method.info.joint:
+            raise ConfigError(
+                f"{self.size} processes for {method.info.name}, whose loss is of all classes together",
+                where="torchrun",
+                allowed="one process, or a method that matches class by class (dm, ncfm, dc, dsa)",
+            )
+
+    def own(self, classes: int) -> range:
+        """The classes of this process: every ``size``-th, so that neighbours of like size are spread."""
+        return range(self.rank, classes, self.size)
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, the same bits in each."""
+        if self.size > 1:
+            for tensor in tensors:
+                distributed.all_reduce(tensor)
+
+    def agreed(self, state: State | None) -> State | None:
+        """What the first process handed in; whatever the others did is ignored."""
+        if self.size == 1:
+            return state
+        box = [state if self.first else None]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def leave(self) -> None:
+        """End the exchange with the others; each goes its own way."""
+        if self.size > 1:
+            distributed.destroy_process_group()
+
+
+def join() -> Group:
+    """The group that ``torchrun`` started this process in, or a group of one.
+
+    Raises:
+        ConfigError: this build of torch cannot connect processes.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return Group()
+    if not distributed.is_available():
+        raise ConfigError(f"{size} processes", where="WORLD_SIZE", allowed="1 with this build of torch")
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo")
+    return Group(distributed.get_rank(), size)

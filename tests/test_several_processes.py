@@ -1,0 +1,90 @@
+"""One distillation shared by processes: the images of one process, and one process that speaks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import medistill
+from medistill.distil.group import Group
+from medistill.distil.method import make_method
+from medistill.errors import ConfigError
+
+DATA = "phantom:classes=3,images=36,size=16"
+TOLERANCE = 2
+"""Grey levels of 255 that rounding in another order may come to after a few steps."""
+
+
+def torchrun(out: Path, method: str, *settings: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "medistill.cli",
+        "distill", DATA, "--method", method, "--ipc", "3", "--out", str(out), "--json", *settings,
+    ]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS")}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("dm", {"iterations": 6, "networks": 3, "filters": 8, "real_batch": 8}),
+        (
+            "dc",
+            {
+                "learning_rate": 1.0,
+                "iterations": 2,
+                "outer_loops": 2,
+                "inner_loops": 1,
+                "filters": 8,
+                "real_batch": 8,
+            },
+        ),
+    ],
+)
+def test_two_processes_give_the_images_of_one(tmp_path: Path, method: str, settings: dict[str, float]) -> None:
+    given = [word for name, value in settings.items() for word in ("--set", f"method.{name}={value}")]
+    shared = torchrun(tmp_path / "two", method, *given)
+    assert shared.returncode == 0, shared.stderr
+    assert len(shared.stdout.strip().splitlines()) == 1, "one process speaks"
+    medistill.distill(DATA, method=method, ipc=3, out=tmp_path / "one", settings={"method": settings})
+    one, two = (medistill.read_package(tmp_path / name) for name in ("one", "two"))
+    difference = abs(one.pixels.astype(int) - two.pixels.astype(int))
+    assert difference.max() <= TOLERANCE and difference.mean() < 0.01
+    start = medistill.distill(
+        DATA, method=method, ipc=3, out=tmp_path / "start",
+        settings={"method": settings | {"learning_rate": 1e-6}},
+    )  # fmt: skip
+    learned = abs(one.pixels.astype(int) - medistill.read_package(start["package"]).pixels.astype(int))
+    assert learned.max() > 10 * TOLERANCE, "the images did change, so agreement means something"
+    again = torchrun(tmp_path / "two", method, *given)
+    assert again.returncode == 0 and json.loads(again.stdout)["package_id"] == json.loads(shared.stdout)["package_id"]
+
+
+def test_more_processes_than_classes(tmp_path: Path) -> None:
+    given = ("--set", "method.iterations=2", "--set", "method.filters=8", "--set", "method.real_batch=4")
+    assert torchrun(tmp_path / "four", "dm", *given, processes=4).returncode == 0
+
+
+def test_a_joint_loss_is_refused(tmp_path: Path) -> None:
+    shared = torchrun(tmp_path / "two", "mtt")
+    assert shared.returncode != 0 and "whose loss is of all classes together" in shared.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_own_classes_are_all_classes_once() -> None:
+    for size in range(1, 6):
+        every = [label for rank in range(size) for label in Group(rank, size).own(4)]
+        assert sorted(every) == [0, 1, 2, 3]
+
+
+def test_alone_nothing_is_exchanged() -> None:
+    tensor = torch.arange(3.0)
+    Group().add([tensor])
+    assert tensor.tolist() == [0, 1, 2]
+    with pytest.raises(ConfigError):
+        Group(0, 2).require_divisible(make_method({"name": "frepo"}))
