@@ -1,69 +1,309 @@
-"""Distribution matching: ours against the plain reference loop, alternating, in one process.
+"""How fast we are: against plain loops in the same run, and against what the machine can do.
 
-Both take the same problem, networks of the same width and real batches of the same size.
-Printed are ratios of steps per second, each the median of alternating rounds with its
-range, for our loop as published (a new network at each step) and with the pool.
+    python benchmarks/bench.py [--data SET.npz] [SECTION ...]
+
+Sections: ceilings, steps, quality, evaluation, start, memory, estimates; all of them take about an hour, most
+of it the plain loop's schedule in ``quality``. Ratios are medians of alternating rounds with their
+range; seconds are printed only to show what a ratio is made of. What a section finds is added to
+``benchmarks/results/MACHINE.json``.
 """
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import json
+import os
+import platform
+import re
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import reference_dm
+import bench_loops as loops
 import torch
+from torch.nn import functional
 
-from medistill.distil import loop
-from medistill.distil.method import make_method
-from medistill.keys import Key
+import medistill
+from medistill.config import LabelConfig, Recipe
+from medistill.data.load import load
+from medistill.data.preprocess import Part, Prepared, prepare
+from medistill.distil.presets import default_settings
+from medistill.distil.problem import Problem, make_problem
+from medistill.evaluation.teachers import soft_labels
+from medistill.files import CACHE_VARIABLE, pretty_json, write_atomically
+from medistill.nets.training import Statistics
+from medistill.package.package import decoded
 from medistill.runtime import prepare_torch
-from medistill.testing import small_problem
 
-ROUNDS, STEPS, FILTERS, BATCH = 5, 6, 64, 32
-
-
-def reference(problem, steps: int) -> float:
-    """Seconds per step of the plain loop."""
-    images = problem.random_images(Key(0)).requires_grad_(True)
-    optimiser = torch.optim.SGD([images], lr=1.0, momentum=0.5)
-    started = time.perf_counter()
-    for step in range(steps):
-        with torch.random.fork_rng():
-            torch.manual_seed(step)
-            model = reference_dm.convnet(problem.shape[0], problem.shape[1], FILTERS)
-        real = [problem.of_class(c, problem.draw(c, BATCH, Key(step).child(c))) for c in range(problem.classes)]
-        made = [images[problem.made(c)] for c in range(problem.classes)]
-        loss = reference_dm.loss(model, made, real, lambda _c, x: x)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return (time.perf_counter() - started) / steps
-
-
-def ours(problem, steps: int, networks: int) -> float:
-    """Seconds per step of the loop, targets included."""
-    method = make_method(
-        {"name": "dm", "iterations": steps, "networks": networks, "filters": FILTERS, "real_batch": BATCH}
-        | {"augment": False}
-    )
-    state = loop.start(method, problem, Key(0))
-    started = time.perf_counter()
-    loop.run(method, problem, Key(0), state)
-    return (time.perf_counter() - started) / steps
+RESULTS = Path(__file__).parent / "results"
+ROUNDS = 5
+PHANTOM = "phantom:classes=8,images=2000,size=28,colour=true"
+DM = {"name": "dm", "filters": loops.FILTERS, "real_batch": loops.REAL_BATCH}
+LOOK_AT = (10, 25, 50, 100, 200, 400)
+"""Steps of ours after which its quality is measured."""
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    data = Path(os.environ.get("MEDISTILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    parser.add_argument("--data", type=Path, default=data / "bloodcells_28.npz")
+    parser.add_argument("--schedule", type=int, default=2000, help="steps of the plain loop in the section quality")
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="all, if none is named")
+    given = parser.parse_args()
     prepare_torch()
-    problem = small_problem(10, size=28, images=150)
-    rows: dict[str, list[float]] = {"new network each step": [], "pool of 2, met three times": []}
-    for _ in range(ROUNDS):
-        plain = reference(problem, STEPS)
-        rows["new network each step"].append(plain / ours(problem, STEPS, 0))
-        rows["pool of 2, met three times"].append(plain / ours(problem, STEPS, 2))
-    for name, ratios in rows.items():
-        middle = statistics.median(ratios)
-        sys.stdout.write(f"{name}: {middle:.1f} times the reference ({min(ratios):.1f} to {max(ratios):.1f})\n")
+    prepared = prepare(
+        load(given.data if given.data.exists() else "phantom:classes=8,images=2000,size=28,colour=true")
+    )
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if sys.platform == "linux" else None
+    machine = cpu[1] if cpu else platform.processor() or platform.machine()
+    path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', machine.lower()).strip('-')}.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    for name in given.sections or SECTIONS:
+        say(f"\n{name}")
+        found = SECTIONS[name](prepared, given)
+        known[name] = {
+            "date": datetime.date.today().isoformat(), "medistill": medistill.__version__, "torch": torch.__version__,
+            "data": prepared.dataset.description.name, "threads": torch.get_num_threads(), **found,
+        }  # fmt: skip
+        write_atomically(path, pretty_json({"machine": machine, **known}))
+    say(f"\n{path}")
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def compared(
+    name: str, plain: Callable[[], object], ours: Callable[[], object], rounds: int = ROUNDS
+) -> dict[str, Any]:
+    """Alternating rounds of both, after one of each that does not count."""
+    plain(), ours()
+    pairs = [(loops.seconds(plain), loops.seconds(ours)) for _ in range(rounds)]
+    ratios = sorted(p / o for p, o in pairs)
+    middle = [statistics.median(column) for column in zip(*pairs, strict=True)]
+    say(
+        f"{name}: {statistics.median(ratios):.1f} times the plain loop ({ratios[0]:.1f} to {ratios[-1]:.1f}); "
+        f"{middle[0]:.2f} s against {middle[1]:.2f} s"
+    )
+    return {
+        "ratio": statistics.median(ratios), "ratios": ratios, "plain_seconds": middle[0], "our_seconds": middle[1],
+    }  # fmt: skip
+
+
+def ceilings(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
+    """Billions of operations a second of a large matrix product and a large convolution."""
+    found = {}
+    square, images, kernel = torch.randn(2048, 2048), torch.randn(128, 64, 32, 32), torch.randn(64, 64, 3, 3)
+    with torch.inference_mode():
+        for kind in (torch.float32, torch.bfloat16):
+            a, x, w = square.to(kind), images.to(kind), kernel.to(kind)
+            for name, operations, work in (
+                ("matrix product", 2 * 2048**3, lambda a=a: a @ a),
+                ("convolution", 2 * 128 * 32 * 32 * 64 * 64 * 9, lambda x=x, w=w: functional.conv2d(x, w, padding=1)),
+            ):
+                work()
+                best = min(loops.seconds(work) for _ in range(7))
+                found[f"{name} {str(kind).removeprefix('torch.')}"] = operations / best / 1e9
+    for name, value in found.items():
+        say(f"{name}: {value:.0f} GFLOP/s")
+    return {"gflops": found}
+
+
+def convolutions(problem: Problem, made: int, real: int) -> float:
+    """Operations of a step's convolutions: forward for all, backward to the images for those that are made."""
+    side, fan, forward = -(-problem.shape[1] // 8) * 8, problem.shape[0], 0
+    for _ in range(3):
+        forward += 2 * side * side * 9 * fan * loops.FILTERS
+        side, fan = side // 2, loops.FILTERS
+    return forward * (2 * made + real)
+
+
+def steps(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
+    """Steps per second at the same loss; networks are met again as often as in a whole run."""
+    found: dict[str, Any] = {}
+    ceiling = ceilings(prepared, _given)["gflops"]["convolution float32"]
+    for name, factor, again in (("dm, ten images per class", 1, 4), ("the default's images", 2, 2)):
+        problem, count = make_problem(prepared, 10, None, factor), 8
+        settings = {**DM, "iterations": count, "networks": count // again}
+        row = compared(
+            name, lambda p=problem, n=count: loops.plain_dm(p, n), lambda p=problem, s=settings: loops.ours(p, s)
+        )
+        real = sum(min(size, loops.REAL_BATCH) for size in problem.sizes) / again
+        rate = convolutions(problem, sum(problem.counts), int(real)) * count / row["our_seconds"] / 1e9
+        row["share_of_convolution_ceiling"] = rate / ceiling
+        say(f"  {rate / ceiling:.0%} of the ceiling of a large convolution")
+        found[name] = row
+    problem = make_problem(prepared, 10, None)
+    settings = {
+        "name": "dc", "filters": loops.FILTERS, "iterations": 1, "outer_loops": 3, "inner_loops": 10, "start": "real",
+        "learning_rate": loops.IMAGE_RATE,
+    }  # fmt: skip
+    found["dc"] = compared(
+        "dc, ten images per class",
+        lambda: loops.plain_dc(problem, 1, 3, 10),
+        lambda: loops.ours(problem, settings),
+        rounds=3,
+    )
+    return found
+
+
+def quality(prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
+    """Seconds until networks trained on our images are as good on validation images as on the plain loop's last."""
+    problem = make_problem(prepared, 10, None)
+    images: list[torch.Tensor] = []
+    taken = loops.seconds(lambda: images.append(loops.plain_dm(problem, given.schedule)))
+    wanted, _ = score(prepared, problem, images[0], soft=False)
+    say(f"plain loop: balanced accuracy {wanted:.3f} after {given.schedule} steps and {taken:.0f} s")
+    found: dict[str, Any] = {"plain": {"steps": given.schedule, "seconds": taken, "balanced_accuracy": wanted}}
+    for name, factor, total, soft in (("dm", 1, 400, False), ("the default", 2, 200, True)):
+        row = reach(prepared, make_problem(prepared, 10, None, factor), total, soft, wanted)
+        row["ratio"] = taken / row["seconds"] if row["balanced_accuracy"] >= wanted else None
+        say(f"{name}: " + ("not reached" if row["ratio"] is None else f"{row['ratio']:.1f} times less time"))
+        found[name] = row
+    return found
+
+
+def score(prepared: Prepared, problem: Problem, stored: torch.Tensor, soft: bool) -> tuple[float, float]:
+    """Mean balanced accuracy of four networks on validation images, and the seconds that labels took."""
+    part, spent = Part(decoded(problem.quantise(stored).numpy(), problem.shape[1:]), problem.labels.numpy()), 0.0
+    if soft:
+        started = time.perf_counter()
+        labels = LabelConfig.model_validate(default_settings()["labels"])
+        (said,) = soft_labels(prepared.train, [part], normalisation(prepared), problem.classes, labels, 0)
+        part, spent = Part(part.pixels, part.labels, said), time.perf_counter() - started
+    exam = prepared.parts["val"]
+    return statistics.mean(
+        loops.our_training(part, exam, normalisation(prepared), Recipe(), problem.classes, 4)
+    ), spent
+
+
+def reach(prepared: Prepared, problem: Problem, total: int, soft: bool, wanted: float) -> dict[str, Any]:
+    """Our loop until its quality is the one wanted; its seconds without those spent on measuring."""
+    row: dict[str, Any] = {}
+    looking = labelling = 0.0
+    with tempfile.TemporaryDirectory() as empty:
+        os.environ[CACHE_VARIABLE] = empty  # teachers are trained here, not found
+        started = time.perf_counter()
+
+        def look(step: int, stored: torch.Tensor) -> bool:
+            nonlocal looking, labelling
+            if step not in LOOK_AT:
+                return True
+            now = time.perf_counter()
+            reached, spent = score(prepared, problem, stored, soft)
+            labelling = max(labelling, spent)  # what the teachers took is spent once and belongs to every look
+            row.update(steps=step, seconds=now - started - looking + labelling, balanced_accuracy=reached)
+            say(f"  step {step}: {reached:.3f} after {row['seconds']:.0f} s")
+            looking += time.perf_counter() - now
+            return reached < wanted
+
+        loops.ours(problem, {**DM, "iterations": total}, look)
+    return row
+
+
+def normalisation(prepared: Prepared) -> Statistics:
+    own = prepared.preprocessing
+    return Statistics(own.mean, own.std, prepared.dataset.description.flips)
+
+
+def evaluation(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
+    """Five networks by one recipe: one after the other out of torch's modules, and ours side by side."""
+    problem = make_problem(prepared, 10, None)
+    part = Part(problem.quantise(problem.random_images(loops.Key(0))).numpy(), problem.labels.numpy())
+    exam, recipe = prepared.parts["val"], Recipe()
+    own = normalisation(prepared)
+    return compared(
+        "evaluation of five networks",
+        lambda: [loops.plain_training(part, own, recipe, problem.classes, seed) for seed in range(5)],
+        lambda: loops.our_training(part, exam, own, recipe, problem.classes, 5),
+        rounds=3,
+    )
+
+
+def start(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
+    """Seconds until the command answers, beside the bare interpreter."""
+    found = {}
+    command = [str(Path(sys.executable).with_name("medistill")), "--help"]
+    for name, words in (("medistill --help", command), ("python alone", [sys.executable, "-c", ""])):
+        times = [
+            loops.seconds(lambda w=words: subprocess.run(w, check=True, stdout=subprocess.PIPE)) for _ in range(9)
+        ]
+        found[name] = {"median": statistics.median(times), "least": min(times), "most": max(times)}
+        say(f"{name}: {found[name]['median']:.2f} s ({min(times):.2f} to {max(times):.2f})")
+    return found
+
+
+ESTIMATED = (
+    ("breastmnist", "--method dm --ipc 10 --set method.iterations=10"),
+    ("bloodcells_28", "--method dm --ipc 10 --set method.iterations=8"),
+    ("bloodcells_28", "--method dm --ipc 10 --factor 2 --set method.iterations=8"),
+    ("bloodcells_28", "--method dm --ipc 10 --factor 2 --memory-limit 800MB --set method.iterations=8"),
+    ("bloodcells_28", "--method dm --ipc 50 --set method.iterations=6"),
+    ("bloodcells_28", "--method dc --ipc 10 --set method.iterations=1 --set method.outer_loops=2"),
+    ("bloodcells_28", "--method ncfm --ipc 10 --set method.iterations=6"),
+    ("bloodcells_28", "--method frepo --ipc 10 --set method.iterations=10"),
+    ("breastmnist", "--method mtt --preset quick --ipc 10 --set method.iterations=4 --set method.experts=2"),
+    ("pneumoniamnist", "--method dsa --preset quick --ipc 10 --set method.iterations=1"),
+    ("bloodcells_28", "--method dm --ipc 10 --size 64 --set method.iterations=6 --set method.networks=2"),
+    ("pneumoniamnist", "--method k-means --ipc 10"),
+)
+"""What the estimate of memory is compared with the measured peak on: set and options of ``distill``."""
+
+
+def estimates(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
+    """Estimated against measured peak memory, in megabytes."""
+    found = {}
+    for name, options in ESTIMATED:
+        with tempfile.TemporaryDirectory() as folder:
+            words = ["distill", str(given.data.parent / f"{name}.npz"), "--out", f"{folder}/p", "--json"]
+            ended = subprocess.run(
+                [sys.executable, "-m", "medistill.cli", *words, *options.split()],
+                env={**os.environ, CACHE_VARIABLE: folder}, check=True, capture_output=True, text=True,
+            )  # fmt: skip
+        announced = re.search(r"takes about (\d+) MB", ended.stderr)
+        assert announced is not None
+        guess, peak = float(announced[1]), json.loads(ended.stdout)["cost"]["peak_memory_mb"]
+        found[f"{name} {options}"] = {"estimated": guess, "measured": peak}
+        say(f"{name} {options}: estimated {guess:.0f}, measured {peak:.0f} MB ({guess / peak - 1:+.0%})")
+    return found
+
+
+def memory(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
+    """Peak megabytes of a few steps, each in a process of its own."""
+    code = (
+        "import sys, resource; sys.path.insert(0, {folder!r}); import bench_loops as loops; "
+        "from medistill.runtime import prepare_torch; prepare_torch(); "
+        "from medistill.data.load import load; from medistill.data.preprocess import prepare; "
+        "from medistill.distil.problem import make_problem; "
+        "problem = make_problem(prepare(load({data!r})), 10, None); {work}; "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    found = {}
+    for name, work in (
+        ("plain", "loops.plain_dm(problem, 4)"),
+        ("ours", f"loops.ours(problem, { ({**DM, 'iterations': 4})!r})"),
+    ):
+        words = [
+            sys.executable,
+            "-c",
+            code.format(folder=str(Path(__file__).parent), data=str(given.data), work=work),
+        ]
+        found[name] = float(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    say(f"peak memory of dm: {found['plain'] / found['ours']:.2f} times less ({found['ours']:.0f} MB)")
+    return found
+
+
+SECTIONS: dict[str, Callable[[Prepared, argparse.Namespace], dict[str, Any]]] = {
+    "ceilings": ceilings, "steps": steps, "quality": quality,
+    "evaluation": evaluation, "start": start, "memory": memory, "estimates": estimates,
+}  # fmt: skip
 
 
 if __name__ == "__main__":

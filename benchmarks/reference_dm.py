@@ -44,7 +44,7 @@ def loss(
     """
     total = torch.zeros(())
     for label in range(len(made)):
-        mean_real = torch.stack([embed(change(label, image[None]))[0] for image in real[label]]).mean(dim=0)
-        mean_made = torch.stack([embed(change(label, image[None]))[0] for image in made[label]]).mean(dim=0)
+        mean_real = embed(change(label, real[label])).mean(dim=0)
+        mean_made = embed(change(label, made[label])).mean(dim=0)
         total = total + ((mean_real - mean_made) ** 2).sum()
     return total

@@ -35,7 +35,7 @@ def compute() -> dict:
     chosen = {}
     for name in ("random", "herding", "k-centre"):
         made = problem.quantise(make_method({"name": name}).setup(problem, key).images)
-        pool = [row.numpy().tobytes() for row in problem.pixels]
+        pool = [row.tobytes() for row in problem.pixels]
         chosen[name] = [pool.index(row.numpy().tobytes()) for row in made]
     statistics = Statistics(prepared.preprocessing.mean, prepared.preprocessing.std, "both")
     network = ConvNet(1, 20, 20, 3, 8)

@@ -3,8 +3,11 @@
 import pytest
 
 import medistill
-from medistill.distil.memory import classes_within, estimate_mb, parse_limit
+from medistill.data.load import load
+from medistill.data.preprocess import prepare
+from medistill.distil.memory import classes_within, estimate_mb, images_mb, parse_limit
 from medistill.distil.method import make_method
+from medistill.distil.problem import make_problem
 from medistill.errors import ConfigError
 from medistill.package.package import read_package
 from medistill.testing import small_problem
@@ -41,8 +44,9 @@ def test_units():
 
 
 def test_divided_work_gives_the_same_images_up_to_rounding(tmp_path):
-    problem = small_problem(5, classes=4, images=80)
-    limit = estimate_mb(make_method({"name": "dm", **DM["method"]}), problem, 1) + 0.01
+    prepared = prepare(load(SOURCE))
+    problem = make_problem(prepared, 5, None)
+    limit = estimate_mb(make_method({"name": "dm", **DM["method"]}), problem, 1, images_mb(prepared, problem)) + 0.01
     for name, asked in (("whole", None), ("divided", f"{limit} MB")):
         medistill.distill(SOURCE, out=tmp_path / name, method="dm", ipc=5, settings=DM, memory_limit=asked)
     whole, divided = (read_package(tmp_path / name).pixels.astype(int) for name in ("whole", "divided"))

@@ -125,7 +125,7 @@ def test_experts_learn():
     like = network.parameters(Key(0))
     labels = torch.repeat_interleave(torch.arange(3), torch.tensor(problem.sizes))
     losses = [
-        float(functional.cross_entropy(network.logits(unflatten(v.float(), like), problem.normalise(problem.pixels)), labels))
+        float(functional.cross_entropy(network.logits(unflatten(v.float(), like), problem.normalise(torch.from_numpy(problem.pixels))), labels))
         for v in (path[0], path[-1])
     ]  # fmt: skip
     assert losses[1] < 0.8 * losses[0]

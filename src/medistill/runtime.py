@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 import sys
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -51,15 +53,38 @@ def device_name() -> str:
     return f"cpu ({torch.get_num_threads()} threads)"
 
 
-def peak_memory_mb() -> float:
-    """Largest resident memory so far, in MiB, of this process and of the processes it trained networks in.
+_workers_mb = 0.0
 
-    Of those the largest is counted as often as there are cores; 0 where the system does not tell.
+
+def peak_memory_mb() -> float:
+    """Largest resident memory so far, in MB (10⁶ bytes), of this process and of those it trained networks in.
+
+    Of those the ones that ran side by side are added up; 0 where the system does not tell.
     """
+    return round(own_peak_mb() + _workers_mb, 1)
+
+
+def count_workers(peaks_mb: list[float]) -> None:
+    """Take note of the peaks, in MB, of processes that ran side by side."""
+    global _workers_mb
+    _workers_mb = max(_workers_mb, sum(peaks_mb))
+
+
+def own_peak_mb() -> float:
+    """Largest resident memory of this process so far, in MB.
+
+    Linux has it in a file; what ``getrusage`` says there begins with what the parent process had.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        found = re.search(r"VmHWM:\s*(\d+) kB", status)
+        if found:
+            return int(found[1]) * 1024 / 1e6
+    except OSError:
+        pass
     try:
         import resource
     except ImportError:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak += usable_cores() * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1)
+    return peak * (1024 if sys.platform != "darwin" else 1) / 1e6

@@ -19,7 +19,7 @@ from medistill.data.preprocess import Prepared, prepare
 from medistill.distil import loop
 from medistill.distil.checkpoint import Checkpoint, RunFolder, Saver
 from medistill.distil.group import Group, join
-from medistill.distil.memory import classes_within, parse_limit
+from medistill.distil.memory import classes_within, estimate_mb, images_mb, parse_limit
 from medistill.distil.method import Method, State, make_method
 from medistill.distil.presets import default_settings, merged, read_preset
 from medistill.distil.problem import Problem, make_problem
@@ -97,8 +97,11 @@ def distill(
     problem = make_problem(prepared, config.ipc, config.ratio, config.factor)
     warnings += _short_classes(prepared, problem)
     limit_mb = config.memory_limit_mb
-    at_once = None if limit_mb is None else classes_within(chosen, problem, limit_mb)
+    held = images_mb(prepared, problem)
+    at_once = None if limit_mb is None else classes_within(chosen, problem, limit_mb, held)
     group.require_divisible(chosen)
+    needed = estimate_mb(chosen, problem, at_once or problem.classes, held)
+    say(f"learning the images takes about {needed:.0f} MB of memory", progress)
     if not group.first:
         _assist(chosen, problem, config, at_once, group)
         return {}

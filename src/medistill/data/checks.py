@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from medistill.data.arrays import blocks
 from medistill.data.dataset import SPLITS, Dataset
 from medistill.errors import DataError
 from medistill.types import Json
@@ -147,18 +149,20 @@ def _pixels(dataset: Dataset) -> Iterator[Problem]:
             "give --size 28 to 224; distilling costs by the pixel",
         )
     for split, part in dataset.splits.items():
-        flat = part.images.reshape(len(part), -1)
-        if part.images.dtype.kind == "f":
-            bad = ~np.isfinite(flat).all(axis=1)
-            if bad.any():
-                row = int(np.flatnonzero(bad)[0])
-                yield Problem(
-                    "blocking",
-                    "nan",
-                    f"{split}_images[{row}] has NaN or infinite pixels ({int(bad.sum())} images)",
-                    "remove these images or fill the pixels",
-                )
-        constant = flat.min(axis=1) == flat.max(axis=1)
+        bad, constant = np.zeros(len(part), dtype=bool), np.zeros(len(part), dtype=bool)
+        for start, block in blocks(part.images):
+            flat, rows = block.reshape(len(block), -1), slice(start, start + len(block))
+            if block.dtype.kind == "f":
+                bad[rows] = ~np.isfinite(flat).all(axis=1)
+            constant[rows] = flat.min(axis=1) == flat.max(axis=1)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            yield Problem(
+                "blocking",
+                "nan",
+                f"{split}_images[{row}] has NaN or infinite pixels ({int(bad.sum())} images)",
+                "remove these images or fill the pixels",
+            )
         if constant.any():
             row = int(np.flatnonzero(constant)[0])
             yield Problem(
@@ -230,9 +234,10 @@ def _pairs(names: dict[str, set[str]]) -> list[tuple[str, str]]:
 def _duplicates(dataset: Dataset) -> Iterator[Problem]:
     present = {s: {""} for s in dataset.splits}
     flat = {s: dataset.splits[s].images.reshape(len(dataset.splits[s]), -1) for s in present}
+    digests = {s: _row_digests(rows) for s, rows in flat.items()}
     for first, second in _pairs(present):
-        seen = {row.tobytes() for row in flat[first]}
-        exact = np.array([row.tobytes() in seen for row in flat[second]])
+        seen = set(digests[first])
+        exact = np.array([digest in seen for digest in digests[second]])
         near = _near_duplicates(flat[first], flat[second]) & ~exact
         for kind, rows in (("exact duplicates", exact), ("near duplicates", near)):
             if rows.any():
@@ -243,6 +248,10 @@ def _duplicates(dataset: Dataset) -> Iterator[Problem]:
                     f"for instance {second}_images[{int(np.flatnonzero(rows)[0])}]",
                     f"remove them from {first}; results will flatter",
                 )
+
+
+def _row_digests(flat: npt.NDArray[np.generic]) -> list[bytes]:
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for _, block in blocks(flat) for row in block]
 
 
 def _unit_rows(flat: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
@@ -270,7 +279,7 @@ def _near_duplicates(
                 found[i : i + block] |= (b[i : i + block] @ a[j : j + block].T).max(axis=1) > NEAR_DUPLICATE
         return found
     mixer = np.random.default_rng(0).standard_normal((first.shape[1], 64), dtype=np.float32)
-    low_a, low_b = (_projected(x, mixer, block) for x in (first, second))
+    low_a, low_b = (_projected(x, mixer) for x in (first, second))
     found = np.zeros(len(second), dtype=bool)
     for i in range(0, len(low_b), block):
         for j in range(0, len(low_a), block):
@@ -285,5 +294,5 @@ def _near_duplicates(
     return found
 
 
-def _projected(flat: npt.NDArray[np.generic], mixer: npt.NDArray[np.float32], block: int) -> npt.NDArray[np.float32]:
-    return _unit_rows(np.concatenate([_unit_rows(flat[i : i + block]) @ mixer for i in range(0, len(flat), block)]))
+def _projected(flat: npt.NDArray[np.generic], mixer: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return _unit_rows(np.concatenate([_unit_rows(block) @ mixer for _, block in blocks(flat)]))

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from medistill.data.arrays import blocks, take
 from medistill.types import Json, Labels, RawImages
 
 Flips = Literal["none", "horizontal", "both"]
@@ -38,7 +39,7 @@ class Split:
     def take(self, rows: npt.NDArray[np.intp]) -> Split:
         """The rows named, in that order."""
         patients = None if self.patients is None else self.patients[rows]
-        return Split(self.images[rows], self.labels[rows], patients)
+        return Split(take(self.images, rows), self.labels[rows], patients)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Dataset:
                 continue
             split = self.splits[name]
             digest.update(f"{name}{split.images.shape}{split.images.dtype.str}{split.labels.shape}".encode())
-            digest.update(np.ascontiguousarray(split.images).data)
+            for _, block in blocks(split.images):
+                digest.update(np.ascontiguousarray(block).data)
             digest.update(np.ascontiguousarray(split.labels).data)
             if split.patients is not None:
                 digest.update("\0".join(split.patients.tolist()).encode())

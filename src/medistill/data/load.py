@@ -11,14 +11,15 @@ from medistill.data.split import complete
 from medistill.errors import ConfigError, DataError
 from medistill.keys import Key
 
-SOURCES = "a MedMNIST-layout .npz, a folder of class folders, a MedMNIST name, or phantom"
+SOURCES = "a MedMNIST-layout .npz or folder of .npy files, a folder of class folders, a MedMNIST name, or phantom"
 
 
 def load(source: str | Path, config: DataConfig | None = None, complete_splits: bool = True) -> Dataset:
     """Read a data set from wherever it is and complete its splits.
 
     Args:
-        source: path of an ``.npz`` in MedMNIST layout; folder of class folders; MedMNIST name
+        source: path of an ``.npz`` in MedMNIST layout, or of a folder with its arrays as ``.npy`` files, which
+            are mapped; folder of class folders; MedMNIST name
             such as ``pathmnist`` or ``pathmnist_64``; ``phantom`` or ``phantom:classes=3,site=b``.
         config: size, channels, class names and flip safety to use instead of the source's own.
         complete_splits: split off val and test where the source has none.
@@ -40,6 +41,10 @@ def _read(source: str, config: DataConfig) -> Dataset:
         raise DataError(f"is no usable path ({problem})", where=source[:80], allowed=SOURCES) from problem
     if path.is_dir():
         from medistill.data.folders import read_folder
+        from medistill.data.npz import holds_arrays, read_npy_folder
+
+        if holds_arrays(path):
+            return read_npy_folder(path)
 
         return read_folder(path, config.size, config.channels)
     if path.is_file() or path.suffix == ".npz":

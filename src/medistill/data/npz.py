@@ -1,7 +1,13 @@
-"""MedMNIST-layout ``.npz`` files: ``{train,val,test}_images`` and ``{train,val,test}_labels``."""
+"""MedMNIST-layout arrays: ``{train,val,test}_images`` and ``{train,val,test}_labels``, in an ``.npz`` or as ``.npy``.
+
+Large arrays stay in files: a folder of ``.npy`` files is mapped as it is, large images in an
+``.npz`` are unpacked once into the user's cache.
+"""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,11 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medistill.data.arrays import LARGE, read_array
 from medistill.data.dataset import SPLITS, Dataset, Description, Split
-from medistill.errors import DataError, nearest
+from medistill.errors import DataError, MedistillError, OutputError, nearest
+from medistill.files import refusing_output, sha256_text, user_cache
+from medistill.progress import Progress
 
 LAYOUT = "train_images (n, h, w) or (n, h, w, 3) and train_labels (n,) or (n, 1); the same for val and test"
 KEYS = frozenset(f"{split}_{part}" for split in SPLITS for part in ("images", "labels", "patients")) | {"class_names"}
+
+IMAGES = frozenset(f"{split}_images.npy" for split in SPLITS)
 
 
 def read_npz(path: Path, description: Description | None = None) -> Dataset:
@@ -30,6 +41,12 @@ def read_npz(path: Path, description: Description | None = None) -> Dataset:
         DataError: missing, not an npz, wrong keys, shapes or kinds of number.
     """
     arrays, present = _arrays(path)
+    return _dataset(path, arrays, present, description)
+
+
+def _dataset(
+    path: Path, arrays: dict[str, npt.NDArray[Any]], present: list[str], description: Description | None
+) -> Dataset:
     if "train_images" not in arrays or "train_labels" not in arrays:
         wanted = "train_images" if "train_images" not in arrays else "train_labels"
         raise DataError(
@@ -48,6 +65,29 @@ def read_npz(path: Path, description: Description | None = None) -> Dataset:
         raise DataError("holds no training image", where=f"{path}, train_images", allowed=LAYOUT)
     _require_one_kind(path, splits)
     return Dataset(splits, description or _describe(path, arrays, splits))
+
+
+def holds_arrays(folder: Path) -> bool:
+    """Whether a folder is one of ``.npy`` files in this layout."""
+    return (folder / "train_images.npy").is_file()
+
+
+def read_npy_folder(folder: Path) -> Dataset:
+    """Read a folder of ``.npy`` files named as the arrays of an ``.npz``; images stay in their files.
+
+    Raises:
+        DataError: as :func:`read_npz`.
+    """
+    arrays = {}
+    for path in sorted(folder.glob("*.npy")):
+        if path.stem in KEYS:
+            try:
+                arrays[path.stem] = read_array(path)
+            except (OSError, ValueError, EOFError) as problem:
+                pickled = "allow_pickle" in str(problem) or "Python objects" in str(problem)
+                found = "holds pickled objects, which are never opened" if pickled else "is no readable .npy file"
+                raise DataError(found, where=path, allowed=LAYOUT, remedy="write it with numpy.save") from problem
+    return _dataset(folder, arrays, [path.stem for path in folder.glob("*.npy")], None)
 
 
 def _require_one_kind(path: Path, splits: dict[str, Split]) -> None:
@@ -81,11 +121,12 @@ def _arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:
             found = "is a single array, not an .npz archive" if single else "is not a readable .npz archive"
             raise DataError(found, where=path, allowed=LAYOUT, remedy="write it with numpy.savez")
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files if key in KEYS}
+            large = _unpacked(path)
+            arrays = {key: large[key] if key in large else archive[key] for key in archive.files if key in KEYS}
             if all(isinstance(array, np.ndarray) for array in arrays.values()):
                 return arrays, list(archive.files)
             raise DataError("holds members that are no arrays", where=path, allowed=LAYOUT)
-    except DataError:
+    except MedistillError:
         raise
     except MemoryError as problem:
         raise DataError(
@@ -95,6 +136,54 @@ def _arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:
         pickled = "allow_pickle" in str(problem) and zipfile.is_zipfile(path)
         found = "holds pickled objects, which are never opened" if pickled else "is not a readable .npz archive"
         raise DataError(found, where=path, allowed=LAYOUT, remedy="write it with numpy.savez") from problem
+
+
+def _unpacked(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """The large images of an archive, as files of the user's cache that hold them unpacked.
+
+    They are known by the archive's place, size and time of change.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    with zipfile.ZipFile(path) as archive:
+        large = [m for m in archive.infolist() if m.filename in IMAGES and m.file_size >= LARGE]
+        if not large:
+            return {}
+        state = path.stat()
+        known = sha256_text(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}")
+        folder = user_cache() / "unpacked" / known
+        with refusing_output(folder, "MEDISTILL_CACHE"):
+            folder.mkdir(parents=True, exist_ok=True)
+            missing = [m for m in large if not (folder / m.filename).is_file()]
+            if missing:
+                needed, free = sum(m.file_size for m in missing), shutil.disk_usage(folder).free
+                if needed > free:
+                    raise OutputError(
+                        f"has {free // 2**20} MB free; {path.name} unpacks to {needed // 2**20} MB",
+                        where=folder,
+                        remedy="make room, or set MEDISTILL_CACHE to a folder that has it",
+                    )
+                with Progress(f"unpacking {path.name} once", needed) as shown:
+                    for member in missing:
+                        _unpack(archive, member, folder / member.filename, shown)
+    return {member.filename.removesuffix(".npy"): read_array(folder / member.filename) for member in large}
+
+
+def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, shown: Progress) -> None:
+    """One member into one file, which has its name only once it is whole."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as out:
+        try:
+            with archive.open(member) as stream:
+                while chunk := stream.read(2**24):
+                    out.write(chunk)
+                    shown.advance(len(chunk))
+            out.flush()
+            read_array(Path(out.name))  # a header that promises more than there is must not be kept
+            Path(out.name).replace(target)
+        except BaseException:
+            Path(out.name).unlink(missing_ok=True)
+            raise
 
 
 def _split(path: Path, name: str, arrays: dict[str, npt.NDArray[Any]]) -> Split:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.config import DataConfig
+from medistill.data.arrays import blocks, empty, release
 from medistill.data.dataset import Dataset, Split
 from medistill.data.resize import resize
 from medistill.types import Json, Labels, RawImages
@@ -169,7 +170,8 @@ def intensity_window(images: RawImages) -> tuple[float, float]:
     """Intensities that become 0 and 255: 0–255 for 8 bits, 0–1 for floats within it, else the extremes."""
     if images.dtype == np.uint8:
         return 0.0, 255.0
-    low, high = float(images.min()), float(images.max())
+    low = min(float(block.min()) for _, block in blocks(images))
+    high = max(float(block.max()) for _, block in blocks(images))
     if images.dtype.kind == "f" and low >= 0 and high <= 1:
         return 0.0, 1.0
     return low, high if high > low else low + 1
@@ -180,8 +182,10 @@ def channel_statistics(pixels: npt.NDArray[np.uint8]) -> tuple[tuple[float, ...]
     means, stds = [], []
     levels = np.arange(256) / 255
     for channel in range(pixels.shape[1]):
-        weights = np.bincount(pixels[:, channel].ravel(), minlength=256).astype(np.float64)
-        weights /= weights.sum()
+        counts = np.zeros(256, dtype=np.int64)
+        for _, block in blocks(pixels):
+            counts += np.bincount(block[:, channel].ravel(), minlength=256)
+        weights = counts / counts.sum()
         mean = float(weights @ levels)
         means.append(mean)
         # A constant channel must not be divided by zero.
@@ -192,16 +196,15 @@ def channel_statistics(pixels: npt.NDArray[np.uint8]) -> tuple[tuple[float, ...]
 def _to_pixels(
     images: RawImages, size: tuple[int, int], channels: int, window: tuple[float, float]
 ) -> npt.NDArray[np.uint8]:
-    images = _to_channels(images, channels)
-    if images.dtype == np.uint8 and images.shape[1:3] == size:
-        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     # An 8-bit image keeps its own full scale, whatever depth the training images had.
     low, high = (0.0, 255.0) if images.dtype == np.uint8 else window
-    out = np.empty((len(images), channels, *size), dtype=np.uint8)
-    for start in range(0, len(images), 4096):
-        batch = resize(images[start : start + 4096], size)
-        scaled = np.rint((batch - low) * (255 / (high - low))).clip(0, 255)
-        out[start : start + 4096] = scaled.transpose(0, 3, 1, 2)
+    out = empty((len(images), channels, *size))
+    for start, raw in blocks(images, 8 * out[:1].nbytes):  # numbers of eight bytes on the way
+        batch = _to_channels(raw, channels)
+        if batch.dtype != np.uint8 or batch.shape[1:3] != size:
+            batch = np.rint((resize(batch, size) - low) * (255 / (high - low))).clip(0, 255)
+        out[start : start + len(raw)] = batch.transpose(0, 3, 1, 2)
+        release(out)
     return out
 
 

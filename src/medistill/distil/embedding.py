@@ -11,6 +11,12 @@ from medistill.distil.problem import Problem
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
 
+CHUNK = 64
+"""Images embedded at once."""
+
+LIBRARY_MB = 60.0
+"""Megabytes of what a choice is made with (scikit-learn)."""
+
 
 class EmbeddingCoreset(Coreset):
     """A coreset chosen in the embedding of a ConvNet that was never trained.
@@ -21,10 +27,17 @@ class EmbeddingCoreset(Coreset):
 
     filters: int = Field(64, ge=1, le=4096, description="filters per convolution of the embedding network")
 
+    def memory_mb(self, problem: Problem, classes: int) -> float:
+        network = ConvNet(*problem.shape, problem.classes, self.filters)
+        embedded = 4e-6 * network.embedding_size * max(problem.sizes)
+        return LIBRARY_MB + CHUNK / 2 * network.activation_mb + 3 * embedded
+
     def embed(self, problem: Problem, label: int, key: Key) -> Tensor:
         """Embeddings of all training images of a class, (class size, d), the same network for all classes."""
         network = ConvNet(*problem.shape, problem.classes, self.filters)
         parameters = network.parameters(Key(key.seed).child("embedding"))
         with torch.no_grad():
             rows = torch.arange(problem.sizes[label])
-            return torch.cat([network.embed(parameters, problem.of_class(label, chunk)) for chunk in rows.split(64)])
+            return torch.cat(
+                [network.embed(parameters, problem.of_class(label, chunk)) for chunk in rows.split(CHUNK)]
+            )

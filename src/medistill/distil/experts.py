@@ -7,7 +7,6 @@ half precision, which halves the file and changes them by a relative 0.0005 at m
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medistill.augment import siamese
+from medistill.data.arrays import digest, release
 from medistill.distil.problem import Problem
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
@@ -69,7 +69,7 @@ def trajectory(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
                 "version": VERSION,
                 "settings": asdict(settings),
                 "key": [key.seed, *key.path],
-                "data": hashlib.sha256(problem.pixels.numpy().tobytes()).hexdigest(),
+                "data": digest(problem.pixels),
                 "problem": [problem.sizes, problem.mean, problem.std, problem.flips],
                 "torch": torch.__version__,
             }
@@ -92,7 +92,8 @@ def _train(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
         here = key.child("epoch", epoch)
         order = torch.randperm(len(labels), generator=here.generator())
         for step, rows in enumerate(order.split(settings.batch)):
-            x = problem.normalise(problem.pixels[rows])
+            x = problem.normalise(torch.from_numpy(problem.pixels[rows.numpy()]))
+            release(problem.pixels)
             if settings.augment:
                 x = siamese(here.child("augment", step).generator(), problem.flips)(x)
             for parameter in parameters.values():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 
+from medistill.data.arrays import BLOCK, LARGE
+from medistill.data.preprocess import Prepared
 from medistill.distil.method import Method
 from medistill.distil.problem import Problem
 from medistill.errors import ConfigError
 
-PROGRAM_MB = 350.0
-"""Megabytes of the interpreter, torch and what it keeps ready, before any image; rounded up, so that bounds hold."""
+PROGRAM_MB = 300.0
+"""Megabytes (10⁶ bytes) of the interpreter, torch and what it keeps ready, before any image."""
 
 UNITS = {"": 1.0, "MB": 1.0, "GB": 1000.0}
 
@@ -30,13 +32,22 @@ def parse_limit(text: str) -> float:
     return float(match[1]) * UNITS[match[2].upper()]
 
 
-def estimate_mb(method: Method, problem: Problem, classes: int) -> float:
-    """Peak megabytes with that many classes in one backward pass."""
-    images = 3 * problem.pixels.numel() / 1e6  # as read, as prepared, as sorted by class
-    return PROGRAM_MB + images + method.memory_mb(problem, classes)
+def images_mb(prepared: Prepared, problem: Problem) -> float:
+    """Megabytes of all images in memory: as read, as prepared, and those for training sorted by class.
+
+    Of arrays that lie in files only a block is in memory at a time.
+    """
+    held = [s.images for s in prepared.dataset.splits.values()] + [p.pixels for p in prepared.parts.values()]
+    distinct = {array.ctypes.data: array.nbytes for array in [*held, problem.pixels]}
+    return sum(size if size < LARGE else BLOCK for size in distinct.values()) / 1e6
 
 
-def classes_within(method: Method, problem: Problem, limit_mb: float) -> int:
+def estimate_mb(method: Method, problem: Problem, classes: int, held_mb: float = 0.0) -> float:
+    """Peak megabytes with that many classes in one backward pass, beside ``held_mb`` of images."""
+    return PROGRAM_MB + held_mb + method.memory_mb(problem, classes)
+
+
+def classes_within(method: Method, problem: Problem, limit_mb: float, held_mb: float = 0.0) -> int:
     """The most classes in one backward pass that stay under the limit.
 
     Raises:
@@ -44,9 +55,9 @@ def classes_within(method: Method, problem: Problem, limit_mb: float) -> int:
     """
     least = problem.classes if method.info.joint else 1
     for classes in range(problem.classes, least - 1, -1):
-        if estimate_mb(method, problem, classes) <= limit_mb:
+        if estimate_mb(method, problem, classes, held_mb) <= limit_mb:
             return classes
-    needed = math.ceil(estimate_mb(method, problem, least))
+    needed = math.ceil(estimate_mb(method, problem, least, held_mb))
     raise ConfigError(
         f"{limit_mb:g} MB",
         where="--memory-limit",

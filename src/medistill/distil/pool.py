@@ -50,7 +50,8 @@ class PooledMatching(NetworkMethod):
         network = self.network(problem)
         made = sum(sorted(problem.counts)[-classes:])
         pool = 4e-6 * self.networks * problem.classes * self.statistic_size(network.embedding_size)
-        return (made + CHUNK / 2) * network.activation_mb + 2 * pool
+        real = min(CHUNK, self.real_batch, max(problem.sizes)) / 2  # nothing is kept of them
+        return (made + real) * network.activation_mb + 2 * pool
 
     @abstractmethod
     def statistic_size(self, embedding_size: int) -> int:

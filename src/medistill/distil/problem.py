@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medistill.data.arrays import release, take
 from medistill.data.dataset import Flips
 from medistill.data.preprocess import Prepared
 from medistill.errors import ConfigError
@@ -24,7 +26,7 @@ class Problem:
     """Training images sorted by class, as ``uint8``; normalised only when drawn.
 
     Args:
-        pixels: (n, c, h, w) ``uint8``, sorted by class.
+        pixels: (n, c, h, w) ``uint8``, sorted by class; may lie in a file.
         sizes: training images per class.
         counts: images to make per class, at most the class's size.
         stored: (height, width) in which images are learned and sent, at most the networks' own.
@@ -32,7 +34,7 @@ class Problem:
         flips: which mirror images keep their class.
     """
 
-    pixels: Tensor
+    pixels: npt.NDArray[np.uint8]
     sizes: tuple[int, ...]
     counts: tuple[int, ...]
     stored: tuple[int, int]
@@ -93,7 +95,9 @@ class Problem:
     def of_class(self, label: int, rows: Tensor | None = None) -> Tensor:
         """Normalised training images of a class: all, or the rows named within the class."""
         own = self.pixels[self._starts[label] : self._starts[label + 1]]
-        return self.normalise(own if rows is None else own[rows])
+        found = self.normalise(torch.from_numpy(own if rows is None else own[rows.numpy()]))
+        release(self.pixels)
+        return found
 
     def draw(self, label: int, count: int, key: Key) -> Tensor:
         """Rows within a class, drawn without replacement, at most as many as there are."""
@@ -138,7 +142,7 @@ def make_problem(prepared: Prepared, ipc: int | None, ratio: float | None, facto
     order = np.argsort(prepared.train.labels, kind="stable")
     statistics = prepared.preprocessing
     return Problem(
-        torch.from_numpy(prepared.train.pixels[order]),
+        take(prepared.train.pixels, order),
         tuple(sizes),
         tuple(min(asked * factor**2, n) for n in sizes),
         stored,

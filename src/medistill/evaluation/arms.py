@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medistill.config import EvaluateConfig
+from medistill.data.arrays import take
 from medistill.data.preprocess import Part
 from medistill.evaluation import cache
 from medistill.evaluation.cache import part_digest
@@ -53,7 +54,7 @@ def subset(part: Part, counts: list[int], key: Key, repeat: bool = False) -> Par
         passes = -(-count // len(members)) if repeat and count else 1
         rows.append(np.concatenate([draw.permutation(members) for _ in range(passes)])[:count])
     chosen = np.sort(np.concatenate(rows))
-    return Part(part.pixels[chosen], part.labels[chosen])
+    return Part(take(part.pixels, chosen), part.labels[chosen])
 
 
 def balanced(part: Part, key: Key) -> Part:

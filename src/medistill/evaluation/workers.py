@@ -4,7 +4,7 @@ Small networks use several threads badly; side by side, each with one thread, th
 train more of them. One thread also makes the result the same on every number of cores.
 
 Workers are processes of their own (``python -m medistill.evaluation.workers FOLDER``) that
-read images from safetensors files and talk in lines, so that no script of a user is run
+read images from files and talk in lines, so that no script of a user is run
 again and nothing is pickled.
 """
 
@@ -16,7 +16,6 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,11 +23,12 @@ from pathlib import Path
 
 from safetensors.numpy import load, save
 
+from medistill.data.arrays import read_array, scratch_folder, write_array
 from medistill.data.preprocess import Part
 from medistill.errors import MedistillError
 from medistill.evaluation.cache import Run
 from medistill.evaluation.jobs import Job, Parts, do
-from medistill.runtime import prepare_torch, usable_cores
+from medistill.runtime import count_workers, own_peak_mb, prepare_torch, usable_cores
 
 SMALL = 1e6
 """Steps times (images + :data:`OVERHEAD`) times filters below which starting processes costs more than it gains."""
@@ -66,12 +66,13 @@ def run_all(jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], d
             for job in ordered:
                 done(job, do(job, parts, advance))
         return
-    with tempfile.TemporaryDirectory(prefix="medistill-") as name:
-        folder = Path(name)
-        for digest in {d for job in jobs for d in (job.train, job.test, job.val) if d is not None}:
+    known = {d for job in jobs for d in (job.train, job.test, job.val) if d is not None}
+    with scratch_folder(sum(parts[digest].pixels.nbytes for digest in known)) as folder:
+        for digest in known:
             part = parts[digest]
             soft = {} if part.soft_labels is None else {"soft_labels": part.soft_labels}
-            (folder / digest).write_bytes(save({"pixels": part.pixels, "labels": part.labels, **soft}))
+            (folder / digest).write_bytes(save({"labels": part.labels, **soft}))
+            write_array(folder / f"{digest}.npy", part.pixels)
         _Team(folder, ordered, advance, done).run(count)
 
 
@@ -98,6 +99,7 @@ class _Team:
         self.lock = threading.Lock()
         self.failure: BaseException | None = None
         self.processes: list[subprocess.Popen[str]] = []
+        self.peaks: dict[int, float] = {}
 
     def run(self, count: int) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -119,6 +121,7 @@ class _Team:
             for process in self.processes:
                 process.kill()
                 process.wait()
+            count_workers(list(self.peaks.values()))
         if self.failure is not None:
             raise self.failure
 
@@ -146,6 +149,7 @@ class _Team:
                 if "images" in said:
                     self.advance(said["images"])
                 else:
+                    self.peaks[process.pid] = said["peak_mb"]
                     arrays = load((self.folder / said["result"]).read_bytes())
                     self.done(job, Run(arrays["probabilities"], arrays["curve"]))
                     return
@@ -169,7 +173,8 @@ def _work(folder: Path) -> None:
         for digest in (job.train, job.test, job.val):
             if digest is not None and digest not in parts:
                 arrays = load((folder / digest).read_bytes())
-                parts[digest] = Part(arrays["pixels"], arrays["labels"], arrays.get("soft_labels"))
+                pixels = read_array(folder / f"{digest}.npy")
+                parts[digest] = Part(pixels, arrays["labels"], arrays.get("soft_labels"))
         pending = 0
 
         def advance(images: int) -> None:
@@ -182,7 +187,7 @@ def _work(folder: Path) -> None:
         run = do(job, parts, advance)
         _say({"images": pending})
         (folder / f"{job.identity}.run").write_bytes(save({"probabilities": run.probabilities, "curve": run.curve}))
-        _say({"result": f"{job.identity}.run"})
+        _say({"result": f"{job.identity}.run", "peak_mb": own_peak_mb()})
 
 
 def _say(message: dict[str, object]) -> None:

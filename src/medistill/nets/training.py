@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from medistill.augment import for_training
 from medistill.config import Recipe
+from medistill.data.arrays import release
 from medistill.data.dataset import Flips
 from medistill.data.preprocess import Part
 from medistill.keys import Key
@@ -81,7 +82,7 @@ def train(
     Returns:
         The parameters after the last step.
     """
-    pixels, soft = torch.from_numpy(part.pixels), part.soft_labels is not None
+    soft = part.soft_labels is not None
     labels = torch.from_numpy(part.labels if part.soft_labels is None else part.soft_labels)
     parameters = network.parameters(key.child("parameters"))
     fixed = network.buffers
@@ -97,7 +98,8 @@ def train(
             position, epoch = 0, epoch + 1
         rows = order[position : position + batch]
         position += batch
-        x = normalise(pixels[rows], statistics.mean, statistics.std)
+        x = normalise(torch.from_numpy(part.pixels[rows.numpy()]), statistics.mean, statistics.std)
+        release(part.pixels)
         if recipe.augment:
             x = for_training(x, key.child("augment", step).generator(), statistics.flips)
         smoothing = 0.0 if soft else recipe.label_smoothing
@@ -123,8 +125,9 @@ def predict(
     mirrored = statistics.flips != "none"
     with torch.inference_mode():
         chunks = []
-        for chunk in torch.from_numpy(pixels).split(64):
-            x = normalise(chunk, statistics.mean, statistics.std)
+        for start in range(0, len(pixels), 64):
+            x = normalise(torch.from_numpy(pixels[start : start + 64]), statistics.mean, statistics.std)
+            release(pixels)
             views = [x, x.flip(3)] if mirrored else [x]
             seen = [network.logits(parameters, view).double().softmax(1) for view in views]
             chunks.append(sum(seen[1:], seen[0]) / len(seen))

@@ -65,7 +65,9 @@ class MTT(NetworkMethod):
         parameters = network.parameter_count * 4e-6
         # The student's places, an expert in half and in single precision; one step's graph at a time.
         kept = parameters * (self.student_steps + 6 + self.expert_epochs)
-        return kept + max(3 * batch, min(self.expert_batch, sum(problem.sizes))) * network.activation_mb
+        # An expert's step has gradients of all parameters too, and takes about a third more for an image (measured).
+        expert = 1.35 * min(self.expert_batch, sum(problem.sizes))
+        return kept + max(3 * batch, expert) * network.activation_mb
 
     def setup(self, problem: Problem, key: Key) -> State:
         zero = torch.zeros((), dtype=torch.float64)

@@ -1,0 +1,115 @@
+"""Arrays larger than is good for memory: they lie in files, are read by blocks and let go again.
+
+A mapped file counts as memory of the process for as long as its pages stay mapped, so whoever
+reads one row by row calls :func:`release` now and then; the system's page cache keeps the pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medistill.files import refusing_output, user_cache
+
+LARGE = 2**29
+"""Bytes from which an array is kept in a file."""
+
+BLOCK = 2**25
+"""Bytes that are read at once, about."""
+
+Array = npt.NDArray[Any]
+
+
+def empty(shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8) -> Array:
+    """An array to fill: in memory, or from :data:`LARGE` on in a file of the user's cache that goes away with it.
+
+    Raises:
+        OutputError: the file cannot be made.
+    """
+    if int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize < LARGE:
+        return np.empty(shape, dtype)
+    folder = user_cache() / "scratch"
+    with refusing_output(folder, "MEDISTILL_CACHE"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return np.memmap(file, dtype, "w+", shape=shape)
+
+
+@contextmanager
+def scratch_folder(size: int) -> Iterator[Path]:
+    """A folder for a while: among the system's temporary files, or for many bytes in the user's cache.
+
+    Args:
+        size: bytes that it will hold, about.
+    """
+    place = None
+    if size >= LARGE:
+        place = user_cache() / "scratch"
+        with refusing_output(place, "MEDISTILL_CACHE"):
+            place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="medistill-", dir=place) as name:
+        yield Path(name)
+
+
+def write_array(path: Path, array: Array) -> None:
+    """Write a ``.npy`` file, block by block."""
+    out = np.lib.format.open_memmap(path, "w+", array.dtype, array.shape)
+    for start, block in blocks(array):
+        out[start : start + len(block)] = block
+        release(out)
+
+
+def read_array(path: Path) -> Array:
+    """A ``.npy`` file as an array that stays in the file; writing to it changes nothing there.
+
+    Raises:
+        OSError, ValueError: no readable file, or one that holds pickled objects.
+    """
+    return np.load(path, mmap_mode="c", allow_pickle=False)
+
+
+def blocks(array: Array, row_bytes: int = 0) -> Iterator[tuple[int, Array]]:
+    """The array in order, as pairs of the first row's number and some rows.
+
+    Args:
+        array: one row or more.
+        row_bytes: what is made of a row, where that takes more than the row itself.
+    """
+    rows = max(1, BLOCK // max(1, array[:1].nbytes, row_bytes))
+    for start in range(0, len(array), rows):
+        yield start, array[start : start + rows]
+        release(array)
+
+
+def take(array: Array, rows: npt.NDArray[np.integer[Any]]) -> Array:
+    """The rows named, in that order, as a new array."""
+    out = empty((len(rows), *array.shape[1:]), array.dtype)
+    for start, part in blocks(out):
+        part[...] = array[rows[start : start + len(part)]]
+        release(array)
+    return out
+
+
+def digest(array: Array) -> str:
+    """SHA-256 of the content, row after row, hexadecimal."""
+    found = hashlib.sha256()
+    for _, block in blocks(array):
+        found.update(np.ascontiguousarray(block).data)
+    return found.hexdigest()
+
+
+def release(array: Array) -> None:
+    """Unmap the pages of an array that lies in a file; its content stays as it is."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
