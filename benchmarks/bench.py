@@ -129,21 +129,26 @@ def steps(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
     """Steps per second at the same loss; networks are met again as often as in a whole run."""
     found: dict[str, Any] = {}
     ceiling = ceilings(prepared, _given)["gflops"]["convolution float32"]
-    for name, factor, again in (("dm, ten images per class", 1, 4), ("the default's images", 2, 2)):
+    for name, factor, again, precision in (
+        ("dm, ten images per class, float32", 1, 4, "float32"),
+        ("dm, ten images per class", 1, 4, "auto"),
+        ("the default's images, float32", 2, 2, "float32"),
+        ("the default's images", 2, 2, "auto"),
+    ):
         problem, count = make_problem(prepared, 10, None, factor), 8
-        settings = {**DM, "iterations": count, "networks": count // again}
+        settings = {**DM, "iterations": count, "networks": count // again, "precision": precision}
         row = compared(
             name, lambda p=problem, n=count: loops.plain_dm(p, n), lambda p=problem, s=settings: loops.ours(p, s)
         )
         real = sum(min(size, loops.REAL_BATCH) for size in problem.sizes) / again
         rate = convolutions(problem, sum(problem.counts), int(real)) * count / row["our_seconds"] / 1e9
-        row["share_of_convolution_ceiling"] = rate / ceiling
-        say(f"  {rate / ceiling:.0%} of the ceiling of a large convolution")
+        row["share_of_float32_convolution_ceiling"] = rate / ceiling
+        say(f"  {rate / ceiling:.0%} of what a large float32 convolution reaches")
         found[name] = row
     problem = make_problem(prepared, 10, None)
     settings = {
         "name": "dc", "filters": loops.FILTERS, "iterations": 1, "outer_loops": 3, "inner_loops": 10, "start": "real",
-        "learning_rate": loops.IMAGE_RATE,
+        "learning_rate": loops.IMAGE_RATE, "precision": "auto",
     }  # fmt: skip
     found["dc"] = compared(
         "dc, ten images per class",
@@ -204,7 +209,7 @@ def reach(prepared: Prepared, problem: Problem, total: int, soft: bool, wanted: 
             looking += time.perf_counter() - now
             return reached < wanted
 
-        loops.ours(problem, {**DM, "iterations": total}, look)
+        loops.ours(problem, {**DM, "iterations": total, "precision": "auto"}, look)
     return row
 
 

@@ -88,7 +88,7 @@ def plain_dc(problem: Problem, networks: int, outer: int, inner: int) -> None:
 
 def ours(problem: Problem, settings: dict[str, Any], after_step: AfterStep | None = None, seed: int = 0) -> Tensor:
     """Our loop; returns the images."""
-    method, key = make_method(settings), Key(seed)
+    method, key = make_method(settings).for_this_machine(), Key(seed)
     state = loop.start(method, problem, key)
 
     class Enough(Exception):

@@ -46,6 +46,16 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+@functools.cache
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16; where only software does, it is slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return re.search(r"^flags\s*:.*\b(avx512_bf16|amx_bf16)\b", flags, re.MULTILINE) is not None
+
+
 def device_name() -> str:
     """What computes: "cpu" with its number of threads."""
     import torch

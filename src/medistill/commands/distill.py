@@ -156,7 +156,7 @@ def _configure(
         named["name"] = method or DEFAULT_METHOD
     if preset is not None:
         named = {**read_preset(str(named["name"]), preset), **named}
-    chosen = make_method(named)
+    chosen = make_method(named).for_this_machine()
     values["method"] = chosen.configuration()
     # What is given on the command line wins over a file; ipc and ratio stand for one another there.
     if ipc is not None or ratio is not None:

@@ -14,7 +14,7 @@ from abc import ABC
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -137,6 +137,10 @@ class Method(Settings, ABC):
     def starts_from_real_images(self) -> bool:
         """Whether the first images are real ones, from which traces may remain."""
         return True
+
+    def for_this_machine(self) -> Self:
+        """The same method with what was left to the machine decided, so that it can be recorded."""
+        return self
 
     def configuration(self) -> Json:
         """Name, version and hyperparameters: what identifies the method in a run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 from torch import Tensor
@@ -11,7 +11,13 @@ from medistill.augment import Augmentation, siamese
 from medistill.distil.method import Method
 from medistill.distil.problem import Problem
 from medistill.keys import Key
-from medistill.nets.convnet import ConvNet
+from medistill.nets.convnet import ConvNet, Parameters
+from medistill.runtime import has_bfloat16
+
+
+def in_bfloat16(parameters: Parameters) -> Parameters:
+    """The same parameters with eight bits of precision."""
+    return {name: parameter.bfloat16() for name, parameter in parameters.items()}
 
 
 class NetworkMethod(Method):
@@ -21,6 +27,22 @@ class NetworkMethod(Method):
     depth: int = Field(0, ge=0, le=10, description="blocks of the network; 0 chooses by image size")
     augment: bool = Field(True, description="siamese augmentation")
     start: Literal["real", "noise"] = Field("real", description="first images")
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="in which images are embedded, or real images' gradients computed; "
+        "auto: bfloat16 where the processor computes in it",
+    )
+
+    def for_this_machine(self) -> Self:
+        if self.precision != "auto":
+            return self
+        return self.model_copy(update={"precision": "bfloat16" if has_bfloat16() else "float32"})
+
+    def embed(self, network: ConvNet, parameters: Parameters, images: Tensor) -> Tensor:
+        """Embeddings (n, d), computed in the precision asked for and given in that of the images."""
+        if self.precision != "bfloat16":
+            return network.embed(parameters, images)
+        return network.embed(in_bfloat16(parameters), images.bfloat16()).to(images.dtype)
 
     @property
     def starts_from_real_images(self) -> bool:

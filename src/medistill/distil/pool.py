@@ -84,7 +84,7 @@ class PooledMatching(NetworkMethod):
         changes = [self.change(problem, here.child("augment", label)) for label in classes]
         made = [change(state.images[problem.made(label)]) for label, change in zip(classes, changes, strict=True)]
         # One forward for all classes; normalisation is per image, so they do not mix.
-        embedded = network.embed(parameters, torch.cat(made))
+        embedded = self.embed(network, parameters, torch.cat(made))
         seen = self.statistic(embedded, here.child("statistic")).split([len(m) for m in made])
         total = torch.zeros(())
         for label, change, own in zip(classes, changes, seen, strict=True):
@@ -110,7 +110,7 @@ class PooledMatching(NetworkMethod):
         with torch.no_grad():
             total = torch.zeros(())
             for chunk in rows.split(CHUNK):
-                embedded = network.embed(parameters, change(problem.of_class(label, chunk)))
+                embedded = self.embed(network, parameters, change(problem.of_class(label, chunk)))
                 total = total + self.statistic(embedded, key.child("statistic")).sum(0)
             target = total / len(rows)
         if self.networks:

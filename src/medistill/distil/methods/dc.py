@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from medistill.distil.matching import gradient_distance
 from medistill.distil.method import MethodInfo, State, register
-from medistill.distil.networked import NetworkMethod
+from medistill.distil.networked import NetworkMethod, in_bfloat16
 from medistill.distil.problem import Problem
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
@@ -95,12 +95,23 @@ class DC(NetworkMethod):
             here = key.child("step", state.step, label)
             change = self.change(problem, here.child("augment"))
             rows = problem.draw(label, self.real_batch, here.child("real"))
-            real = self._gradient(network, parameters, weights, change(problem.of_class(label, rows)), label, False)
+            real = self._real_gradient(network, parameters, weights, change(problem.of_class(label, rows)), label)
             made = change(state.images[problem.made(label)])
             total = total + gradient_distance(
                 self._gradient(network, parameters, weights, made, label, True), [g.detach() for g in real]
             )
         return total
+
+    def _real_gradient(
+        self, network: ConvNet, parameters: Parameters, weights: list[Tensor], images: Tensor, label: int
+    ) -> list[Tensor]:
+        """Of the real images' loss, in the precision asked for; it is never differentiated again."""
+        if self.precision != "bfloat16":
+            return self._gradient(network, parameters, weights, images, label, False)
+        half = {n: p.detach().requires_grad_(True) for n, p in in_bfloat16(parameters).items()}
+        own = [p for p in half.values() if p.ndim > 1]
+        found = self._gradient(network, half, own, images.bfloat16(), label, False)
+        return [g.to(w.dtype) for g, w in zip(found, weights, strict=True)]
 
     @staticmethod
     def _gradient(

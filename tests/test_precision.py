@@ -1,0 +1,45 @@
+"""Lower precision where the processor has it: nearly the same losses and gradients, decided once and recorded."""
+
+import pytest
+import torch
+
+import medistill
+from medistill.commands import distill
+from medistill.distil import networked
+from medistill.distil.method import make_method
+from medistill.keys import Key
+from medistill.package.package import read_package
+from medistill.testing import small_problem
+
+SMALL = {"filters": 32, "real_batch": 12}
+SOURCE = "phantom:classes=3,images=36,size=16"
+
+
+@pytest.mark.parametrize("name", ["dm", "ncfm", "dc", "dsa"])
+def test_bfloat16_gives_nearly_the_loss_and_gradient_of_float32(name):
+    problem, found = small_problem(4, size=28), {}
+    for precision in ("float32", "bfloat16"):
+        method = make_method({"name": name, **SMALL, "precision": precision, "start": "noise"})
+        state = method.setup(problem, Key(0))
+        state.images.requires_grad_(True)
+        loss = method.loss(state, problem, range(problem.classes), Key(0))
+        loss.backward()
+        assert loss.dtype == state.images.grad.dtype == torch.float32
+        found[precision] = (float(loss), state.images.grad.flatten())
+    (plain, slope), (half, other) = found["float32"], found["bfloat16"]
+    assert half == pytest.approx(plain, rel=0.03) and half != plain
+    assert torch.nn.functional.cosine_similarity(slope, other, dim=0) > 0.98
+
+
+@pytest.mark.parametrize("capable", [True, False])
+def test_auto_is_decided_by_the_machine_and_recorded(tmp_path, monkeypatch, capable):
+    monkeypatch.setattr(networked, "has_bfloat16", lambda: capable)
+    settings = {"method": {"iterations": 2, "networks": 2, **SMALL}, "labels": {"teachers": 0}}
+    made = medistill.distill(SOURCE, out=tmp_path / "p", ipc=2, settings=settings)
+    kept = read_package(made["package"]).manifest["configuration"]["method"]
+    assert kept["precision"] == ("bfloat16" if capable else "float32")
+
+
+def test_a_named_method_is_float32():
+    chosen, _ = distill._configure("dm", 10, None, None, {}, {})
+    assert chosen.precision == "float32"
