@@ -145,6 +145,73 @@ def transfer_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def speed_page() -> str:
+    """docs/results/speed.md."""
+    parts = [
+        "# Speed and memory",
+        "Measured by `make bench` (`benchmarks/bench.py`; what it wrote lies in `benchmarks/results`). Ratios are of "
+        "alternating rounds in one run, medians with their range; the plain loop is written from the papers, as the "
+        "published programs work: a new network at each step, a loop over classes, nothing kept.",
+    ]
+    for file in sorted((HERE.parent / "benchmarks" / "results").glob("*.json")):
+        found = json.loads(file.read_text())
+        parts.append(f"## {found['machine']}")
+        for name, write in SECTIONS.items():
+            if name in found:
+                of = found[name]
+                versions = f"medistill {of['medistill']}, torch {of['torch']}"
+                when = f"({of['data']}, {of['threads']} threads, {versions}, {of['date']})"
+                parts += [f"### {name.capitalize()}", when, *write(of)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _speed_steps(of: dict[str, Any]) -> list[str]:
+    rows = ["| steps of | times the plain loop | share of a large float32 convolution's rate |", "|---|---|---|"]
+    for name, row in of.items():
+        if isinstance(row, dict):
+            share = row.get("share_of_float32_convolution_ceiling")
+            rows.append(f"| {name} | {_ratio(row)} | {'-' if share is None else f'{share:.0%}'} |")
+    return ["\n".join(rows)]
+
+
+def _speed_quality(of: dict[str, Any]) -> list[str]:
+    plain = of["plain"]
+    lines = [
+        f"The plain loop of distribution matching reached a balanced accuracy of {plain['balanced_accuracy']:.3f} on "
+        f"validation images after {plain['steps']} steps.",
+    ]
+    for name in ("dm", "the default"):
+        row = of[name]
+        reached = f"{row['balanced_accuracy']:.3f} after {row['steps']} steps"
+        times = "not reached" if row["ratio"] is None else f"in {row['ratio']:.1f} times less time"
+        lines.append(f"- {name}: {times} ({reached}{', teachers and labels included' if name != 'dm' else ''})")
+    return ["\n".join([lines[0], "", *lines[1:]])]
+
+
+def _speed_estimates(of: dict[str, Any]) -> list[str]:
+    rows = ["| `distill` | estimated MB | measured MB | |", "|---|---|---|---|"]
+    for name, row in of.items():
+        if isinstance(row, dict):
+            guess, peak = row["estimated"], row["measured"]
+            rows.append(f"| `{name}` | {guess:.0f} | {peak:.0f} | {guess / peak - 1:+.0%} |")
+    return ["\n".join(rows)]
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    return f"{row['ratio']:.1f} ({row['ratios'][0]:.1f} to {row['ratios'][-1]:.1f})"
+
+
+SECTIONS = {
+    "ceilings": lambda of: ["; ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in of["gflops"].items()) + "."],
+    "steps": _speed_steps,
+    "quality": _speed_quality,
+    "evaluation": lambda of: [f"Five networks, side by side: {_ratio(of)} times one after the other."],
+    "start": lambda of: [f"`medistill --help` answers in {of['medistill --help']['median']:.2f} s."],
+    "memory": lambda of: [f"Distribution matching takes {of['ours']:.0f} MB, the plain loop {of['plain']:.0f} MB."],
+    "estimates": _speed_estimates,
+}
+
+
 def summary() -> str:
     """The table in the README: the first package of the default for each set."""
     rows = [
@@ -176,4 +243,5 @@ if __name__ == "__main__":
     (HERE / "results" / "methods.md").write_text(methods_page(), encoding="utf-8")
     if transfer_files():
         (HERE / "results" / "transfer.md").write_text(transfer_page(), encoding="utf-8")
+    (HERE / "results" / "speed.md").write_text(speed_page(), encoding="utf-8")
     README.write_text(readme(), encoding="utf-8")

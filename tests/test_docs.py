@@ -92,6 +92,7 @@ def test_tables_are_those_of_the_measured_data(monkeypatch):
     assert make_results.load()
     assert (ROOT / "docs" / "results" / "main-job.md").read_text() == make_results.page(), "run `make docs`"
     assert (ROOT / "docs" / "results" / "methods.md").read_text() == make_results.methods_page(), "run `make docs`"
+    assert (ROOT / "docs" / "results" / "speed.md").read_text() == make_results.speed_page(), "run `make docs`"
     if make_results.transfer_files():
         assert (ROOT / "docs" / "results" / "transfer.md").read_text() == make_results.transfer_page(), (
             "run `make docs`"
