@@ -25,7 +25,7 @@ def test_bfloat16_gives_nearly_the_loss_and_gradient_of_float32(name):
         loss = method.loss(state, problem, range(problem.classes), Key(0))
         loss.backward()
         assert loss.dtype == state.images.grad.dtype == torch.float32
-        found[precision] = (float(loss), state.images.grad.flatten())
+        found[precision] = (loss.item(), state.images.grad.flatten())
     (plain, slope), (half, other) = found["float32"], found["bfloat16"]
     assert half == pytest.approx(plain, rel=0.03) and half != plain
     assert torch.nn.functional.cosine_similarity(slope, other, dim=0) > 0.98
