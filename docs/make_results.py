@@ -80,7 +80,9 @@ def methods_page() -> str:
         "what `distill` does where no method is named; every other method runs at its `quick` preset or "
         "defaults, with plain images and plain labels. Gains are over random images of the same bytes and, "
         "where the package stores images smaller or has soft labels, over random images stored and labelled "
-        "in the same way; in brackets the 95 % interval. Gains and recovery are of balanced accuracy.",
+        "in the same way; in brackets the 95 % interval. Gains and recovery are of balanced accuracy. Seconds and "
+        "peak memory are of distilling, teachers and experts included; the machine was shared, so seconds tell "
+        "the order and no more.",
     ]
     for data in sorted({c["set"] for c in cells}):
         rows = [
