@@ -28,7 +28,7 @@ test: $(READY) ## the fast tests
 test-slow: $(READY) ## the tests that take minutes (real data, full runs)
 	$(BIN)/pytest -m slow
 
-bench: $(READY) ## distilling against the plain reference loop, as ratios of one run
+bench: $(READY) ## how fast we are beside plain loops, as ratios of one run (an hour)
 	$(BIN)/python benchmarks/bench.py
 
 methods-table: $(READY) ## measure every method on real sets (hours; goes on where it stopped)

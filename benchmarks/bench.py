@@ -57,9 +57,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="all, if none is named")
     given = parser.parse_args()
     prepare_torch()
-    prepared = prepare(
-        load(given.data if given.data.exists() else "phantom:classes=8,images=2000,size=28,colour=true")
-    )
+    prepared = prepare(load(given.data if given.data.exists() else PHANTOM))
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if sys.platform == "linux" else None
     machine = cpu[1] if cpu else platform.processor() or platform.machine()
     path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', machine.lower()).strip('-')}.json"

@@ -110,6 +110,8 @@ def methods_page() -> str:
             f"{with_interval(full['auroc'])}; tested on {own[0]['test_images']} images."
         )
         parts.append("\n".join(rows))
+        told = [f"- {c['method']}, {c['ipc']} per class: {c['remark']}." for c in own if "remark" in c]
+        parts += ["\n".join(told)] if told else []
     return "\n\n".join(parts) + "\n"
 
 

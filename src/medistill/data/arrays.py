@@ -6,13 +6,12 @@ reads one row by row calls :func:`release` now and then; the system's page cache
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +35,16 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8) -> Array:
     """
     if int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize < LARGE:
         return np.empty(shape, dtype)
+    with refusing_output(folder := _scratch(), "MEDISTILL_CACHE"), tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def _scratch() -> Path:
+    """Where large arrays lie while they are needed."""
     folder = user_cache() / "scratch"
     with refusing_output(folder, "MEDISTILL_CACHE"):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            return np.memmap(file, dtype, "w+", shape=shape)
+    return folder
 
 
 @contextmanager
@@ -50,12 +54,7 @@ def scratch_folder(size: int) -> Iterator[Path]:
     Args:
         size: bytes that it will hold, about.
     """
-    place = None
-    if size >= LARGE:
-        place = user_cache() / "scratch"
-        with refusing_output(place, "MEDISTILL_CACHE"):
-            place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="medistill-", dir=place) as name:
+    with tempfile.TemporaryDirectory(prefix="medistill-", dir=_scratch() if size >= LARGE else None) as name:
         yield Path(name)
 
 
@@ -98,12 +97,16 @@ def take(array: Array, rows: npt.NDArray[np.integer[Any]]) -> Array:
     return out
 
 
-def digest(array: Array) -> str:
-    """SHA-256 of the content, row after row, hexadecimal."""
-    found = hashlib.sha256()
+class Hash(Protocol):
+    """What :mod:`hashlib` makes."""
+
+    def update(self, data: Any, /) -> None: ...
+
+
+def feed(digest: Hash, array: Array) -> None:
+    """Let a digest take in the content, row after row."""
     for _, block in blocks(array):
-        found.update(np.ascontiguousarray(block).data)
-    return found.hexdigest()
+        digest.update(np.ascontiguousarray(block).data)
 
 
 def release(array: Array) -> None:

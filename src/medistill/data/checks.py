@@ -15,6 +15,8 @@ from medistill.data.dataset import SPLITS, Dataset
 from medistill.errors import DataError
 from medistill.types import Json
 
+Level = Literal["blocking", "warning"]
+
 NEAR_DUPLICATE = 0.995
 """Pixel correlation above which two images count as near-duplicates."""
 
@@ -33,7 +35,7 @@ class Problem:
         remedy: what to do about it.
     """
 
-    level: Literal["blocking", "warning"]
+    level: Level
     kind: str
     found: str
     remedy: str
@@ -151,26 +153,18 @@ def _pixels(dataset: Dataset) -> Iterator[Problem]:
     for split, part in dataset.splits.items():
         bad, constant = np.zeros(len(part), dtype=bool), np.zeros(len(part), dtype=bool)
         for start, block in blocks(part.images):
-            flat, rows = block.reshape(len(block), -1), slice(start, start + len(block))
+            flat, here = block.reshape(len(block), -1), slice(start, start + len(block))
             if block.dtype.kind == "f":
-                bad[rows] = ~np.isfinite(flat).all(axis=1)
-            constant[rows] = flat.min(axis=1) == flat.max(axis=1)
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            yield Problem(
-                "blocking",
-                "nan",
-                f"{split}_images[{row}] has NaN or infinite pixels ({int(bad.sum())} images)",
-                "remove these images or fill the pixels",
-            )
-        if constant.any():
-            row = int(np.flatnonzero(constant)[0])
-            yield Problem(
-                "warning",
-                "constant image",
-                f"{split}_images[{row}] has a single value ({int(constant.sum())} images)",
-                "remove these images",
-            )
+                bad[here] = ~np.isfinite(flat).all(axis=1)
+            constant[here] = flat.min(axis=1) == flat.max(axis=1)
+        faults: tuple[tuple[Level, str, npt.NDArray[np.bool_], str, str], ...] = (
+            ("blocking", "nan", bad, "has NaN or infinite pixels", "remove these images or fill the pixels"),
+            ("warning", "constant image", constant, "has a single value", "remove these images"),
+        )
+        for level, kind, rows, what, remedy in faults:
+            if rows.any():
+                found = f"{split}_images[{int(rows.argmax())}] {what} ({int(rows.sum())} images)"
+                yield Problem(level, kind, found, remedy)
 
 
 def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medistill.data.arrays import blocks, take
+from medistill.data.arrays import feed, take
 from medistill.types import Json, Labels, RawImages
 
 Flips = Literal["none", "horizontal", "both"]
@@ -106,8 +106,7 @@ class Dataset:
                 continue
             split = self.splits[name]
             digest.update(f"{name}{split.images.shape}{split.images.dtype.str}{split.labels.shape}".encode())
-            for _, block in blocks(split.images):
-                digest.update(np.ascontiguousarray(block).data)
+            feed(digest, split.images)
             digest.update(np.ascontiguousarray(split.labels).data)
             if split.patients is not None:
                 digest.update("\0".join(split.patients.tolist()).encode())

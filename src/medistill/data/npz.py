@@ -121,7 +121,7 @@ def _arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:
             found = "is a single array, not an .npz archive" if single else "is not a readable .npz archive"
             raise DataError(found, where=path, allowed=LAYOUT, remedy="write it with numpy.savez")
         with np.load(path, allow_pickle=False) as archive:
-            large = _unpacked(path)
+            large = _unpacked(path, archive.zip)
             arrays = {key: large[key] if key in large else archive[key] for key in archive.files if key in KEYS}
             if all(isinstance(array, np.ndarray) for array in arrays.values()):
                 return arrays, list(archive.files)
@@ -138,7 +138,7 @@ def _arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:
         raise DataError(found, where=path, allowed=LAYOUT, remedy="write it with numpy.savez") from problem
 
 
-def _unpacked(path: Path) -> dict[str, npt.NDArray[Any]]:
+def _unpacked(path: Path, archive: zipfile.ZipFile) -> dict[str, npt.NDArray[Any]]:
     """The large images of an archive, as files of the user's cache that hold them unpacked.
 
     They are known by the archive's place, size and time of change.
@@ -146,27 +146,26 @@ def _unpacked(path: Path) -> dict[str, npt.NDArray[Any]]:
     Raises:
         OutputError: they cannot be written.
     """
-    with zipfile.ZipFile(path) as archive:
-        large = [m for m in archive.infolist() if m.filename in IMAGES and m.file_size >= LARGE]
-        if not large:
-            return {}
-        state = path.stat()
-        known = sha256_text(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}")
-        folder = user_cache() / "unpacked" / known
-        with refusing_output(folder, "MEDISTILL_CACHE"):
-            folder.mkdir(parents=True, exist_ok=True)
-            missing = [m for m in large if not (folder / m.filename).is_file()]
-            if missing:
-                needed, free = sum(m.file_size for m in missing), shutil.disk_usage(folder).free
-                if needed > free:
-                    raise OutputError(
-                        f"has {free // 2**20} MB free; {path.name} unpacks to {needed // 2**20} MB",
-                        where=folder,
-                        remedy="make room, or set MEDISTILL_CACHE to a folder that has it",
-                    )
-                with Progress(f"unpacking {path.name} once", needed) as shown:
-                    for member in missing:
-                        _unpack(archive, member, folder / member.filename, shown)
+    large = [m for m in archive.infolist() if m.filename in IMAGES and m.file_size >= LARGE]
+    if not large:
+        return {}
+    state = path.stat()
+    known = sha256_text(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}")
+    folder = user_cache() / "unpacked" / known
+    with refusing_output(folder, "MEDISTILL_CACHE"):
+        folder.mkdir(parents=True, exist_ok=True)
+        missing = [m for m in large if not (folder / m.filename).is_file()]
+        if missing:
+            needed, free = sum(m.file_size for m in missing), shutil.disk_usage(folder).free
+            if needed > free:
+                raise OutputError(
+                    f"has {free // 2**20} MB free; {path.name} unpacks to {needed // 2**20} MB",
+                    where=folder,
+                    remedy="make room, or set MEDISTILL_CACHE to a folder that has it",
+                )
+            with Progress(f"unpacking {path.name} once", needed) as shown:
+                for member in missing:
+                    _unpack(archive, member, folder / member.filename, shown)
     return {member.filename.removesuffix(".npy"): read_array(folder / member.filename) for member in large}
 
 

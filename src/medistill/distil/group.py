@@ -8,7 +8,6 @@ process alone reads and writes the run's folder.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,10 +24,12 @@ class Group:
     Args:
         rank: this process's number, from 0.
         size: number of processes.
+        begun: whether the exchange between them was begun here, and so is ended here.
     """
 
     rank: int = 0
     size: int = 1
+    begun: bool = False
 
     @property
     def first(self) -> bool:
@@ -68,21 +69,15 @@ class Group:
 
     def leave(self) -> None:
         """End the exchange with the others; each goes its own way."""
-        if self.size > 1:
+        if self.begun:
             distributed.destroy_process_group()
 
 
 def join() -> Group:
-    """The group that ``torchrun`` started this process in, or a group of one.
-
-    Raises:
-        ConfigError: this build of torch cannot connect processes.
-    """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    """The group that ``torchrun`` started this process in, or a group of one."""
+    if not distributed.is_available() or not distributed.is_torchelastic_launched():
         return Group()
-    if not distributed.is_available():
-        raise ConfigError(f"{size} processes", where="WORLD_SIZE", allowed="1 with this build of torch")
-    if not distributed.is_initialized():
+    begun = not distributed.is_initialized()
+    if begun:
         distributed.init_process_group("gloo")
-    return Group(distributed.get_rank(), size)
+    return Group(distributed.get_rank(), distributed.get_world_size(), begun)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medistill.data.arrays import blocks
+from medistill.data.arrays import feed
 from medistill.data.preprocess import Part
 from medistill.files import read_cached, write_cached
 from medistill.types import Probabilities
@@ -29,8 +29,7 @@ class Run:
 def part_digest(part: Part) -> str:
     """Content of a part: pixels and labels."""
     digest = hashlib.sha256(f"{part.pixels.shape}{part.labels.shape}".encode())
-    for _, block in blocks(part.pixels):
-        digest.update(np.ascontiguousarray(block).data)
+    feed(digest, part.pixels)
     digest.update(np.ascontiguousarray(part.labels).data)
     if part.soft_labels is not None:
         digest.update(np.ascontiguousarray(part.soft_labels).data)
