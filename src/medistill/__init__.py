@@ -23,6 +23,7 @@ _WHERE = {
     "methods": "medistill.commands.methods",
     "report": "medistill.commands.report",
     "demo": "medistill.commands.demo",
+    "study_run": "medistill.study.run",
     "load": "medistill.data.load",
     "prepare": "medistill.data.preprocess",
     "read_package": "medistill.package.package",

@@ -232,6 +232,35 @@ def demo(
     _print(run(out=out, seed=seed, fresh=fresh, progress=True), as_json, demo_text)
 
 
+study = typer.Typer(help="A grid of data, methods and sizes: run it, go on with it, report it.")
+app.add_typer(study, name="study")
+Db = Annotated[Path | None, typer.Option(help="The study's database; beside the file if not given.")]
+
+
+@study.command("run")
+def study_run(
+    file: Annotated[Path, typer.Argument(help="The study, a YAML file.")],
+    db: Db = None,
+    data_folder: Annotated[Path | None, typer.Option(help="Where relative paths of data lead.")] = None,
+    engine: Annotated[str, typer.Option(help="joblib on this machine, or ray or dask on a cluster.")] = "joblib",
+    address: Annotated[str | None, typer.Option(help="Address of the cluster.")] = None,
+    processes: Annotated[int | None, typer.Option(help="Runs at once on this machine.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each run.")] = 1,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do again what failed before.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be done.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study. The same command again goes on where it stopped."""
+    from medistill import study_run as run
+    from medistill.texts import study_text
+
+    result = run(
+        file, db=db, data_folder=data_folder, engine=engine, address=address, processes=processes, threads=threads,
+        retry_failed=retry_failed, only_plan=plan, progress=True,
+    )  # fmt: skip
+    _print(result, as_json, study_text)
+
+
 @app.callback(invoke_without_command=True)
 def version(
     context: typer.Context, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False

@@ -86,6 +86,9 @@ class EvaluateConfig(Settings):
     nets: tuple[Net, ...] = Field(
         ("convnet",), min_length=1, description="kinds of networks; the first gives the verdict, others show transfer"
     )
+    robust_scores: bool = Field(
+        False, description="also DD-Ranking's scores, for which a few more networks are trained on few images"
+    )
     curve_points: int = Field(8, ge=2, le=100, description="points of a learning curve, on validation data")
 
     @field_validator("nets", mode="before")

@@ -104,3 +104,9 @@ def demo_text(result: Json) -> str:
         f"trained on the package, tested on the other scanner: balanced accuracy {_value(other)}\n"
         f"package: {result['package']}\nreport: {result['report']}"
     )
+
+
+def study_text(result: Json) -> str:
+    lines = [f"{result['runs']} runs planned, {result['done']} done, {result['failed']} failed; {result['db']}"]
+    lines += [f"failed: {run}: {error.strip().splitlines()[-1]}" for run, error in result["errors"].items()]
+    return "\n".join(lines)

@@ -92,7 +92,7 @@ def distill(
     _require_apart(out, data)
     limit = None if memory_limit is None else parse_limit(memory_limit)
     given = {"factor": factor, "seed": seed, "labels.teachers": teachers, "memory_limit_mb": limit}
-    chosen, config = _configure(method, ipc, ratio, preset, settings or {}, given)
+    chosen, config = configured(method, ipc, ratio, preset, settings or {}, given)
     prepared, warnings = _prepare(data, config.data)
     problem = make_problem(prepared, config.ipc, config.ratio, config.factor)
     warnings += _short_classes(prepared, problem)
@@ -138,14 +138,20 @@ def distill(
     return result
 
 
-def _configure(
+def configured(
     method: str | None,
     ipc: int | None,
     ratio: float | None,
     preset: str | None,
     settings: Mapping[str, Any],
     given: Mapping[str, Any],
+    for_this_machine: bool = True,
 ) -> tuple[Method, DistilConfig]:
+    """The method and the whole configuration that :func:`distill` follows when it is given these.
+
+    Raises:
+        ConfigError: an unknown method, preset or setting, or a value out of range.
+    """
     values = dict(settings)
     asked = values.get("method", {})
     named = {"name": asked} if isinstance(asked, str) else dict(mapping(asked, "method"))
@@ -156,7 +162,9 @@ def _configure(
         named["name"] = method or DEFAULT_METHOD
     if preset is not None:
         named = {**read_preset(str(named["name"]), preset), **named}
-    chosen = make_method(named).for_this_machine()
+    chosen = make_method(named)
+    if for_this_machine:
+        chosen = chosen.for_this_machine()
     values["method"] = chosen.configuration()
     # What is given on the command line wins over a file; ipc and ratio stand for one another there.
     if ipc is not None or ratio is not None:

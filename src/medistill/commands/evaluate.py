@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from medistill.config import EvaluateConfig
 from medistill.data.checks import require_usable
+from medistill.data.dataset import Dataset
 from medistill.data.preprocess import Prepared, prepare
 from medistill.distil.checkpoint import RunFolder
 from medistill.errors import ConfigError
@@ -67,8 +69,15 @@ class Measured:
     warnings: list[str]
 
 
-def measure(package: str | Path, on: str | Path, config: EvaluateConfig, attach: bool, progress: bool) -> Measured:
-    """As :func:`evaluate`, keeping the package and the prepared data."""
+def measure(
+    package: str | Path,
+    on: str | Path,
+    config: EvaluateConfig,
+    attach: bool,
+    progress: bool,
+    sites: Mapping[str, Dataset] | None = None,
+) -> Measured:
+    """As :func:`evaluate`, keeping the package and the prepared data; ``sites`` as for ``compare``."""
     prepare_torch()
     started = time.monotonic()
     read = read_package(package)
@@ -83,7 +92,7 @@ def measure(package: str | Path, on: str | Path, config: EvaluateConfig, attach:
     for warning in warnings:
         say(f"warning: {warning}", progress)
     prepared = prepare(dataset, data_config(read))
-    comparison = compare(read, prepared, config, notes, progress)
+    comparison = compare(read, prepared, config, notes, progress, sites)
     result = comparison.as_json()
     result["package"] = {
         "path": str(package),

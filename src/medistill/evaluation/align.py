@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from medistill.config import DataConfig
 from medistill.data.dataset import Dataset, Split
 from medistill.data.load import load
 from medistill.data.split import complete
-from medistill.errors import DataError
+from medistill.errors import DataError, nearest
 from medistill.keys import Key
 from medistill.package.package import Package
 
@@ -106,6 +107,31 @@ def align(dataset: Dataset, class_names: tuple[str, ...]) -> tuple[Dataset, list
         if absent:
             notes.append(f"the data have no {', '.join(absent)}; metrics are over the other classes")
     return renumbered(dataset, numbers, class_names), notes
+
+
+def renamed(dataset: Dataset, mapping: Mapping[str, str | None]) -> Dataset:
+    """Give classes other names; several may get one name, and images of a class mapped to None are left out.
+
+    Raises:
+        DataError: a name in the mapping is none of the data set's.
+    """
+    own = dataset.description.class_names
+    unknown = [name for name in mapping if name not in own]
+    if unknown:
+        raise DataError(
+            f"has no class '{unknown[0]}' to rename",
+            where=dataset.description.name,
+            allowed=", ".join(own),
+            remedy=nearest(unknown[0], own),
+        )
+    names = [mapping.get(name, name) for name in own]
+    known = tuple(dict.fromkeys(name for name in names if name is not None))
+    splits = {}
+    for part, split in dataset.splits.items():
+        kept = split.take(np.flatnonzero(np.array([names[label] is not None for label in split.labels], dtype=bool)))
+        splits[part] = kept
+    numbers = np.array([-1 if name is None else known.index(name) for name in names])
+    return renumbered(Dataset(splits, dataset.description), numbers, known)
 
 
 def _plain(name: str) -> str:

@@ -70,7 +70,9 @@ def rebalanced(part: Part, key: Key) -> Part:
     return subset(part, [each if here else 0 for here in present], key, repeat=True)
 
 
-def jobs_of(arm: Arm, classes: int, config: EvaluateConfig, parts: Parts, network: str = "convnet") -> list[Job]:
+def jobs_of(
+    arm: Arm, classes: int, config: EvaluateConfig, parts: Parts, network: str = "convnet", keep: bool = False
+) -> list[Job]:
     """A job for each run of an arm; its images are added to ``parts``."""
 
     def known(part: Part) -> str:
@@ -82,14 +84,18 @@ def jobs_of(arm: Arm, classes: int, config: EvaluateConfig, parts: Parts, networ
     return [
         Job(
             known(part), test, val, arm.exam.statistics, classes,
-            config.recipe, config.curve_points, config.seed, index, network,
+            config.recipe, config.curve_points, config.seed, index, network, keep,
         )
         for index, part in enumerate(arm.sets)
     ]  # fmt: skip
 
 
 def train_all(
-    arms: list[Arm], classes: int, config: EvaluateConfig, progress: Callable[[int, int, int], None]
+    arms: list[Arm],
+    classes: int,
+    config: EvaluateConfig,
+    progress: Callable[[int, int, int], None],
+    keep_networks: bool = False,
 ) -> dict[str, dict[str, list[cache.Run]]]:
     """Train every arm's networks, or take from the cache what was trained before.
 
@@ -98,12 +104,16 @@ def train_all(
         classes: outputs of the networks.
         config: recipe and seed.
         progress: told images of all the work, images done, and how many networks are finished.
+        keep_networks: keep the networks themselves too, so that they can be asked for other images.
 
     Returns:
         By network of ``config.nets`` and by arm the runs, in the order of the arm's sets.
     """
     parts: Parts = {}
-    jobs = {net: {arm.name: jobs_of(arm, classes, config, parts, net) for arm in arms} for net in config.nets}
+    jobs = {
+        net: {arm.name: jobs_of(arm, classes, config, parts, net, keep_networks) for arm in arms}
+        for net in config.nets
+    }
     found = {job: cache.read(job.identity) for own in jobs.values() for each in own.values() for job in each}
     left = [job for job, run in found.items() if run is None]
     total, done = sum(job.work(parts) for job in left), 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -10,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.config import EvaluateConfig, LabelConfig
-from medistill.data.preprocess import Part, Prepared
+from medistill.data.dataset import Dataset
+from medistill.data.preprocess import Part, Prepared, prepare_split
 from medistill.errors import DataError
 from medistill.evaluation import arms
 from medistill.evaluation.align import is_source
 from medistill.evaluation.cache import Run
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights, gain, number, recovery
 from medistill.evaluation.metrics import METRICS, chance, details
+from medistill.evaluation.robustness import robustness
 from medistill.evaluation.teachers import soft_labels
 from medistill.keys import Key
 from medistill.nets.training import Statistics
@@ -47,6 +50,10 @@ class Comparison:
     notes: list[str]
     others: dict[str, dict[str, list[Run]]] = field(default_factory=dict)
     """Runs of further networks, by network and arm."""
+    sites: dict[str, Comparison] = field(default_factory=dict)
+    """The same trained networks asked for the images of other sites."""
+    robustness: Json | None = None
+    """DD-Ranking's scores, where they were asked for."""
 
     @property
     def arms(self) -> list[str]:
@@ -75,11 +82,13 @@ class Comparison:
 
     def as_json(self) -> Json:
         """Everything measured, as documented at ``medistill.evaluate``."""
-        transfer = {net: replace(self, runs=runs, others={})._scores() for net, runs in self.others.items()}
+        transfer = {net: replace(self, runs=runs)._scores() for net, runs in self.others.items()}
         return {
             **self._scores(),
             "net": self.config.nets[0],
             "transfer": transfer,
+            "sites": {name: {**site._scores(), "test_images": len(site.labels)} for name, site in self.sites.items()},
+            "robustness": self.robustness,
             "chance": {m: number(v) for m, v in self._chance.items()},
             "details": {arm: self.details(arm) for arm in self.arms},
             "curves": {arm: [run.curve.tolist() for run in self.runs[arm]] for arm in self.arms},
@@ -118,7 +127,12 @@ class Comparison:
 
 
 def compare(
-    package: Package, prepared: Prepared, config: EvaluateConfig, notes: list[str], progress: bool
+    package: Package,
+    prepared: Prepared,
+    config: EvaluateConfig,
+    notes: list[str],
+    progress: bool,
+    sites: Mapping[str, Dataset] | None = None,
 ) -> Comparison:
     """Train every arm, or take it from the cache, and collect the predictions.
 
@@ -128,29 +142,37 @@ def compare(
         config: recipe, repetitions, seed.
         notes: what a reader should know about the comparison.
         progress: show progress on standard error.
+        sites: data of other places by name, classes aligned; the networks trained here are asked for them too.
 
     Raises:
-        DataError: the data set has no test images.
+        DataError: the data set, or a site's, has no test images.
     """
-    if "test" not in prepared.parts:
-        raise DataError(
-            "has no test images",
-            where=prepared.dataset.description.name,
-            remedy="add a test split to evaluate on",
-        )
+    sites = sites or {}
+    for dataset in (prepared.dataset, *sites.values()):
+        if "test" not in dataset.splits:
+            raise DataError(
+                "has no test images", where=dataset.description.name, remedy="add a test split to evaluate on"
+            )
     contest = _arms(package, prepared, config, progress)
-    networks = sum(len(arm.sets) for arm in contest) * len(config.nets)
-    with Progress("evaluating", 0, enabled=progress) as shown:
+    classes = len(package.class_names)
 
-        def news(total: int, done: int, finished: int) -> None:
-            shown.reach(total, done, f"({finished} of {networks} networks)")
+    def train_all(
+        label: str, contest: list[arms.Arm], config: EvaluateConfig = config, keep: bool = False
+    ) -> dict[str, dict[str, list[Run]]]:
+        networks = sum(len(arm.sets) for arm in contest) * len(config.nets)
+        with Progress(label, 0, enabled=progress) as shown:
 
-        runs = arms.train_all(contest, len(package.class_names), config, news)
+            def news(total: int, done: int, finished: int) -> None:
+                shown.reach(total, done, f"({finished} of {networks} networks)")
+
+            return arms.train_all(contest, classes, config, news, keep)
+
+    runs = train_all("evaluating", contest, keep=bool(sites))
     test = prepared.dataset.splits["test"]
     same = is_source(package, prepared.dataset)
     if not same:
         notes = [*notes, "these are not the data that the package was made from"]
-    return Comparison(
+    comparison = Comparison(
         runs[config.nets[0]],
         {arm.name: len(arm.sets[0]) for arm in contest},
         prepared.parts["test"].labels,
@@ -171,6 +193,31 @@ def compare(
         notes,
         {net: runs[net] for net in config.nets[1:]},
     )
+    # One after the other: the first site trains what no earlier evaluation kept, the next ones find it.
+    elsewhere = {}
+    for name, dataset in sites.items():
+        there = [replace(arm, exam=_exam_at(dataset, package, prepared, arm)) for arm in contest]
+        asked = dataset.splits["test"]
+        elsewhere[name] = replace(
+            comparison,
+            runs=train_all(f"asking about {name}", there, keep=True)[config.nets[0]],
+            labels=asked.labels,
+            patients=asked.patients,
+            others={},
+        )
+    scores = None
+    if config.robust_scores:
+        by_name = {arm.name: arm for arm in contest}
+        first = config.model_copy(update={"nets": config.nets[:1]})
+        scores = robustness(
+            by_name["distilled"],
+            by_name.get(ALIKE, by_name["random"]),
+            comparison.runs,
+            comparison.labels,
+            first,
+            lambda label, more, how: train_all(label, more, how)[first.nets[0]],
+        )
+    return replace(comparison, sites=elsewhere, robustness=scores)
 
 
 def _plain_counts(package: Package) -> npt.NDArray[np.int64]:
@@ -178,6 +225,12 @@ def _plain_counts(package: Package) -> npt.NDArray[np.int64]:
     counts = np.bincount(package.labels, minlength=len(package.class_names))
     ratio = np.prod(package.pixels.shape[2:]) / np.prod(package.preprocessing.size)
     return np.ceil(counts * ratio - 1e-9).astype(np.int64)
+
+
+def _exam_at(site: Dataset, package: Package, prepared: Prepared, arm: arms.Arm) -> arms.Exam:
+    """Another site's test images, prepared as the arm's training images were."""
+    how = package.preprocessing if arm.name == "distilled" else prepared.preprocessing
+    return arms.Exam(prepare_split(site.splits["test"], how), None, arm.exam.statistics)
 
 
 def _arms(package: Package, prepared: Prepared, config: EvaluateConfig, progress: bool) -> list[arms.Arm]:
@@ -188,8 +241,8 @@ def _arms(package: Package, prepared: Prepared, config: EvaluateConfig, progress
     theirs = package.preprocessing
     raw = prepared.dataset.splits
     sent = arms.Exam(
-        Part(theirs.apply(raw["test"].images), raw["test"].labels),
-        Part(theirs.apply(raw["val"].images), raw["val"].labels) if "val" in raw else None,
+        prepare_split(raw["test"], theirs),
+        prepare_split(raw["val"], theirs) if "val" in raw else None,
         Statistics(theirs.mean, theirs.std, flips),
     )
     counts = _plain_counts(package).tolist()

@@ -1,0 +1,1 @@
+"""The feasibility study: a grid of data, methods and sizes, planned, run anywhere, kept in one database."""

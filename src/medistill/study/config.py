@@ -1,0 +1,146 @@
+"""A study's file: which data, methods, sizes and seeds, how each package is evaluated, on which other sites."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from medistill.config import DataConfig, EvaluateConfig, Settings, build, read_yaml
+from medistill.errors import ConfigError, nearest
+
+DATA_VARIABLE = "MEDISTILL_DATA"
+
+
+class MethodEntry(Settings):
+    """A method as ``distill`` is asked for it; a word alone is its name."""
+
+    method: str = Field(description="a method's name, or default")
+    preset: str | None = Field(None, description="a preset of it")
+    settings: dict[str, Any] = Field(default_factory=dict, description="further settings, as for --set")
+    name: str = Field("", description="what tables call it")
+
+
+class DataEntry(Settings):
+    """A data set as the study sees it: a source, perhaps varied in its training images and classes."""
+
+    source: str = Field(description="path (from the data folder), MedMNIST name, or phantom")
+    name: str = Field("", description="what tables call it; the source's own name if not given")
+    group: str = Field("", description="data of one origin share it; they never stand on both sides of a split")
+    data: DataConfig = Field(default_factory=DataConfig, description="how it is read")
+    images: float = Field(1.0, gt=0, le=1, description="share of the training images of each class that are kept")
+    classes: dict[str, str | None] = Field(
+        default_factory=dict, description="classes renamed, merged by giving them one name, or left out (null)"
+    )
+    label_noise: float = Field(0.0, ge=0, lt=1, description="share of the training labels replaced by another class")
+    variation_seed: int = Field(0, description="of what is left out and replaced")
+    methods: tuple[MethodEntry, ...] | None = Field(None, description="instead of the study's")
+    ipc: tuple[int, ...] | None = Field(None, description="instead of the study's")
+    ratio: tuple[float, ...] | None = Field(None, description="instead of the study's")
+    seeds: tuple[int, ...] | None = Field(None, description="instead of the study's")
+
+    @property
+    def varied(self) -> bool:
+        """Whether anything but reading it as it is was asked for."""
+        return bool(self.classes) or self.images < 1 or self.label_noise > 0
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _methods(cls, value: Any) -> Any:
+        return value if value is None else _entries(value, "method")
+
+
+class Transfer(Settings):
+    """Packages of one data set, and what they are compared with, tested on another one's test images."""
+
+    from_: str = Field(alias="from", description="name of the data trained on")
+    to: str = Field(description="name of the data tested on")
+    classes: dict[str, str | None] = Field(
+        default_factory=dict,
+        description="what the classes tested on are called in the data trained on; null: left out",
+    )
+
+
+class Pooled(Settings):
+    """Packages of several sites as one training set, beside each alone and all their data."""
+
+    data: tuple[str, ...] = Field(min_length=2, description="names; the first one's classes count")
+    classes: dict[str, dict[str, str | None]] = Field(
+        default_factory=dict, description="by data set, what its classes are called in the first one"
+    )
+
+
+class StudyConfig(Settings):
+    """A whole study."""
+
+    name: str = Field(description="of the study")
+    data: tuple[DataEntry, ...] = Field(min_length=1)
+    methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    ipc: tuple[int, ...] = Field((), description="images per class")
+    ratio: tuple[float, ...] = Field((), description="distilled images per training image")
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    transfer: tuple[Transfer, ...] = ()
+    pooled: tuple[Pooled, ...] = ()
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _data(cls, value: Any) -> Any:
+        return _entries(value, "source")
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _methods(cls, value: Any) -> Any:
+        return _entries(value, "method")
+
+    @model_validator(mode="after")
+    def _named(self) -> StudyConfig:
+        names = [entry.name or own_name(entry.source) for entry in self.data]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two data sets are called '{twice[0]}'; give one another name")
+        for name in [n for t in self.transfer for n in (t.from_, t.to)] + [n for p in self.pooled for n in p.data]:
+            if name not in names:
+                raise ValueError(f"no data set of the study is called '{name}'; {nearest(name, names)}")
+        if not self.ipc and not self.ratio and any(e.ipc is None and e.ratio is None for e in self.data):
+            raise ValueError("neither ipc nor ratio says how many images to make")
+        return self
+
+
+def own_name(source: str) -> str:
+    """What a source is called where nobody gave it a name: a file's stem, else the source itself."""
+    return Path(source).stem if source.endswith(".npz") or os.sep in source else source
+
+
+def _entries(value: Any, key: str) -> Any:
+    if not isinstance(value, list | tuple):
+        return value
+    return [{key: item} if isinstance(item, str) else item for item in value]
+
+
+def read_study(path: Path, data_folder: Path | None = None) -> StudyConfig:
+    """Read a study's file and find its data.
+
+    Relative paths are looked for in ``data_folder``, else in the folder that ``MEDISTILL_DATA`` names, else
+    beside the file.
+
+    Raises:
+        ConfigError: unreadable, or a setting is unknown or wrong.
+    """
+    config = build(StudyConfig, read_yaml(path), str(path))
+    folder = data_folder or Path(os.environ.get(DATA_VARIABLE) or path.parent)
+    found = []
+    for entry in config.data:
+        place = folder / entry.source
+        source = str(place.resolve()) if place.exists() else entry.source
+        if source == entry.source and entry.source.endswith(".npz") and not Path(source).exists():
+            raise ConfigError(
+                "no such file",
+                where=place,
+                remedy=f"name the folder of the data with --data-folder, or in {DATA_VARIABLE}",
+            )
+        name = entry.name or own_name(entry.source)
+        found.append(entry.model_copy(update={"source": source, "name": name, "group": entry.group or name}))
+    return config.model_copy(update={"data": tuple(found)})

@@ -1,0 +1,175 @@
+"""Where a study's runs are done: processes of this machine, or a Ray or Dask cluster, all through joblib.
+
+The engines differ in where a run is put, never in what it does: each is a process of its own
+with as many threads as asked for, so the figures are the same.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from medistill.errors import ConfigError, MedistillError
+from medistill.study.plan import Run
+from medistill.study.work import do
+from medistill.types import Json
+
+ENGINES = ("joblib", "ray", "dask")
+ROUNDS = 5
+"""How often runs whose worker was lost are handed out again."""
+
+
+class EngineError(MedistillError):
+    """An engine could not be reached, or loses its workers again and again."""
+
+
+def execute(
+    runs: list[Run], engine: str, address: str | None, processes: int, threads: int, done: Callable[[Run, Json], None]
+) -> None:
+    """Do all runs, stage by stage, and report each as it ends.
+
+    A run that was on a worker that died is handed out again, the others are not.
+
+    Args:
+        runs: what to do.
+        engine: "joblib", "ray" or "dask".
+        address: of the cluster; none for joblib, and for Ray or Dask where one should be started here.
+        processes: how many at once on this machine; a cluster decides by itself.
+        threads: of each run.
+        done: told each run with its outcome, in this thread.
+
+    Raises:
+        ConfigError: an engine that is not installed or not known.
+        EngineError: the cluster cannot be reached, or workers die again and again.
+    """
+    left = {run.identity: run for run in runs}
+    with _engine(engine, address, processes, threads):
+        for stage in sorted({run.stage for run in runs}):
+            for _ in range(ROUNDS):
+                todo = [run for run in left.values() if run.stage == stage]
+                if not todo:
+                    break
+                problem = _round(todo, threads, lambda identity, outcome: done(left.pop(identity), outcome))
+            lost = [run for run in left.values() if run.stage == stage]
+            if lost:
+                raise EngineError(
+                    f"workers died {ROUNDS} times ({problem})",
+                    where=lost[0].title,
+                    remedy="look at their memory; what is done is kept, the same command goes on",
+                )
+
+
+def _round(todo: list[Run], threads: int, done: Callable[[str, Json], None]) -> str | None:
+    """Hand out runs once; what is told if workers were lost on the way."""
+    from joblib import Parallel, delayed
+
+    parallel = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")
+    outcomes: Iterator[tuple[str, Json]] = parallel(
+        delayed(_do)(run.identity, run.specification, threads) for run in todo
+    )
+    while True:
+        # Runs that fail say so in their outcome, so an error here is the engine's.
+        try:
+            identity, outcome = next(outcomes)
+        except StopIteration:
+            return None
+        except Exception as problem:
+            return f"{type(problem).__name__}: {problem}".splitlines()[0]
+        done(identity, outcome)
+
+
+def _do(identity: str, specification: Json, threads: int) -> tuple[str, Json]:
+    return identity, do(identity, specification, threads)
+
+
+@contextmanager
+def _engine(engine: str, address: str | None, processes: int, threads: int) -> Iterator[None]:
+    from joblib import parallel_config
+
+    if engine not in ENGINES:
+        raise ConfigError(f"'{engine}'", where="--engine", allowed=", ".join(ENGINES))
+    with ExitStack() as stack:
+        if engine == "joblib":
+            if address is not None:
+                raise ConfigError("has no address", where="--engine joblib", remedy="leave --address out")
+            stack.enter_context(parallel_config("loky", n_jobs=processes, inner_max_num_threads=threads))
+        elif engine == "dask":
+            _require_answer(engine, address)
+            stack.enter_context(_dask(address, processes, threads))
+            stack.enter_context(parallel_config("dask", n_jobs=-1))
+        else:
+            _require_answer(engine, address)
+            slots = stack.enter_context(_ray(address, processes))
+            stack.enter_context(parallel_config("ray", n_jobs=slots))
+        yield
+
+
+def _require_answer(engine: str, address: str | None) -> None:
+    """Find out in seconds whether anybody answers there; Ray itself tries for minutes."""
+    place = re.fullmatch(r"(?:\w+://)?([^/]+):(\d+)", address or "")
+    if place is None:
+        return
+    try:
+        socket.create_connection((place[1], int(place[2])), timeout=10).close()
+    except (OSError, OverflowError) as problem:
+        raise _unreachable(engine, address, problem) from problem
+
+
+@contextmanager
+def _dask(address: str | None, processes: int, threads: int) -> Iterator[Any]:
+    try:
+        from dask.distributed import Client, LocalCluster
+    except ImportError as problem:
+        raise _not_installed("dask") from problem
+    with ExitStack() as stack:
+        try:
+            if address is None:
+                cluster = LocalCluster(
+                    n_workers=processes, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+                )
+                stack.enter_context(cluster)
+            client = Client(cluster if address is None else address, timeout=30)
+        except (OSError, ValueError) as problem:
+            raise _unreachable("dask", address, problem) from problem
+        yield stack.enter_context(client)
+
+
+@contextmanager
+def _ray(address: str | None, processes: int) -> Iterator[int]:
+    """Connect, and tell how many runs go at once; usage is not reported to anybody."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        from joblib import register_parallel_backend
+        from ray.util.joblib.ray_backend import RayBackend
+    except ImportError as problem:
+        raise _not_installed("ray") from problem
+
+    class StreamingRayBackend(RayBackend):  # type: ignore[misc]
+        """Ray's backend tells each result as it comes, but does not say so."""
+
+        supports_return_generator = True
+
+    register_parallel_backend("ray", StreamingRayBackend)
+    try:
+        here: dict[str, Any] = {"num_cpus": processes, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        ray.init(address=address, log_to_driver=False, **({} if address else here))
+    except (ConnectionError, RuntimeError, ValueError) as problem:
+        raise _unreachable("ray", address, problem) from problem
+    try:
+        yield max(1, int(ray.cluster_resources().get("CPU", 1)))
+    finally:
+        ray.shutdown()
+
+
+def _not_installed(engine: str) -> ConfigError:
+    return ConfigError("is not installed", where=f"--engine {engine}", remedy=f"pip install 'medistill[{engine}]'")
+
+
+def _unreachable(engine: str, address: str | None, problem: Exception) -> EngineError:
+    told = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+    return EngineError(f"cannot be reached ({told})", where=f"--engine {engine} --address {address}")

@@ -1,0 +1,114 @@
+"""What a run of a study does with the tool's own commands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from medistill.commands.distill import distill
+from medistill.commands.evaluate import measure
+from medistill.config import DataConfig, EvaluateConfig
+from medistill.data.dataset import Dataset
+from medistill.data.preprocess import prepare
+from medistill.errors import DataError
+from medistill.evaluation.align import align, renamed
+from medistill.files import canonical_json, sha256_text, user_cache
+from medistill.package.package import Package, read_package
+from medistill.study.config import DataEntry, MethodEntry
+from medistill.study.pooled import Site, compare_pooled
+from medistill.study.variation import as_source, read_entry
+from medistill.types import Json
+
+KEPT = (
+    "arms", "recovery", "recovery_ci95", "recovery_above_chance", "recovery_above_chance_ci95", "gain_over_random",
+    "gain_over_random_stored_alike", "transfer", "sites", "robustness", "chance", "images", "test_images", "networks",
+    "random_draws", "net", "notes", "compression",
+)  # fmt: skip
+"""What of an evaluation a study keeps."""
+
+
+def make_package(entry: DataEntry, data_identity: str, specification: Json) -> tuple[Path, str, Json]:
+    """Distil an entry's data as the run says; finds the package where it is made already.
+
+    Packages are kept by what determines them, which how they are evaluated does not.
+
+    Returns:
+        The package, the source it was made from, and what ``distill`` said.
+    """
+    told = {"data": data_identity, "distil": specification["determined"]["distil"]}
+    out = user_cache() / "study-packages" / sha256_text(canonical_json(told))[:32] / "package"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    source, data = as_source(entry)
+    method = MethodEntry.model_validate(specification["method"])
+    with FileLock(out.with_name("lock")):
+        said = distill(
+            source,
+            out=out,
+            method=None if method.method == "default" else method.method,
+            preset=method.preset,
+            ipc=specification["ipc"],
+            ratio=specification["ratio"],
+            seed=specification["seed"],
+            settings={**method.settings, "data": data.model_dump(mode="json")},
+        )
+    return out, source, said
+
+
+def distilled(specification: Json) -> Json:
+    """Distil, evaluate, and ask the trained networks about other sites."""
+    entry = DataEntry.model_validate(specification["entry"])
+    package, source, said = make_package(entry, specification["data_identity"], specification)
+    config = EvaluateConfig.model_validate(specification["evaluate"])
+    sites = {s["entry"]["name"]: _site(s, entry) for s in specification["sites"]}
+    measured = measure(package, source, config, attach=False, progress=False, sites=sites)
+    if not measured.result["data"]["same_as_distilled"]:
+        raise DataError("changed while the study was running", where=entry.source)
+    kept = {key: measured.result[key] for key in KEPT}
+    return {**kept, "bytes": said["bytes"], "package_id": said["package_id"], "cost": said["cost"]}
+
+
+def _site(told: Json, trained: DataEntry) -> Dataset:
+    """Another site's data with the classes of the data trained on."""
+    dataset = renamed(read_entry(DataEntry.model_validate(told["entry"])), told["classes"])
+    return align(dataset, read_entry(trained).description.class_names)[0]
+
+
+def pooled(specification: Json) -> Json:
+    """Several sites' packages as one training set; classes are the first site's."""
+    first, *_ = entries = [DataEntry.model_validate(told["entry"]) for told in specification["parts"]]
+    class_names = read_entry(first).description.class_names
+    sites: list[Site] = []
+    cost = []
+    for told, entry in zip(specification["parts"], entries, strict=True):
+        path, _, said = make_package(entry, told["identity"], specification)
+        package = read_package(path)
+        like = sites[0].prepared.preprocessing if sites else package.preprocessing
+        how = DataConfig(size=like.size, channels=1 if like.channels == 1 else 3)
+        prepared = prepare(align(read_entry(entry), class_names)[0], how)
+        sites.append(Site(entry.name, _numbered(package, class_names), prepared))
+        cost.append(said["cost"])
+    config = EvaluateConfig.model_validate(specification["evaluate"])
+    seconds = sum(c["seconds"] for c in cost)
+    peak = max(c["peak_memory_mb"] for c in cost)
+    return {
+        **compare_pooled(sites, len(class_names), config),
+        "bytes": sum(site.package.size_bytes for site in sites),
+        "cost": {**cost[0], "seconds": seconds, "peak_memory_mb": peak},
+    }
+
+
+def _numbered(package: Package, class_names: tuple[str, ...]) -> Package:
+    """A package whose classes have the numbers of the same names in ``class_names``."""
+    if package.class_names == class_names:
+        return package
+    numbers = np.array([class_names.index(name) for name in package.class_names])
+    soft = package.soft_labels
+    if soft is not None:
+        wide = np.zeros((len(soft), len(class_names)), dtype=soft.dtype)
+        wide[:, numbers] = soft
+        soft = wide
+    manifest = {**package.manifest, "class_names": list(class_names)}
+    return replace(package, labels=numbers[package.labels], soft_labels=soft, manifest=manifest)

@@ -1,0 +1,226 @@
+"""From a study's file to its runs: each with all that determines it, and the hash of that as its identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+
+from medistill.commands.distill import configured
+from medistill.config import EvaluateConfig
+from medistill.data.checks import require_usable
+from medistill.data.dataset import Dataset
+from medistill.evaluation.align import align, renamed
+from medistill.evaluation.jobs import VERSION as NETWORKS_VERSION
+from medistill.files import canonical_json, sha256_text
+from medistill.store import Record
+from medistill.study.config import DataEntry, MethodEntry, Pooled, StudyConfig
+from medistill.study.variation import read_entry
+from medistill.types import Json
+
+VERSION = 1
+"""Raised whenever the same specification would give other figures for reasons that no other version tells."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run to do.
+
+    Args:
+        study: the study's name.
+        kind: "distilled" or "pooled".
+        data, group: name and origin of what it trains on.
+        data_identity: hash of their content, as varied.
+        method: what tables call it.
+        ipc, ratio: one of both.
+        seed: of distilling.
+        specification: what a worker needs to do it.
+        identity: hash of all that determines the result.
+        stage: runs of an earlier stage train networks that later ones find in the cache.
+    """
+
+    study: str
+    kind: str
+    data: str
+    group: str
+    data_identity: str
+    method: str
+    ipc: int | None
+    ratio: float | None
+    seed: int
+    specification: Json
+    identity: str
+    stage: int
+
+    @property
+    def title(self) -> str:
+        """In words, for progress and errors."""
+        size = f"{self.ipc} per class" if self.ipc is not None else f"{self.ratio:.2%} of the images"
+        return f"{self.data}, {self.method}, {size}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's runs, and its data as read."""
+
+    runs: list[Run]
+    data: dict[str, Dataset]
+    groups: dict[str, str]
+
+
+def plan(config: StudyConfig, read: Callable[[DataEntry], Dataset] = read_entry) -> Plan:
+    """Every run of a study. All data are read, so that mistakes show before hours of work.
+
+    Raises:
+        DataError: data cannot be read or used, or a site's classes are not those of the data trained on.
+        ConfigError: an unknown method, preset or setting.
+    """
+    data = {entry.name: read(entry) for entry in config.data}
+    entries = {entry.name: entry for entry in config.data}
+    identities = {name: _data_identity(entries[name], dataset) for name, dataset in data.items()}
+    for dataset in data.values():
+        require_usable(dataset)
+    for transfer in config.transfer:
+        align(renamed(data[transfer.to], transfer.classes), data[transfer.from_].description.class_names)
+    runs: list[Run] = []
+    for entry in config.data:
+        sites = [
+            {
+                "entry": entries[t.to].model_dump(mode="json"),
+                "identity": identities[t.to],
+                "classes": t.classes,
+            }
+            for t in config.transfer
+            if t.from_ == entry.name
+        ]
+        for method, ipc, ratio, seed in _cells(entry, config):
+            common = _common(config.evaluate, method, ipc, ratio, seed)
+            specification = {
+                "kind": "distilled", "entry": entry.model_dump(mode="json"),
+                "data_identity": identities[entry.name], "sites": sites, **common,
+            }  # fmt: skip
+            runs.append(_run(config, specification, entry, identities[entry.name], method, ipc, ratio, seed))
+    for pooled in config.pooled:
+        runs += _pooled_runs(config, pooled, entries)
+    return Plan(_staged(runs), data, {name: entry.group for name, entry in entries.items()})
+
+
+def _cells(entry: DataEntry, config: StudyConfig) -> list[tuple[MethodEntry, int | None, float | None, int]]:
+    own = entry.ipc is not None or entry.ratio is not None
+    ipcs = (entry.ipc or ()) if own else config.ipc
+    ratios = (entry.ratio or ()) if own else config.ratio
+    sizes: list[tuple[int | None, float | None]] = [*((n, None) for n in ipcs), *((None, r) for r in ratios)]
+    return [
+        (method, ipc, ratio, seed)
+        for seed in entry.seeds or config.seeds
+        for ipc, ratio in sizes
+        for method in entry.methods or config.methods
+    ]
+
+
+def _common(evaluate: EvaluateConfig, method: MethodEntry, ipc: int | None, ratio: float | None, seed: int) -> Json:
+    """What a worker needs, and with ``determined`` what the method's files and versions add to it."""
+    named = None if method.method == "default" else method.method
+    _, resolved = configured(named, ipc, ratio, method.preset, method.settings, {"seed": seed}, False)
+    return {
+        "method": method.model_dump(mode="json"), "ipc": ipc, "ratio": ratio, "seed": seed,
+        "evaluate": evaluate.model_dump(mode="json"),
+        "determined": {
+            "distil": resolved.model_dump(mode="json", exclude={"data"}),
+            "versions": {"study": VERSION, "networks": NETWORKS_VERSION},
+        },
+    }  # fmt: skip
+
+
+def _run(
+    config: StudyConfig,
+    specification: Json,
+    entry: DataEntry,
+    data_identity: str,
+    method: MethodEntry,
+    ipc: int | None,
+    ratio: float | None,
+    seed: int,
+) -> Run:
+    told = {k: specification[k] for k in ("kind", "evaluate", "determined")}
+    told["data"] = data_identity
+    told["sites"] = [{"data": s["identity"], "classes": s["classes"]} for s in specification.get("sites", [])]
+    return Run(
+        config.name, specification["kind"], entry.name, entry.group, data_identity, _title(method), ipc, ratio, seed,
+        specification, sha256_text(canonical_json(told)), 0,
+    )  # fmt: skip
+
+
+def _title(method: MethodEntry) -> str:
+    return method.name or " ".join(filter(None, (method.method, method.preset)))
+
+
+def _pooled_runs(config: StudyConfig, pooled: Pooled, entries: dict[str, DataEntry]) -> list[Run]:
+    """Packages of several sites pooled, for each cell of the first one."""
+    first = entries[pooled.data[0]]
+    parts = []
+    for name in pooled.data:
+        entry = entries[name].model_copy(
+            update={"classes": {**entries[name].classes, **pooled.classes.get(name, {})}}
+        )
+        dataset = read_entry(entry)
+        align(dataset, read_entry(first).description.class_names)
+        parts.append({"entry": entry.model_dump(mode="json"), "identity": _data_identity(entry, dataset)})
+    identity = sha256_text(canonical_json([part["identity"] for part in parts]))
+    together = first.model_copy(update={"name": " + ".join(pooled.data)})
+    runs = []
+    for method, ipc, ratio, seed in _cells(first, config):
+        common = _common(config.evaluate, method, ipc, ratio, seed)
+        specification = {"kind": "pooled", "parts": parts, **common}
+        runs.append(_run(config, specification, together, identity, method, ipc, ratio, seed))
+    return runs
+
+
+def _data_identity(entry: DataEntry, dataset: Dataset) -> str:
+    """Content, class names and the way of preparing them: what distilling sees of the data."""
+    described = dataset.description
+    told = {
+        "content": dataset.fingerprint["sha256"],
+        "classes": list(described.class_names),
+        "flips": described.flips,
+        "prepared": entry.data.model_dump(mode="json", include={"size", "channels"}),
+    }
+    return sha256_text(canonical_json(told))
+
+
+def _staged(runs: list[Run]) -> list[Run]:
+    """Order runs so that what many need is trained first, once.
+
+    The first run of a data set trains its full arms; the first of a data set and size trains
+    its random ones; pooled runs come last, when the packages they pool are made.
+    """
+    seen: set[tuple[str, object, object] | str] = set()
+    staged = []
+    for run in runs:
+        size = (run.data_identity, run.ipc, run.ratio)
+        stage = 0 if run.data_identity not in seen else 1 if size not in seen else 2
+        stage = 3 if run.kind == "pooled" else stage
+        seen |= {run.data_identity, size}
+        staged.append(Run(**{**run.__dict__, "stage": stage}))
+    return sorted(staged, key=lambda run: run.stage)
+
+
+def estimated_seconds(todo: list[Run], known: list[Record]) -> float | None:
+    """Seconds of work for these runs by what like ones took; None where nothing is known.
+
+    The mean over runs of the same method and size on the same data, else of the same method and size, else of
+    the same method, else over all.
+    """
+    took: dict[tuple[object, ...], list[float]] = {}
+    for record in known:
+        size = (record.ipc, record.ratio)
+        for key in ((record.method, size, record.data), (record.method, size), (record.method,), ()):
+            took.setdefault(key, []).append(record.seconds)
+    if not took:
+        return None
+    total = 0.0
+    for run in todo:
+        size = (run.ipc, run.ratio)
+        keys: list[tuple[object, ...]] = [(run.method, size, run.data), (run.method, size), (run.method,), ()]
+        total += fmean(next(took[key] for key in keys if key in took))
+    return total

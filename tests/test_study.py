@@ -1,0 +1,301 @@
+"""A study: what identifies a run, what is kept, what fails, what is never done twice."""
+
+import dataclasses
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+import medistill
+from conftest import npz_arrays
+from medistill.data.phantom import Phantom, make_phantom
+from medistill.errors import ConfigError, DataError
+from medistill.evaluation.align import renamed
+from medistill.store import Record, Store
+from medistill.study import engines, work
+from medistill.study.config import DataEntry, StudyConfig, read_study
+from medistill.study.figures import figures_of
+from medistill.study.plan import estimated_seconds, plan
+from medistill.study.variation import as_source, read_entry
+
+SMALL = "phantom:classes=3,images=36,size=16"
+EVALUATE = {
+    "recipe": {"least_steps": 6, "most_steps": 8, "width": 8, "batch": 16},
+    "networks": 2, "random_draws": 2, "bootstrap": 100,
+}  # fmt: skip
+STUDY = {
+    "name": "tiny", "data": [{"source": SMALL, "name": "a"}, {"source": SMALL + ",site=b", "name": "b"}],
+    "methods": ["random", "herding"], "ipc": [2], "evaluate": EVALUATE,
+}  # fmt: skip
+
+
+def write(folder, **changes):
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, **changes}))
+    return path
+
+
+def in_this_process(monkeypatch):
+    """Runs without processes of their own; what they measure is the same."""
+
+    def do(identity, specification, threads):
+        return {**work._outcome("done", result=work.perform(specification)), "seconds": 1.0}
+
+    def execute(runs, engine, address, processes, threads, done):
+        for run in runs:
+            done(run, do(run.identity, run.specification, threads))
+
+    monkeypatch.setattr(engines, "execute", execute)
+
+
+def test_a_study_is_planned_run_once_and_kept(tmp_path, monkeypatch):
+    in_this_process(monkeypatch)
+    file = write(tmp_path, transfer=[{"from": "a", "to": "b"}], pooled=[{"data": ["a", "b"]}])
+    planned = medistill.study_run(file, only_plan=True)
+    assert planned["runs"] == 6 and planned["ran"] == 0 and not (tmp_path / "study.db").exists()
+    first = medistill.study_run(file)
+    assert (first["runs"], first["done"], first["failed"], first["ran"]) == (6, 6, 0, 6)
+    again = medistill.study_run(file)
+    assert again["ran"] == 0 and again["done"] == 6
+    with Store(tmp_path / "study.db") as store:
+        runs = store.runs()
+        figures = list(store.figures())
+        known = store.known()
+    assert {r.kind for r in runs} == {"distilled", "pooled"} and all(r.result for r in runs)
+    assert {k["classes"][0] for k in known.values()} == {"no lesion"} and len(known) == 2
+    of_a = next(r for r in runs if r.data == "a" and r.method == "herding")
+    mine = [f for f in figures if f[0] == of_a.identity]
+    level = next(f for f in mine if f[1:6] == ("", "convnet", "level", "distilled", "auroc"))
+    assert level[6] == of_a.result["arms"]["distilled"]["auroc"]["mean"]
+    assert any(f[1] == "b" and f[3] == "gain over" for f in mine), "the other site's figures are missing"
+    together = next(r for r in runs if r.kind == "pooled")
+    assert together.data == "a + b" and set(together.result["sites"]) == {"a", "b"}
+    assert together.result["images"]["pooled"] == 12 and together.result["images"]["alone: b"] == 6
+    more = write(tmp_path, methods=["random", "herding", "k-means"])
+    assert medistill.study_run(more)["ran"] == 2 + 2, "transfer changed two runs, a method added two"
+
+
+def test_the_same_result_as_the_commands(tmp_path, monkeypatch):
+    """A study adds nothing of its own to a figure."""
+    in_this_process(monkeypatch)
+    medistill.study_run(write(tmp_path, data=[{"source": SMALL, "name": "a"}], methods=["herding"]))
+    with Store(tmp_path / "study.db") as store:
+        (run,) = store.runs()
+    medistill.distill(SMALL, out=tmp_path / "p", method="herding", ipc=2, seed=0)
+    config = StudyConfig.model_validate(STUDY).evaluate
+    plain = medistill.evaluate(tmp_path / "p", on=SMALL, config=config)
+    assert run.result["arms"] == plain["arms"] and run.result["gain_over_random"] == plain["gain_over_random"]
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"name": "another"}, True),
+        ({"evaluate": {**EVALUATE, "networks": 3}}, False),
+        ({"data": [{"source": SMALL, "name": "renamed"}]}, True),
+        ({"data": [{"source": SMALL + ",seed=1", "name": "a"}]}, False),
+        ({"data": [{"source": SMALL, "name": "a", "images": 0.5}]}, False),
+        ({"methods": [{"method": "dm", "settings": {"method": {"iterations": 5}}}]}, False),
+        ({"methods": [{"method": "random", "name": "chance"}]}, True),
+        ({"seeds": [1]}, False),
+    ],
+)
+def test_identity_is_what_determines_a_result(tmp_path, change, same):
+    base = {"data": [{"source": SMALL, "name": "a"}], "methods": ["random"]}
+    first = plan(read_study(write(tmp_path, **base))).runs[0].identity
+    other = plan(read_study(write(tmp_path, **{**base, **change}))).runs[0].identity
+    assert (first == other) is same
+
+
+def test_order_trains_once_what_many_need(tmp_path):
+    runs = plan(read_study(write(tmp_path, ipc=[1, 2], seeds=[0, 1], pooled=[{"data": ["a", "b"]}]))).runs
+    assert [r.stage for r in runs] == sorted(r.stage for r in runs)
+    assert sum(r.stage == 0 for r in runs) == 2 and sum(r.stage == 1 for r in runs) == 2
+    assert all(r.stage == 3 for r in runs if r.kind == "pooled")
+
+
+def test_variations_touch_training_images_only(tmp_path):
+    plain = read_entry(DataEntry(source=SMALL, name="a"))
+    half = read_entry(DataEntry(source=SMALL, name="a", images=0.5))
+    assert half.counts("train") == [n // 2 for n in plain.counts("train")]
+    assert np.array_equal(half.splits["test"].images, plain.splits["test"].images)
+    noisy = read_entry(DataEntry(source=SMALL, name="a", label_noise=0.25))
+    assert (noisy.train.labels != plain.train.labels).sum() == round(0.25 * len(plain.train))
+    assert np.array_equal(noisy.splits["test"].labels, plain.splits["test"].labels)
+    merged = DataEntry(source=SMALL, name="a", classes={"ring lesion": "solid nodule"})
+    assert read_entry(merged).description.class_names == ("no lesion", "solid nodule")
+    source, config = as_source(merged)
+    again = medistill.load(source, config)
+    assert again.fingerprint["sha256"] == read_entry(merged).fingerprint["sha256"]
+    assert again.description.class_names == ("no lesion", "solid nodule") and again.description.flips == "both"
+
+
+def test_classes_are_renamed_merged_and_left_out(tiny):
+    found = renamed(tiny, {"no lesion": None, "solid nodule": "mass"})
+    assert found.description.class_names == ("mass", "ring lesion")
+    assert found.counts("train") == tiny.counts("train")[1:]
+    with pytest.raises(DataError, match="has no class 'nodule'.*solid nodule"):
+        renamed(tiny, {"nodule": "mass"})
+
+
+def test_a_failed_run_is_told_and_stops_nothing(tmp_path):
+    """Seven images of a class cannot be distilled into fifty; here with processes of their own."""
+    file = write(tmp_path, data=[{"source": SMALL, "name": "a"}], methods=["random"], ipc=[1, 50])
+    result = medistill.study_run(file, processes=2)
+    assert (result["done"], result["failed"]) == (1, 1)
+    assert "--ipc: 50" in next(iter(result["errors"].values()))
+    assert medistill.study_run(file)["ran"] == 0
+    again = medistill.study_run(file, retry_failed=True)
+    assert again["ran"] == 1 and again["failed"] == 1
+
+
+def test_killed_in_the_middle_the_same_command_goes_on(tmp_path):
+    file = write(tmp_path, methods=["random", "herding", "k-means"])
+    command = [sys.executable, "-m", "medistill.cli", "study", "run", str(file), "--processes", "1"]
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    database = tmp_path / "study.db"
+
+    def recorded():
+        try:
+            return (
+                sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+                .execute("SELECT count(*) FROM runs")
+                .fetchone()[0]
+            )
+        except sqlite3.OperationalError:
+            return 0
+
+    while recorded() < 2 and process.is_running():
+        time.sleep(0.05)
+    children = process.children(recursive=True)
+    process.kill()
+    process.wait()
+    before = recorded()
+    assert 2 <= before < 6
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive, "what the killed study had begun goes on"
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert result["done"] == 6 and result["ran"] == 6 - before
+    with Store(database) as store:
+        starts = [r.starts for r in store.runs()]
+    assert sum(starts) <= 7, "more than the one run that was cut off began anew"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": [{"source": "absent.npz"}]}, "absent.npz: no such file.*--data-folder"),
+        ({"methods": ["herdng"]}, "did you mean 'herding'"),
+        ({"methods": [{"method": "dm", "settings": {"method": {"iteratons": 5}}}]}, "did you mean 'iterations'"),
+        ({"ipc": []}, "how many images"),
+        ({"data": [SMALL, SMALL]}, "two data sets are called"),
+        ({"transfer": [{"from": "a", "to": "c"}]}, "no data set of the study is called 'c'"),
+        ({"sedes": [1]}, "did you mean 'seeds'"),
+        ({"data": [{"source": SMALL, "name": "a", "classes": {"cyst": "x"}}]}, "has no class 'cyst'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_file_is_one_line_and_nothing_is_made(tmp_path, cli, changes, words):
+    status, out, err = cli("study", "run", write(tmp_path, **changes))
+    assert status == 2 and out == "" and len(err.strip().splitlines()) == 1
+    assert __import__("re").search(words, err), err
+    assert [p.name for p in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_wrong_engines_are_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"--engine: 'slurm'; allowed: joblib, ray, dask"):
+        medistill.study_run(write(tmp_path), engine="slurm")
+    with pytest.raises(ConfigError, match="leave --address out"):
+        medistill.study_run(write(tmp_path), address="10.0.0.1:80")
+
+
+def record(**changes):
+    base = Record(
+        "i", "s", "distilled", "a", "g", "d", "dm", 10, None, 0, "done", None, 1, 2.0, "2026-01-01T00:00:00+00:00",
+        "m", "0", {}, {},
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+def test_store_keeps_what_is_done_and_replaces_what_failed(tmp_path):
+    with Store(tmp_path / "s.db", write=True) as store:
+        store.record(record(status="failed", error="x", result=None), [])
+        store.record(record(), [("", "convnet", "level", "distilled", "auroc", 0.5, 0.4, 0.6)])
+        store.record(record(seconds=9.0), [])
+        with Store(tmp_path / "s.db") as reader:  # while the other one is open
+            (kept,) = reader.runs()
+            assert kept.seconds == 2.0 and next(iter(reader.figures()))[6] == 0.5
+    (tmp_path / "no.db").write_text("not a database")
+    with pytest.raises(DataError, match=r"no\.db: is no study's database"):
+        Store(tmp_path / "no.db")
+    with pytest.raises(DataError, match="no such database"):
+        Store(tmp_path / "absent.db")
+
+
+def test_time_left_is_that_of_like_runs(tmp_path):
+    todo = plan(read_study(write(tmp_path, methods=["random"]))).runs
+    assert estimated_seconds(todo, []) is None
+    assert estimated_seconds(todo, [record(method="dm", seconds=5.0)]) == 10.0
+    known = [
+        record(method="random", ipc=2, data="a", seconds=1.0),
+        record(method="random", ipc=2, data="x", seconds=4.0),
+    ]
+    assert estimated_seconds(todo, known) == 1.0 + 2.5
+
+
+def test_figures_hold_all_that_tables_need(package):
+    from conftest import TINY
+
+    config = TINY.model_copy(update={"robust_scores": True, "nets": ("convnet", "mlp")})
+    result = medistill.evaluate(package, on=SMALL, config=config)
+    rows = figures_of({**result, "bytes": 5, "cost": {"seconds": 1, "peak_memory_mb": 2}})
+    assert len({row[:5] for row in rows}) == len(rows)
+    assert {row[2] for row in rows} >= {
+        "level",
+        "gain over",
+        "recovery",
+        "recovery above chance",
+        "chance",
+        "robustness",
+    }
+    assert {row[1] for row in rows if row[2] == "level"} == {"convnet", "mlp"}
+
+
+def test_the_phantoms_of_the_smoke_study_can_be_read():
+    config = read_study(work.Path(__file__).parents[1] / "studies" / "smoke.yaml")
+    assert len(plan(config).runs) == 16
+
+
+def test_real_second_site_by_class_names(real, tmp_path):
+    """Bloodcells' packages can be asked about the other hospital's cells, whose classes are fewer."""
+    names = [
+        "basophil", "eosinophil", "erythroblast", "immature granulocyte", "lymphocyte", "monocyte", "neutrophil",
+        "platelet",
+    ]  # fmt: skip
+    data = [
+        {"source": str(real("bloodcells_28.npz")), "name": "blood", "data": {"class_names": names}, "images": 0.02},
+        {
+            "source": str(real("whitecells_28.npz")), "name": "white",
+            "data": {"class_names": ["neutrophil", "lymphocyte", "monocyte", "eosinophil", "basophil"]},
+            "methods": ["random"], "ipc": [1],
+        },
+    ]  # fmt: skip
+    file = write(tmp_path, data=data, methods=["random"], transfer=[{"from": "blood", "to": "white"}])
+    run = next(r for r in plan(read_study(file)).runs if r.data == "blood")
+    measured = work.perform(run.specification)
+    assert measured["sites"]["white"]["test_images"] == 149
+    assert measured["sites"]["white"]["arms"]["full"]["balanced_accuracy"]["mean"] > 0
+
+
+def test_npz_of_a_folder_named_in_the_environment(tmp_path, monkeypatch):
+    np.savez(tmp_path / "x.npz", **npz_arrays(make_phantom(Phantom(classes=2, images=20, size=16))))
+    monkeypatch.setenv("MEDISTILL_DATA", str(tmp_path))
+    (tmp_path / "sub").mkdir()
+    config = read_study(write(tmp_path / "sub", data=["x.npz"]))
+    assert config.data[0].source == str(tmp_path / "x.npz") and config.data[0].name == "x"

@@ -1,0 +1,160 @@
+"""Engines: real clusters on this machine, bound to the loopback address, and a worker killed in the middle."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+import medistill
+from medistill.errors import MedistillError
+from medistill.files import CACHE_VARIABLE
+from medistill.store import Store
+from test_study import write
+
+BIN = Path(sys.executable).parent
+FIGURES = {}
+"""What one process gave, to compare the engines with."""
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def figures(database):
+    with Store(database) as store:
+        return [row for row in store.figures() if row[3] != "cost"]
+
+
+def kill_one(find, database):
+    """Once a run is recorded and another goes on, kill the worker that ``find`` names."""
+
+    def watch():
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            if not database.exists():
+                continue
+            try:
+                with Store(database) as store:
+                    recorded = len(store.statuses())
+            except MedistillError:
+                continue
+            worker = find() if recorded else None
+            if worker is not None:
+                os.kill(worker, signal.SIGKILL)
+                killed.append(worker)
+                return
+
+    killed = []
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return killed
+
+
+def busy_parent(words):
+    """The process among those whose command line or name has these words that has a run of ours below it."""
+    for process in psutil.process_iter():
+        try:
+            if "medistill.study.work" not in process.cmdline():
+                continue
+            parent = process.parent()
+            if parent is not None and words in " ".join([parent.name(), *parent.cmdline()]):
+                return parent.pid
+        except psutil.Error:
+            continue
+    return None
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study of six short runs with a cache of its own."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    return write(tmp_path, methods=["random", "herding", "k-means"])
+
+
+def check(study, killed, **engine):
+    result = medistill.study_run(study, processes=2, **engine)
+    assert killed, "nothing was killed"
+    assert (result["done"], result["failed"], result["ran"]) == (6, 0, 6)
+    with Store(study.with_suffix(".db")) as store:
+        starts = [run.starts for run in store.runs()]
+    assert sum(starts) <= 8, f"runs that were not on the dead worker began anew: {starts}"
+    found = figures(study.with_suffix(".db"))
+    assert len(found) > 100 and FIGURES.setdefault("all", found) == found
+
+
+def test_joblib_loses_a_worker(study):
+    check(study, kill_one(lambda: busy_parent("loky"), study.with_suffix(".db")))
+
+
+@contextmanager
+def dask_cluster():
+    pytest.importorskip("distributed", reason="dask is not installed")
+    port = free_port()
+    here = ["--host", "127.0.0.1"]
+    commands = [[str(BIN / "dask"), "scheduler", *here, "--port", str(port), "--no-dashboard"]]
+    worker = [str(BIN / "dask"), "worker", f"tcp://127.0.0.1:{port}", *here, "--nthreads", "1", "--no-dashboard"]
+    commands += [[*worker, "--no-nanny"]] * 2
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = [subprocess.Popen(command, **quiet) for command in commands]
+    try:
+        yield f"tcp://127.0.0.1:{port}"
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_dask_loses_a_worker(study):
+    with dask_cluster() as address:
+        killed = kill_one(lambda: busy_parent("dask"), study.with_suffix(".db"))
+        check(study, killed, engine="dask", address=address)
+
+
+@contextmanager
+def ray_cluster():
+    """Two nodes of one slot each."""
+    pytest.importorskip("ray", reason="ray is not installed")
+    port = free_port()
+    common = ["--node-ip-address=127.0.0.1", "--num-cpus=1", "--disable-usage-stats", "--block"]
+    head = ["start", "--head", f"--port={port}", "--include-dashboard=false", *common]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    nodes = [subprocess.Popen([str(BIN / "ray"), *head], **quiet)]
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.2)
+        nodes.append(subprocess.Popen([str(BIN / "ray"), "start", f"--address=127.0.0.1:{port}", *common], **quiet))
+        time.sleep(3)
+        yield f"127.0.0.1:{port}"
+    finally:
+        below = [child for node in nodes for child in psutil.Process(node.pid).children(recursive=True)]
+        for process in [*nodes, *below]:
+            process.kill()
+
+
+def test_ray_loses_a_worker(study):
+    with ray_cluster() as address:
+        killed = kill_one(lambda: busy_parent("ray::"), study.with_suffix(".db"))
+        check(study, killed, engine="ray", address=address)
+
+
+def test_an_engine_that_is_not_there_is_one_line(study):
+    pytest.importorskip("ray", reason="ray is not installed")
+    for engine in ("dask", "ray"):
+        with pytest.raises(MedistillError, match=f"--engine {engine} --address .*: cannot be reached"):
+            medistill.study_run(study, engine=engine, address=f"127.0.0.1:{free_port()}")
