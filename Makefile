@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench methods-table transfer-table lint types docs golden clean
+.PHONY: help install demo test test-slow bench study-smoke methods-table transfer-table lint types docs golden clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,10 @@ test-slow: $(READY) ## the tests that take minutes (real data, full runs)
 bench: $(READY) ## how fast we are beside plain loops, as ratios of one run (an hour)
 	$(BIN)/python benchmarks/bench.py
 
+study-smoke: $(READY) ## a small study on generated images with its report, under three minutes
+	$(BIN)/medistill study run studies/smoke.yaml --db study-smoke/smoke.db
+	$(BIN)/medistill study report study-smoke/smoke.db
+
 methods-table: $(READY) ## measure every method on real sets (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/methods_table.py
 
@@ -52,4 +56,4 @@ golden: $(READY) ## write the golden numbers anew, after a change that is meant 
 	$(BIN)/python tests/golden.py
 
 clean: ## remove what was built
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo study-smoke .pytest_cache .mypy_cache .ruff_cache

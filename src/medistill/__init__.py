@@ -24,6 +24,7 @@ _WHERE = {
     "report": "medistill.commands.report",
     "demo": "medistill.commands.demo",
     "study_run": "medistill.study.run",
+    "study_report": "medistill.study.report",
     "load": "medistill.data.load",
     "prepare": "medistill.data.preprocess",
     "read_package": "medistill.package.package",

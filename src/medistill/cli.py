@@ -261,6 +261,22 @@ def study_run(
     _print(result, as_json, study_text)
 
 
+@study.command("report")
+def study_report(
+    db: Annotated[Path, typer.Argument(help="The study's database.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file; beside the database if not given.")] = None,
+    tables: Annotated[
+        Path | None, typer.Option(help="Folder for CSV, Parquet and LaTeX; else beside the page.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a study's results as one HTML page and as tables."""
+    from medistill import study_report as run
+
+    result = run(db, out=out, tables=tables)
+    _print(result, as_json, lambda r: f"tables: {r['tables']}\nreport: {r['report']}")
+
+
 @app.callback(invoke_without_command=True)
 def version(
     context: typer.Context, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False

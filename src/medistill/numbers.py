@@ -13,3 +13,12 @@ def with_interval(summary: Json, style: str = ".3f") -> str:
         return format(summary["mean"], style)
     low, high = (format(value, style) for value in summary["ci95"])
     return f"{summary['mean']:{style}} [{low}, {high}]"
+
+
+def listed(words: list[str]) -> str:
+    """Words as a list in a sentence.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

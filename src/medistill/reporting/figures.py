@@ -176,3 +176,46 @@ def loss_curve(losses: list[float]) -> bytes:
         axes.set_yscale("log")
     axes.grid(alpha=0.3)
     return _svg(figure)
+
+
+LINES: list[tuple[str, Any, str]] = [
+    ("#0b3c5d", "-", "o"), ("#b5541c", "--", "s"), ("#3a7d44", "-.", "^"), ("#8a6d00", ":", "v"),
+    ("#6a3d9a", (0, (3, 1, 1, 1)), "D"), ("#555555", (0, (5, 2)), "x"), ("#c2185b", (0, (1, 1)), "P"),
+    ("#00838f", "-", "*"), ("#5d4037", "--", "<"), ("#1a237e", "-.", ">"),
+]  # fmt: skip
+"""Colour, line and marker of the first, second, … line of a chart."""
+
+Lines = dict[str, dict[str, list[tuple[float, float]]]]
+"""Points by panel and by line."""
+
+
+def svg_lines(panels: Lines, x_title: str, y_title: str, levels: tuple[float, ...] = (), columns: int = 3) -> bytes:
+    """Line charts with a logarithmic horizontal axis, one panel beside the other, as SVG."""
+    rows = -(-len(panels) // columns)
+    figure = _figure(9.6, 0.9 + 2.5 * rows)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    styles = {name: LINES[i % len(LINES)] for i, name in enumerate(names)}
+    for axes, (title, lines) in zip(grid.flat, panels.items(), strict=False):
+        for name, points in lines.items():
+            colour, dash, marker = styles[name]
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=colour, linestyle=dash, marker=marker, markersize=5, label=name)
+        for level in levels:
+            axes.axhline(level, color="black", linewidth=0.8, linestyle=":")
+        axes.set_xscale("log")
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel(x_title, fontsize=8)
+        ticks = sorted({x for points in lines.values() for x, _ in points})
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks], fontsize=8)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_axis_off()
+    grid[0][0].set_ylabel(y_title, fontsize=8)
+    known: dict[str, Any] = {}
+    for axes in grid.flat:
+        handles, labels = axes.get_legend_handles_labels()
+        known |= dict(zip(labels, handles, strict=True))
+    figure.legend(list(known.values()), list(known), loc="outside lower center", ncols=min(6, len(known)), fontsize=8)
+    return _svg(figure)

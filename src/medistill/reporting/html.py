@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
-from importlib import resources
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ from medistill.package.package import Package
 from medistill.reporting import figures
 from medistill.reporting.words import ARM_TITLES, titles, verdict
 from medistill.types import Json
+
+if TYPE_CHECKING:
+    import jinja2
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,8 @@ def render(package: Package, result: Json, real: RealImages, losses: list[float]
         losses: of every distillation step, where known.
         warnings: what the check of the data said.
     """
-    import jinja2
-
-    source = resources.files("medistill.reporting").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     coreset = bool(package.manifest["contains_real_images"])
-    return environment.from_string(source).render(
+    return template("report.html.jinja").render(
         m=package.manifest,
         r=result,
         version=__version__,
@@ -71,7 +68,22 @@ def render(package: Package, result: Json, real: RealImages, losses: list[float]
     )
 
 
-def _uri(content: bytes, kind: str) -> str:
+def template(name: str) -> jinja2.Template:
+    """A page's template; everything put into it is escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.PackageLoader("medistill", "reporting"),
+    )
+    return environment.get_template(name)
+
+
+def picture_uri(content: bytes, kind: str) -> str:
+    """A picture as the address that shows it, so that the page needs no other file."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
@@ -86,11 +98,11 @@ def _classes(package: Package, real: RealImages) -> list[Json]:
             picture = figures.image_grid([real.by_class[label]], scale)
             count = min(10, len(real.by_class[label]))
             text = f"{count} real training images of the class {name}"
-            entry["pictures"].append(Picture(_uri(picture, "png"), text, "real"))
+            entry["pictures"].append(Picture(picture_uri(picture, "png"), text, "real"))
         if len(own):
             picture = figures.image_grid([own], scale)
             text = f"{min(10, len(own))} {word} images of the class {name}"
-            entry["pictures"].append(Picture(_uri(picture, "png"), text, word))
+            entry["pictures"].append(Picture(picture_uri(picture, "png"), text, word))
         shown.append(entry)
     return shown
 
@@ -108,20 +120,20 @@ def _charts(result: Json, losses: list[float]) -> dict[str, list[Picture]]:
     charts = {
         "bars": [
             Picture(
-                _uri(figures.bars(result), "svg+xml"),
+                picture_uri(figures.bars(result), "svg+xml"),
                 "Bar chart with 95 % intervals; guessing as a dotted line. "
                 f"Balanced accuracy: {spoken('balanced_accuracy')}. AUROC: {spoken('auroc')}.",
             )
         ],
         "recall": [
             Picture(
-                _uri(figures.recall_bars(result), "svg+xml"),
+                picture_uri(figures.recall_bars(result), "svg+xml"),
                 f"Bar chart of recall per class of this package: {recalls}.",
             )
         ],
         "confusion": [
             Picture(
-                _uri(figures.confusion(result, arm), "svg+xml"),
+                picture_uri(figures.confusion(result, arm), "svg+xml"),
                 f"Confusion matrix of {ARM_TITLES[arm].lower()}: rows are true classes, columns predicted ones.",
             )
             for arm in ("distilled", "full")
@@ -132,8 +144,8 @@ def _charts(result: Json, losses: list[float]) -> dict[str, list[Picture]]:
     curves = figures.learning_curves(result)
     if curves is not None:
         text = "Line chart of balanced accuracy on validation images against gradient steps, one line for each arm."
-        charts["curves"].append(Picture(_uri(curves, "svg+xml"), text))
+        charts["curves"].append(Picture(picture_uri(curves, "svg+xml"), text))
     if len(losses) > 1:
         text = f"Line chart of the matching loss over {len(losses)} steps, from {losses[0]:.3g} to {losses[-1]:.3g}."
-        charts["loss"].append(Picture(_uri(figures.loss_curve(losses), "svg+xml"), text))
+        charts["loss"].append(Picture(picture_uri(figures.loss_curve(losses), "svg+xml"), text))
     return charts

@@ -17,6 +17,7 @@ from medistill.errors import DataError
 from medistill.evaluation.align import align, renamed
 from medistill.files import canonical_json, sha256_text, user_cache
 from medistill.package.package import Package, read_package
+from medistill.predict.representativeness import representativeness
 from medistill.study.config import DataEntry, MethodEntry
 from medistill.study.pooled import Site, compare_pooled
 from medistill.study.variation import as_source, read_entry
@@ -67,6 +68,9 @@ def distilled(specification: Json) -> Json:
     if not measured.result["data"]["same_as_distilled"]:
         raise DataError("changed while the study was running", where=entry.source)
     kept = {key: measured.result[key] for key in KEPT}
+    kept["representativeness"] = representativeness(
+        measured.package.part, measured.prepared.train, measured.prepared.classes
+    )
     return {**kept, "bytes": said["bytes"], "package_id": said["package_id"], "cost": said["cost"]}
 
 

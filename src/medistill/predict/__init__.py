@@ -1,0 +1,1 @@
+"""Before distilling: how well will it work. After it, without training: how representative is the set."""

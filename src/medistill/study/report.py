@@ -1,0 +1,74 @@
+"""``study report``: the database as one page and as tables for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medistill.errors import DataError
+from medistill.files import require_writable, write_atomically
+from medistill.progress import duration
+from medistill.reporting.page import Page, render_page
+from medistill.store import Record, Store
+from medistill.study.pictures import pictures
+from medistill.study.statements import statements
+from medistill.study.tables import all_tables, cells
+from medistill.types import Json
+
+
+def study_report(db: str | Path, *, out: str | Path | None = None, tables: str | Path | None = None) -> Json:
+    """Write a study's page, and its tables as CSV, Parquet and LaTeX. Nothing is run.
+
+    Args:
+        db: the study's database.
+        out: HTML file; beside the database by default.
+        tables: folder for the tables; beside the page by default, named like it.
+
+    Returns:
+        ``report`` and ``tables``, paths; ``runs`` and ``statements``, numbers.
+
+    Raises:
+        DataError: no database, or nothing in it.
+        OutputError: the page or a table cannot be written.
+    """
+    base = Path(db)
+    with Store(base) as store:
+        runs = store.runs()
+        made = all_tables(store)
+    if not runs:
+        raise DataError("holds no run yet", where=base, remedy="fill it with `medistill study run`")
+    target = Path(out).expanduser() if out is not None else base.with_suffix(".html")
+    folder = Path(tables).expanduser() if tables is not None else target.with_suffix("")
+    require_writable(target, "--out")
+    of = cells(runs)
+    told = statements(of, runs)
+    page = Page(_title(sorted({r.study for r in runs})), _lead(runs), told, pictures(of), made)
+    write_atomically(target, render_page(page))
+    for table in made:
+        for suffix, content in (("csv", table.csv()), ("parquet", table.parquet()), ("tex", table.latex())):
+            write_atomically(folder / f"{table.key}.{suffix}", content, "--tables")
+    return {
+        "report": str(target.resolve()),
+        "tables": str(folder.resolve()),
+        "runs": len(runs),
+        "statements": len(told),
+    }
+
+
+def _title(names: list[str]) -> str:
+    return f"Study: {', '.join(names)}"
+
+
+def _lead(runs: list[Record]) -> list[str]:
+    done = [r for r in runs if r.status == "done"]
+    single = [r for r in done if r.kind == "distilled"]
+    machines = sorted({r.machine for r in runs})
+    versions = sorted({r.medistill for r in runs})
+    kinds = (len({r.data for r in single}), len({r.group for r in single}), len({r.method for r in single}))
+    sets, origins, methods = kinds
+    return [
+        f"{len(done)} runs on {sets} data sets of {origins} origins with {methods} methods; "
+        f"{len(runs) - len(done)} failed.",
+        f"{duration(sum(r.seconds for r in runs))} of work on {'; '.join(machines)}, medistill {', '.join(versions)}. "
+        "Test images were seen once, by finished networks; random images stand beside every figure under the same "
+        "recipe.",
+    ]

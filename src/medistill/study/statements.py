@@ -1,0 +1,115 @@
+"""Guidelines in words, each sentence made from figures and bound to the table they stand in."""
+
+from __future__ import annotations
+
+from medistill.numbers import listed
+from medistill.reporting.page import Statement
+from medistill.store import Record
+from medistill.study.tables import ALIKE, Cell
+
+ENOUGH = 0.90
+FEW = 0.05
+"""The mission's line: nine tenths of the full data's performance with at most one image in twenty."""
+
+
+def statements(of: list[Cell], runs: list[Record]) -> list[Statement]:
+    """Every sentence that the figures at hand allow; none where there are no figures."""
+    made = [*_where(of), *_which(of), *_worth(of), *_sites(of), *_pooled(runs)]
+    return [statement for statement in made if statement.text]
+
+
+def _best(of: list[Cell]) -> list[Cell]:
+    """The best method of each data set and size, by balanced accuracy."""
+    best: dict[tuple[str, str], Cell] = {}
+    for c in of:
+        place = (c.data, c.size)
+        if c.level() is not None and (place not in best or (c.level() or 0) > (best[place].level() or 0)):
+            best[place] = c
+    return list(best.values())
+
+
+def _share(c: Cell) -> float:
+    return c.mean(lambda r: r["compression"]["images"]) or 0.0
+
+
+def _where(of: list[Cell]) -> list[Statement]:
+    small = [c for c in of if _share(c) <= FEW and c.recovery() is not None and c.method != "random"]
+    made = []
+    for data in dict.fromkeys(c.data for c in small):
+        own = sorted((c for c in small if c.data == data), key=_share)
+        enough = [c for c in own if (c.recovery() or 0) >= ENOUGH]
+        if enough:
+            c = enough[0]
+            made.append(
+                f"{data}: {c.size} images per class ({_share(c):.2%} of the images) by {c.method} reach "
+                f"{c.recovery():.0%} of the full data's balanced accuracy."
+            )
+        else:
+            c = max(own, key=lambda c: c.recovery() or 0)
+            made.append(
+                f"{data}: no method reached {ENOUGH:.0%} of the full data's balanced accuracy with at most {FEW:.0%} "
+                f"of the images; the best was {c.method} with {c.size} per class, {c.recovery():.0%}."
+            )
+    return [Statement(text, "boundary") for text in made]
+
+
+def _which(of: list[Cell]) -> list[Statement]:
+    """Which method was best how often, and what it takes."""
+    best = _best(of)
+    sizes = dict.fromkeys(c.size for c in best)
+    made = []
+    for size in sizes:
+        own = [c for c in best if c.size == size]
+        methods = sorted({c.method for c in own}, key=lambda m: -sum(c.method == m for c in own))
+        counted = listed([f"{m} on {sum(c.method == m for c in own)}" for m in methods])
+        made.append(f"With {size} images per class the best method was {counted} of {len(own)} data sets.")
+    return [Statement(text, "results") for text in made]
+
+
+def _worth(of: list[Cell]) -> list[Statement]:
+    """Whether distilling beats storing as many random images in the same way."""
+    sure: list[str] = []
+    unsure: list[str] = []
+    for c in _best([c for c in of if c.method != "random"]):
+        low = c.gain(ALIKE, 0)
+        (sure if low is not None and low > 0 else unsure).append(f"{c.data} with {c.size}")
+    made = []
+    if sure:
+        made.append(
+            f"The best method is surely better than random images stored and labelled alike on {listed(sure)}."
+        )
+    if unsure:
+        made.append(
+            "Random images, stored and labelled alike, may do as well (the gain's 95 % interval includes zero) on "
+            f"{listed(unsure)}."
+        )
+    return [Statement(text, "results") for text in made]
+
+
+def _sites(of: list[Cell]) -> list[Statement]:
+    made = []
+    for c in _best([c for c in of if (c.runs[0].result or {})["sites"]]):
+        for site, scores in (c.runs[0].result or {})["sites"].items():
+            level = {a: scores["arms"][a]["balanced_accuracy"]["mean"] for a in ("distilled", "random", "full")}
+            made.append(
+                f"Trained on {c.data}, tested at {site}: balanced accuracy {level['distilled']:.3f} with {c.size} "
+                f"images per class by {c.method}, {level['full']:.3f} with all images, {level['random']:.3f} with "
+                "random ones."
+            )
+    return [Statement(text, "sites") for text in made]
+
+
+def _pooled(runs: list[Record]) -> list[Statement]:
+    made = []
+    for run in (r for r in runs if r.kind == "pooled" and r.status == "done" and r.method != "random"):
+        for site, scores in (run.result or {})["sites"].items():
+            own = scores["gain_over"].get(f"alone: {site}")
+            if own is None or own["balanced_accuracy"]["ci95"] is None:
+                continue
+            mean, (low, high) = own["balanced_accuracy"]["mean"], own["balanced_accuracy"]["ci95"]
+            words = "better" if low > 0 else "worse" if high < 0 else "not surely better or worse"
+            made.append(
+                f"At {site}, packages of {run.data} together ({run.method}, {run.ipc} per class, seed {run.seed}) "
+                f"are {words} than its own alone ({mean:+.3f} [{low:+.3f}, {high:+.3f}])."
+            )
+    return [Statement(text, "pooled") for text in made]

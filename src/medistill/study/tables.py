@@ -1,0 +1,299 @@
+"""Tables of a study, from its database: numbers only, the same for the page, CSV, Parquet and LaTeX."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+from medistill.reporting.page import Column, Table
+from medistill.store import Record, Store
+from medistill.study.ranks import partial_spearman, spearman
+from medistill.types import Json
+
+METRIC = "balanced_accuracy"
+ALIKE = "random_stored_alike"
+RECOVERED = (0.90, 0.95)
+"""Shares of the full data's performance that count as reached."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one data set, method and size: one for each seed."""
+
+    data: str
+    group: str
+    method: str
+    ipc: int | None
+    ratio: float | None
+    runs: tuple[Record, ...]
+
+    @property
+    def size(self) -> str:
+        """Images per class, or the share asked for."""
+        return str(self.ipc) if self.ipc is not None else f"{self.ratio:.2%}"
+
+    def mean(self, value: Callable[[Json], float | None]) -> float | None:
+        """Mean over seeds of what ``value`` reads from a result; None where a seed lacks it."""
+        values = [value(run.result or {}) for run in self.runs]
+        known = [v for v in values if v is not None]
+        return fmean(known) if len(known) == len(values) else None
+
+    def level(self, metric: str = METRIC, arm: str = "distilled") -> float | None:
+        return self.mean(lambda r: r["arms"][arm][metric]["mean"] if arm in r["arms"] else None)
+
+    def recovery(self, metric: str = METRIC) -> float | None:
+        return self.mean(lambda r: r["recovery"][metric])
+
+    def gain(self, over: str, part: int | None = None, metric: str = METRIC) -> float | None:
+        """Gain over "random" or random stored alike: its mean, or an end of its interval, averaged over seeds."""
+        name = "gain_over_random" if over == "random" else "gain_over_random_stored_alike"
+
+        def value(result: Json) -> float | None:
+            found = (result[name] or result["gain_over_random"])[metric]
+            return found["mean"] if part is None else (found["ci95"] or (None, None))[part]
+
+        return self.mean(value)
+
+    def between_seeds(self) -> float | None:
+        """Standard deviation of balanced accuracy between seeds of distilling."""
+        values = [(run.result or {})["arms"]["distilled"][METRIC]["mean"] for run in self.runs]
+        return stdev(values) if len(values) > 1 else None
+
+
+def cells(runs: Iterable[Record]) -> list[Cell]:
+    """Runs that are done, of one set at a time, gathered over seeds."""
+    found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    for run in runs:
+        if run.status == "done" and run.kind == "distilled":
+            found[(run.data, run.group, run.method, run.ipc, run.ratio)].append(run)
+    return [
+        Cell(data, group, method, ipc, ratio, tuple(each))
+        for (data, group, method, ipc, ratio), each in found.items()
+    ]
+
+
+def results(of: list[Cell]) -> Table:
+    """Every cell with its levels, recovery, gains and cost."""
+    columns = [
+        Column("data"), Column("method"), Column("per class"), Column("seeds", "d"), Column("share of images", ".2%"),
+        Column("balanced accuracy", ".3f"), Column("between seeds", ".3f"), Column("AUROC", ".3f"),
+        Column("recovery", ".1%"), Column("recovery AUROC", ".1%"), Column("above chance", ".1%"),
+        Column("gain over random", "+.3f"), Column("low", "+.3f"), Column("high", "+.3f"),
+        Column("gain over random stored alike", "+.3f"), Column("alike low", "+.3f"), Column("alike high", "+.3f"),
+        Column("bytes", ",d"), Column("seconds", ".0f"), Column("MB", ".0f"),
+    ]  # fmt: skip
+    rows = [
+        [
+            c.data, c.method, c.size, len(c.runs), c.mean(lambda r: r["compression"]["images"]),
+            c.level(), c.between_seeds(), c.level("auroc"), c.recovery(), c.recovery("auroc"),
+            c.mean(lambda r: r["recovery_above_chance"][METRIC]),
+            c.gain("random"), c.gain("random", 0), c.gain("random", 1),
+            c.gain(ALIKE), c.gain(ALIKE, 0), c.gain(ALIKE, 1),
+            round(c.mean(lambda r: r["bytes"]) or 0), c.mean(lambda r: r["cost"]["seconds"]),
+            c.mean(lambda r: r["cost"]["peak_memory_mb"]),
+        ]
+        for c in of
+    ]  # fmt: skip
+    note = (
+        "Means over seeds of distilling; low and high are the ends of the 95 % intervals, averaged over seeds. "
+        "Stored alike: random images, as many, as small and with labels of the same kind; where a package is plain "
+        "these are the random images. Recovery is of balanced accuracy where nothing else is said."
+    )
+    return Table("results", "Every result", note, columns, rows)
+
+
+def boundary(of: list[Cell]) -> Table:
+    """Recovery of each method at each size of each data set."""
+    names = sorted({c.method for c in of})
+    by_place = {(c.data, c.size, c.method): c.recovery() for c in of}
+    places = list(dict.fromkeys((c.data, c.size) for c in of))
+    rows = [[data, size, *(by_place.get((data, size, name)) for name in names)] for data, size in places]
+    columns = [Column("data"), Column("per class"), *(Column(name, ".1%", marks=RECOVERED) for name in names)]
+    note = "Share of the full data's balanced accuracy; marked where 90 % and where 95 % are reached."
+    return Table("boundary", "Where it works", note, columns, rows)
+
+
+def equivalents(of: list[Cell]) -> Table:
+    """How many random images equal a distilled one, read off the random images' own learning curve."""
+    columns = [
+        Column("data"), Column("method"), Column("per class"), Column("balanced accuracy", ".3f"),
+        Column("random images per class that reach it", ".1f"), Column("random images for one", ".1f"),
+        Column("note"),
+    ]  # fmt: skip
+    rows: list[list[Any]] = []
+    for data in dict.fromkeys(c.data for c in of):
+        own = [c for c in of if c.data == data and c.ipc is not None]
+        curve = _random_curve(own)
+        for c in own:
+            level = c.level()
+            if c.method != "random" and level is not None and c.ipc is not None and len(curve) > 1:
+                reached, note = _inverse(curve, level)
+                rows.append([data, c.method, c.size, level, reached, reached / c.ipc, note])
+    note = (
+        "Interpolated between the sizes at which random images were measured, linear in the logarithm of their "
+        "number; the largest is all training images, taken as their mean number per class."
+    )
+    return Table("equivalents", "How many random images equal a distilled one", note, columns, rows)
+
+
+def _random_curve(of: list[Cell]) -> list[tuple[float, float]]:
+    """Images per class and balanced accuracy of random images, made monotone; the last is all images."""
+    points = {float(c.ipc): c.level(arm="random") for c in of if c.ipc is not None}
+    for c in of:
+        result = c.runs[0].result or {}
+        classes = max(1, round(result["images"]["random"] / (c.ipc or 1)))  # these are never stored smaller
+        full = result["images"]["full"] / classes
+        points[full] = c.level(arm="full")
+    known = sorted((size, level) for size, level in points.items() if level is not None)
+    levels = np.maximum.accumulate(np.array([level for _, level in known]))
+    return [(size, float(level)) for (size, _), level in zip(known, levels, strict=True)]
+
+
+def _inverse(curve: list[tuple[float, float]], level: float) -> tuple[float, str]:
+    sizes, levels = np.log([size for size, _ in curve]), np.array([value for _, value in curve])
+    if level <= levels[0]:
+        return float(np.exp(sizes[0])), "at most"
+    if level >= levels[-1]:
+        return float(np.exp(sizes[-1])), "at least"
+    above = int(np.argmax(levels >= level))
+    share = (level - levels[above - 1]) / (levels[above] - levels[above - 1])
+    return float(np.exp(sizes[above - 1] + share * (sizes[above] - sizes[above - 1]))), ""
+
+
+def networks(of: list[Cell]) -> Table:
+    """Other networks trained on the same packages."""
+    columns = [
+        Column("data"), Column("method"), Column("per class"), Column("network"), Column("distilled", ".3f"),
+        Column("random", ".3f"), Column("all images", ".3f"), Column("recovery", ".1%"),
+        Column("gain over random", "+.3f"), Column("low", "+.3f"), Column("high", "+.3f"),
+    ]  # fmt: skip
+    rows = []
+    for c in of:
+        result = c.runs[0].result or {}
+        for net, scores in result["transfer"].items():
+            rows.append([c.data, c.method, c.size, net, *_compared(scores)])
+    return Table("networks", "Other networks", "The first seed's packages. Balanced accuracy.", columns, rows)
+
+
+def sites(of: list[Cell]) -> Table:
+    """The same networks asked about other sites' images."""
+    columns = [
+        Column("trained on"), Column("tested on"), Column("method"), Column("per class"), Column("distilled", ".3f"),
+        Column("random", ".3f"), Column("all images", ".3f"), Column("recovery", ".1%"),
+        Column("gain over random", "+.3f"), Column("low", "+.3f"), Column("high", "+.3f"),
+    ]  # fmt: skip
+    rows = []
+    for c in of:
+        result = c.runs[0].result or {}
+        for site, scores in result["sites"].items():
+            rows.append([c.data, site, c.method, c.size, *_compared(scores)])
+    note = "Trained on one hospital's images, tested on another's; the first seed's packages. Balanced accuracy."
+    return Table("sites", "Another site", note, columns, rows)
+
+
+def _compared(scores: Json) -> list[float | None]:
+    level = [scores["arms"][arm][METRIC]["mean"] for arm in ("distilled", "random", "full")]
+    gain = scores["gain_over_random"][METRIC]
+    return [*level, scores["recovery"][METRIC], gain["mean"], *(gain["ci95"] or (None, None))]
+
+
+def pooled(runs: Iterable[Record]) -> Table:
+    """Packages of several sites together, beside each alone."""
+    columns = [
+        Column("data"), Column("tested on"), Column("method"), Column("per class"), Column("seed", "d"),
+        Column("trained on"), Column("images", "d"), Column("balanced accuracy", ".3f"),
+        Column("pooled is better by", "+.3f"), Column("low", "+.3f"), Column("high", "+.3f"),
+    ]  # fmt: skip
+    rows: list[list[Any]] = []
+    for run in runs:
+        result = run.result or {}
+        if run.status != "done" or run.kind != "pooled":
+            continue
+        for site, scores in result["sites"].items():
+            for arm, by_metric in scores["arms"].items():
+                gain = scores["gain_over"].get(arm, {METRIC: {"mean": None, "ci95": None}})[METRIC]
+                size = str(run.ipc) if run.ipc is not None else f"{run.ratio:.2%}"
+                found = [
+                    result["images"][arm],
+                    by_metric[METRIC]["mean"],
+                    gain["mean"],
+                    *(gain["ci95"] or (None, None)),
+                ]
+                rows.append([run.data, site, run.method, size, run.seed, arm, *found])
+    return Table("pooled", "Several sites together", "", columns, rows)
+
+
+def robustness(of: list[Cell]) -> Table:
+    """DD-Ranking's scores."""
+    names = ("label_robust_score", "augmentation_robust_score", "hard_label_recovery", "improvement_over_random")
+    columns = [
+        Column("data"),
+        Column("method"),
+        Column("per class"),
+        *(Column(n.replace("_", " "), ".3f") for n in names),
+    ]
+    rows = [
+        [c.data, c.method, c.size, *(c.mean(lambda r, n=n: r["robustness"][n]) for n in names)]  # type: ignore[misc]
+        for c in of
+        if all((run.result or {}).get("robustness") for run in c.runs)
+    ]
+    note = "Accuracies as fractions; hard label recovery is what is missing to full training, so less is better."
+    return Table("robustness", "DD-Ranking scores", note, columns, rows)
+
+
+def representativeness(of: list[Cell]) -> Table:
+    """How well each score ranks the packages of a data set, over methods and sizes, and within a size."""
+    columns = [
+        Column("data"), Column("score"), Column("packages", "d"), Column("Spearman", ".2f"),
+        Column("given the size", ".2f"), Column("low", ".2f"), Column("high", ".2f"),
+    ]  # fmt: skip
+    rows: list[list[Any]] = []
+    for data in dict.fromkeys(c.data for c in of):
+        runs = [run.result or {} for c in of if c.data == data for run in c.runs]
+        runs = [r for r in runs if r.get("representativeness")]
+        if len(runs) < 5:
+            continue
+        level = np.array([r["arms"]["distilled"][METRIC]["mean"] for r in runs])
+        size = np.array([r["images"]["random"] for r in runs], dtype=float)
+        for score in runs[0]["representativeness"]:
+            values = np.array([r["representativeness"][score] for r in runs])
+            partial = partial_spearman(values, level, size)
+            rows.append([data, score, len(runs), spearman(values, level), *partial])
+    note = (
+        "Rank correlation of each score with the measured balanced accuracy; given the size: the partial rank "
+        "correlation with the number of images held fixed, with its 95 % bootstrap interval over packages."
+    )
+    return Table("representativeness", "Representativeness", note, columns, rows)
+
+
+def failures(runs: Iterable[Record]) -> Table:
+    """Runs that failed, and why."""
+    columns = [Column("data"), Column("method"), Column("per class"), Column("seed", "d"), Column("error")]
+    rows = [
+        [
+            r.data,
+            r.method,
+            str(r.ipc if r.ipc is not None else r.ratio),
+            r.seed,
+            (r.error or "").strip().splitlines()[-1],
+        ]
+        for r in runs
+        if r.status == "failed"
+    ]
+    return Table("failures", "What failed", "", columns, rows)
+
+
+def all_tables(store: Store) -> list[Table]:
+    """Every table that has rows."""
+    runs = store.runs()
+    of = cells(runs)
+    made = [
+        boundary(of), results(of), equivalents(of), networks(of), sites(of), pooled(runs), robustness(of),
+        representativeness(of), failures(runs),
+    ]  # fmt: skip
+    return [table for table in made if table.rows]

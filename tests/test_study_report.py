@@ -1,0 +1,165 @@
+"""A study's tables and sentences: every figure is one of the database, and words say what figures say."""
+
+import csv
+import dataclasses
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+import medistill
+from medistill.errors import DataError
+from medistill.reporting.page import Column, Table
+from medistill.store import Store
+from medistill.study.ranks import partial_spearman, spearman
+from medistill.study.statements import statements
+from medistill.study.tables import all_tables, boundary, cells, equivalents, representativeness, results
+from test_study import record
+
+METRICS = ("accuracy", "balanced_accuracy", "auroc", "f1_macro")
+
+
+def result(level, full=0.9, random=0.6, images=20, alike=None, sites=None):
+    """What an evaluation of two classes gives, all metrics alike."""
+
+    def of(value):
+        return {m: {"mean": value, "std": 0.0, "ci95": [value - 0.01, value + 0.01]} for m in METRICS}
+
+    def gain(value):
+        return {m: {"mean": value, "ci95": [value - 0.05, value + 0.05]} for m in METRICS}
+
+    arms = {"distilled": of(level), "random": of(random), "full": of(full)}
+    recovery = dict.fromkeys(METRICS, level / full)
+    return {
+        "arms": arms, "recovery": recovery, "recovery_ci95": dict.fromkeys(METRICS),
+        "recovery_above_chance": recovery, "recovery_above_chance_ci95": dict.fromkeys(METRICS),
+        "gain_over_random": gain(level - random), "gain_over_random_stored_alike": alike and gain(alike),
+        "transfer": {}, "sites": sites or {}, "robustness": None, "net": "convnet",
+        "images": {"random": images, "full": 2000}, "compression": {"images": images / 2000, "bytes": 0.01},
+        "bytes": 1234, "cost": {"seconds": 5.0, "peak_memory_mb": 400.0},
+        "representativeness": {"pixels.ridge": level * 2, "pixels.mmd": -level},
+    }  # fmt: skip
+
+
+def runs():
+    found = []
+    for method, levels in (("dm", {1: 0.7, 10: 0.84, 50: 0.88}), ("random", {1: 0.5, 10: 0.6, 50: 0.8})):
+        for ipc, level in levels.items():
+            for seed in (0, 1):
+                random = {1: 0.5, 10: 0.6, 50: 0.8}[ipc]
+                made = result(level + 0.01 * seed, random=random, images=2 * ipc)
+                found.append(record(identity=f"{method}{ipc}{seed}", method=method, ipc=ipc, seed=seed, result=made))
+    return found
+
+
+def test_means_over_seeds():
+    table = results(cells(runs()))
+    row = next(r for r in table.rows if r[1:3] == ["dm", "10"])
+    value = dict(zip([c.title for c in table.columns], row, strict=True))
+    assert value["balanced accuracy"] == pytest.approx(0.845) and value["seeds"] == 2
+    assert value["between seeds"] == pytest.approx(np.std([0.84, 0.85], ddof=1))
+    assert value["recovery"] == pytest.approx(0.845 / 0.9) and value["low"] == pytest.approx(0.245 - 0.05)
+    assert value["gain over random stored alike"] == value["gain over random"], "a plain package has no other"
+
+
+def test_boundary_marks_what_is_reached():
+    table = boundary(cells(runs()))
+    assert [c.title for c in table.columns] == ["data", "per class", "dm", "random"]
+    marks = {row[1]: table.columns[2].mark(row[2]) for row in table.rows}
+    assert marks == {"1": 0, "10": 1, "50": 2}
+
+
+def test_a_distilled_image_equals_random_ones_on_their_own_curve():
+    table = equivalents(cells(runs()))
+    by_size = {row[2]: row for row in table.rows}
+    # 0.705 lies between random images' 0.6 at 10 and 0.8 at 50.
+    expected = 10 * 5 ** ((0.705 - 0.6) / 0.2)
+    assert by_size["1"][4] == pytest.approx(expected) and by_size["1"][5] == pytest.approx(expected)
+    top = [record(result=result(0.95, images=20), ipc=10)]
+    assert equivalents(cells(top)).rows[0][-1] == "at least"
+
+
+def test_rank_correlations_with_something_held_fixed():
+    rng = np.random.default_rng(0)
+    size = np.repeat([1.0, 10.0, 50.0], 20)
+    score, level = np.log(size) + 0.1 * rng.normal(size=60), np.log(size) + 0.1 * rng.normal(size=60)
+    assert spearman(score, level) > 0.85
+    partial, low, high = partial_spearman(score, level, size)
+    assert abs(partial) < 0.35 and low < partial < high and low < 0 < high
+    same, *_ = partial_spearman(level, level, size)
+    assert same == pytest.approx(1)
+    assert spearman(np.ones(5), np.arange(5.0)) is None
+
+
+def test_representativeness_is_ranked_within_a_data_set():
+    table = representativeness(cells(runs()))
+    by_score = {row[1]: row for row in table.rows}
+    assert by_score["pixels.ridge"][3] == pytest.approx(1) and by_score["pixels.mmd"][3] == pytest.approx(-1)
+
+
+def test_sentences_say_what_the_figures_say():
+    found = statements(cells(runs()), runs())
+    text = [s.text for s in found]
+    assert any(re.search(r"^a: 10 images per class .*by dm reach 94% ", t) for t in text), text
+    assert "With 1 images per class the best method was dm on 1 of 1 data sets." in text
+    assert any("surely better" in t and "a with 10" in t for t in text)
+    weak = [dataclasses.replace(r, result=result(0.62, images=20, alike=0.01)) for r in runs() if r.ipc == 10]
+    text = [s.text for s in statements(cells(weak), weak)]
+    assert any("no method reached 90%" in t for t in text) and any("may do as well" in t for t in text)
+    assert {s.table for s in found} <= {"boundary", "results"} and statements([], []) == []
+
+
+class Structure(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.ids, self.links, self.images = set(), set(), []
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids |= {found["id"]} if "id" in found else set()
+        self.links |= {found["href"][1:]} if tag == "a" else set()
+        self.images += [found] if tag == "img" else []
+
+
+def test_the_page_and_the_tables_agree_with_the_database(tmp_path, cli):
+    with Store(tmp_path / "s.db", write=True) as store:
+        for run in runs():
+            store.record(run, [])
+        store.record(record(identity="bad", status="failed", error="no & such", result=None, method="mtt"), [])
+    status, out, err = cli("study", "report", tmp_path / "s.db")
+    assert status == 0 and err == "" and str(tmp_path / "s.html") in out
+    page = Structure()
+    page.feed((tmp_path / "s.html").read_text())
+    assert page.links <= page.ids and {"boundary", "results", "failures"} <= page.ids
+    assert all(image["alt"] and image["src"].startswith("data:") for image in page.images) and page.images
+    with Store(tmp_path / "s.db") as store:
+        made = {table.key: table for table in all_tables(store)}
+    for key, table in made.items():
+        rows = list(csv.reader(io.StringIO((tmp_path / "s" / f"{key}.csv").read_text())))
+        assert len(rows) == 1 + len(table.rows)
+        assert parquet.read_table(tmp_path / "s" / f"{key}.parquet").num_rows == len(table.rows)
+    assert r"no \& such" in (tmp_path / "s" / "failures.tex").read_text()
+    first = (tmp_path / "s.html").read_bytes()
+    medistill.study_report(tmp_path / "s.db")
+    assert (tmp_path / "s.html").read_bytes() == first
+
+
+def test_nothing_to_report_is_one_line(tmp_path, cli):
+    with Store(tmp_path / "s.db", write=True):
+        pass
+    with pytest.raises(DataError, match="holds no run yet"):
+        medistill.study_report(tmp_path / "s.db")
+    status, out, err = cli("study", "report", tmp_path / "absent.db")
+    assert status == 2 and out == "" and "no such database" in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "absent.db").exists()
+
+
+def test_values_are_written_for_people():
+    assert Column("x", ".1%").text(0.912) == "91.2%" and Column("x", "d").text(None) == "-"
+    table = Table("k", "T", "", [Column("a_b"), Column("x", "+.2f")], [["50 %", 0.5], ["y", None]])
+    assert table.csv() == "a_b,x\n50 %,0.5\ny,\n"
+    assert r"a\_b & x \\" in table.latex() and r"50 \% & +0.50 \\" in table.latex()
+    assert table.markdown().splitlines()[2] == "| 50 % | +0.50 |"
