@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench study-smoke methods-table transfer-table lint types docs golden clean
+.PHONY: help install demo test test-slow bench study-smoke study methods-table transfer-table lint types docs golden clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ bench: $(READY) ## how fast we are beside plain loops, as ratios of one run (an 
 study-smoke: $(READY) ## a small study on generated images with its report, under three minutes
 	$(BIN)/medistill study run studies/smoke.yaml --db study-smoke/smoke.db
 	$(BIN)/medistill study report study-smoke/smoke.db
+
+study: $(READY) ## go on with the study that the guidelines come from (hours; needs MEDISTILL_DATA)
+	$(BIN)/medistill study run studies/feasibility.yaml --threads 2 --db src/medistill/prediction/basis.db
 
 methods-table: $(READY) ## measure every method on real sets (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/methods_table.py

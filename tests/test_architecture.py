@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 SOURCE = ROOT / "src" / "medistill"
-LAYERS = ["data", "nets", "package", "distil", "evaluation", "predict", "reporting", "commands", "study"]
+LAYERS = ["data", "nets", "package", "distil", "evaluation", "prediction", "reporting", "commands", "study"]
 """Each may import itself and those before it."""
 
 

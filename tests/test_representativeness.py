@@ -8,8 +8,8 @@ from medistill.data.preprocess import Part, prepare
 from medistill.evaluation.arms import subset
 from medistill.evaluation.robustness import augmentation_robust_score, label_robust_score
 from medistill.keys import Key
-from medistill.predict.representativeness import _distances, representativeness, targets
-from medistill.predict.spaces import SPACES, _bank, fit
+from medistill.prediction.representativeness import _distances, representativeness, targets
+from medistill.prediction.spaces import SPACES, _bank, fit
 
 
 @pytest.fixture(scope="module")

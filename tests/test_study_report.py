@@ -12,9 +12,9 @@ from pyarrow import parquet
 
 import medistill
 from medistill.errors import DataError
+from medistill.prediction.ranks import partial_spearman, spearman
 from medistill.reporting.page import Column, Table
 from medistill.store import Store
-from medistill.study.ranks import partial_spearman, spearman
 from medistill.study.statements import statements
 from medistill.study.tables import all_tables, boundary, cells, equivalents, representativeness, results
 from test_study import record

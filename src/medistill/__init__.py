@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "check": "medistill.commands.check",
+    "predict": "medistill.commands.predict",
     "distill": "medistill.commands.distill",
     "evaluate": "medistill.commands.evaluate",
     "train": "medistill.commands.train",

@@ -93,6 +93,29 @@ def check(
 
 
 @app.command()
+def predict(
+    data: Data,
+    ipc: Annotated[int | None, typer.Option(help="Images per class.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="Distilled images per training image.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only this method, as studies name it.")] = None,
+    db: Annotated[Path | None, typer.Option(help="A study's database to learn from too.")] = None,
+    size: Size = None,
+    channels: Channels = None,
+    flips: Flips = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how well distilling will work, before it is done."""
+    from medistill import predict as run
+    from medistill.config import DataConfig, build
+    from medistill.texts import predict_text
+
+    values = _data_settings(_settings(None, set_), size, channels, flips)
+    config = build(DataConfig, values, "data")
+    _print(run(data, ipc=ipc, ratio=ratio, method=method, db=db, config=config, progress=True), as_json, predict_text)
+
+
+@app.command()
 def distill(
     data: Data,
     out: Annotated[Path, typer.Option(help="The package: a folder, or a file ending in .zip.")],

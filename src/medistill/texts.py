@@ -106,6 +106,22 @@ def demo_text(result: Json) -> str:
     )
 
 
+def predict_text(result: Json) -> str:
+    titles = {"balanced_accuracy": "balanced", "auroc": "AUROC", "recovery": "recovery", "gain": "gain over random"}
+    styles = {"gain": "+.3f"}
+    ordered = sorted(result["predictions"].items(), key=lambda item: -item[1]["balanced_accuracy"]["mean"])
+    rows = [[name, *(with_interval(p[q], styles.get(q, ".3f")) for q in titles)] for name, p in ordered]
+    known = result["learned_from"]
+    return "\n".join(
+        [
+            _table(["expected of", *titles.values()], rows),
+            f"{result['verdict']['code']}: {result['verdict']['words']}",
+            f"learned from {known['runs']} runs on {known['data_sets']} data sets of {known['origins']} origins; in "
+            "brackets where 95 % of results on unseen origins lay",
+        ]
+    )
+
+
 def study_text(result: Json) -> str:
     lines = [f"{result['runs']} runs planned, {result['done']} done, {result['failed']} failed; {result['db']}"]
     lines += [f"failed: {run}: {error.strip().splitlines()[-1]}" for run, error in result["errors"].items()]

@@ -186,7 +186,7 @@ def compare(
             "same_as_distilled": same,
         },
         {
-            "images": _plain_counts(package).sum() / len(prepared.train),
+            "images": plain_counts(package).sum() / len(prepared.train),
             "stored_images": len(package.labels) / len(prepared.train),
             "bytes": package.size_bytes / original_bytes(prepared.train),
         },
@@ -220,7 +220,7 @@ def compare(
     return replace(comparison, sites=elsewhere, robustness=scores)
 
 
-def _plain_counts(package: Package) -> npt.NDArray[np.int64]:
+def plain_counts(package: Package) -> npt.NDArray[np.int64]:
     """Images per class of the networks' size whose pixels take the bytes of the package's."""
     counts = np.bincount(package.labels, minlength=len(package.class_names))
     ratio = np.prod(package.pixels.shape[2:]) / np.prod(package.preprocessing.size)
@@ -245,7 +245,7 @@ def _arms(package: Package, prepared: Prepared, config: EvaluateConfig, progress
         prepare_split(raw["val"], theirs) if "val" in raw else None,
         Statistics(theirs.mean, theirs.std, flips),
     )
-    counts = _plain_counts(package).tolist()
+    counts = plain_counts(package).tolist()
     key = Key(config.seed)
     draws = [arms.subset(prepared.train, counts, key.child("random", i)) for i in range(config.draws(sum(counts)))]
     even = [arms.balanced(prepared.train, key.child("balanced", i)) for i in range(config.networks)]

@@ -15,9 +15,11 @@ from medistill.data.dataset import Dataset
 from medistill.data.preprocess import prepare
 from medistill.errors import DataError
 from medistill.evaluation.align import align, renamed
+from medistill.evaluation.protocol import plain_counts
 from medistill.files import canonical_json, sha256_text, user_cache
 from medistill.package.package import Package, read_package
-from medistill.predict.representativeness import representativeness
+from medistill.prediction.features import features
+from medistill.prediction.representativeness import representativeness
 from medistill.study.config import DataEntry, MethodEntry
 from medistill.study.pooled import Site, compare_pooled
 from medistill.study.variation import as_source, read_entry
@@ -71,6 +73,8 @@ def distilled(specification: Json) -> Json:
     kept["representativeness"] = representativeness(
         measured.package.part, measured.prepared.train, measured.prepared.classes
     )
+    counts = [int(n) for n in plain_counts(measured.package)]
+    kept["features"] = features(measured.prepared, counts)
     return {**kept, "bytes": said["bytes"], "package_id": said["package_id"], "cost": said["cost"]}
 
 

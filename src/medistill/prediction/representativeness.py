@@ -1,7 +1,7 @@
 """How representative a distilled set is of the real images, in seconds and without training.
 
 Every score compares the distilled images with real training images, class by class, in spaces
-that no method optimises in (:mod:`medistill.predict.spaces`). Test images are never seen.
+that no method optimises in (:mod:`medistill.prediction.spaces`). Test images are never seen.
 
 Sources: Gretton et al., "A Kernel Two-Sample Test", JMLR 2012; Székely, Rizzo, "Energy statistics",
 2013; Heusel et al., "GANs trained by a two time-scale update rule", NeurIPS 2017; Naeem et al.,
@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist
 from medistill.data.preprocess import Part
 from medistill.evaluation.arms import subset
 from medistill.keys import Key
-from medistill.predict.spaces import SPACES, Features, fit
+from medistill.prediction.spaces import SPACES, Features, fit
 
 MOST = 400
 """Real images of each class that are looked at."""
@@ -52,7 +52,7 @@ def representativeness(distilled: Part, real: Part, classes: int, seed: int = 0)
         for score in each[0]:
             scores[f"{name}.{score}"] = float(np.mean([e[score] for e in each]))
         scores[f"{name}.nearest"] = _nearest(made, distilled.labels, seen, sample.labels)
-        scores[f"{name}.ridge"] = _ridge(made, targets(distilled, classes), seen, sample.labels)
+        scores[f"{name}.ridge"] = ridge_recall(made, distilled, classes, seen, sample.labels)
     return scores
 
 
@@ -93,11 +93,14 @@ def _nearest(
     return _recall(said, labels)
 
 
-def _ridge(made: Features, wanted: Features, seen: Features, labels: npt.NDArray[np.int64]) -> float:
-    """Kernel ridge regression: with a Gaussian kernel, whose width is the median distance."""
-    among = cdist(made, made)
+def ridge_recall(made: Features, part: Part, classes: int, seen: Features, labels: npt.NDArray[np.int64]) -> float:
+    """Mean recall of a kernel ridge regression of a part's labels on its features, asked about other images.
+
+    The kernel is Gaussian, its width the median distance. No step is taken: one linear system is solved.
+    """
+    wanted = targets(part, classes)
     width = np.median(cdist(seen[:: max(1, len(seen) // 200)], made)) or 1.0
-    kernel = np.exp(-np.square(among / width) / 2)
+    kernel = np.exp(-np.square(cdist(made, made) / width) / 2)
     weights = np.linalg.solve(kernel + 0.1 * np.eye(len(made)), wanted - wanted.mean(axis=0))
     said = np.exp(-np.square(cdist(seen, made) / width) / 2) @ weights + wanted.mean(axis=0)
     return _recall(said.argmax(axis=1), labels)

@@ -1,0 +1,123 @@
+"""``predict``: how well distilling will work, before it is done."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from medistill.config import DataConfig
+from medistill.data.checks import require_usable
+from medistill.data.load import load
+from medistill.data.preprocess import prepare
+from medistill.distil.problem import make_problem
+from medistill.errors import ConfigError, nearest
+from medistill.prediction.examples import read_examples, shipped
+from medistill.prediction.features import features
+from medistill.prediction.indicator import Indicator, Prediction
+from medistill.progress import Progress, say
+from medistill.runtime import prepare_torch
+from medistill.types import Json
+
+ENOUGH = 0.90
+"""Share of the full data's balanced accuracy that counts as working."""
+
+HOPELESS = 0.15
+"""Where even all images lift small networks less than this share of the way from chance to one, nothing will do."""
+
+
+def predict(
+    data: str | Path,
+    *,
+    ipc: int | None = None,
+    ratio: float | None = None,
+    method: str | None = None,
+    db: str | Path | None = None,
+    config: DataConfig | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Json:
+    """Say what each method is expected to reach, by what was measured on other data.
+
+    Small networks are trained for seconds on random images; nothing is distilled. Validation and test
+    images are not looked at.
+
+    Args:
+        data: as for ``distill``.
+        ipc: images per class, or
+        ratio: distilled images per training image.
+        method: only this one, as a study names it; all that the studies know by default.
+        db: a study's database whose runs are learned from too.
+        config: how the data are read.
+        seed: of samples and networks.
+        progress: show progress on standard error.
+
+    Returns:
+        ``predictions.<method>.<metric>.{mean,ci95}`` for balanced_accuracy, auroc, recovery (share of the full
+        data's balanced accuracy) and gain (over random images of the same bytes); ``verdict`` with ``method``,
+        ``code`` ("worth it", "random images will do", "more images needed" or "will not work") and ``words``;
+        ``features``; ``learned_from`` (runs, data sets, origins); ``seconds``.
+
+    Raises:
+        DataError, ConfigError: one line each.
+    """
+    prepare_torch()
+    started = time.monotonic()
+    paths = [path for path in (shipped(), None if db is None else Path(db)) if path is not None]
+    known = read_examples([path for path in paths if path != shipped() or path.exists()])
+    indicator = Indicator(tuple(known))
+    if method is not None and method not in indicator.methods:
+        raise ConfigError(
+            f"no study measured '{method}'", where="--method", remedy=nearest(method, indicator.methods)
+        )
+    dataset = load(data, config)
+    for problem in require_usable(dataset):
+        say(f"warning: {problem.kind}: {problem.found}", progress)
+    prepared = prepare(dataset, config)
+    counts = list(make_problem(prepared, ipc, ratio, 1).counts)
+    with Progress("training small networks on random images", 0, enabled=progress):
+        found = features(prepared, counts, seed)
+    chosen = indicator.methods if method is None else (method,)
+    predictions = {name: indicator.predict(found, name) for name in chosen}
+    return {
+        "data": dataset.description.name,
+        "images_per_class": counts,
+        "predictions": {
+            name: {quantity: {"mean": p.mean, "ci95": [p.low, p.high]} for quantity, p in each.items()}
+            for name, each in predictions.items()
+        },
+        "verdict": _verdict(found, predictions),
+        "features": found,
+        "learned_from": {
+            "runs": len(known),
+            "data_sets": len({e.data for e in known}),
+            "origins": len({e.group for e in known}),
+        },
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _verdict(found: dict[str, float], predictions: dict[str, dict[str, Prediction]]) -> Json:
+    """What to do, by the method that is expected to reach most."""
+    chance = 1 / found["classes"]
+    reach = (found["all.balanced_accuracy"] - chance) / (1 - chance)
+    made = {name: p for name, p in predictions.items() if name != "random"} or predictions
+    name = max(made, key=lambda m: made[m]["balanced_accuracy"].mean)
+    recovery, gain = made[name]["recovery"], made[name]["gain"]
+    told = f"{name} is expected to reach {recovery.mean:.0%} of the full data's balanced accuracy"
+    if reach < HOPELESS:
+        code = "will not work"
+        words = "even all images lift a small network hardly above chance; look at the data and labels first"
+    elif recovery.mean < ENOUGH:
+        code, words = "more images needed", f"{told}, below {ENOUGH:.0%}; ask for more images per class"
+    elif gain.low > 0:
+        code, words = "worth it", f"{told}, {gain.mean:+.3f} over random images of the same bytes"
+    elif gain.mean < 0.02:
+        code = "random images will do"
+        words = f"{told}, hardly more than random images of the same bytes ({gain.mean:+.3f})"
+    else:
+        code = "worth it"
+        words = (
+            f"{told}, {gain.mean:+.3f} over random images of the same bytes, but data like these have also gained "
+            "nothing"
+        )
+    return {"method": name, "code": code, "words": words}

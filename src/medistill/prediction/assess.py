@@ -1,0 +1,84 @@
+"""How good the indicator is on data of origins it has not seen, beside trivial predictors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medistill.prediction.indicator import (
+    QUANTITIES,
+    Describe,
+    Example,
+    Values,
+    as_random,
+    description,
+    half_width,
+    left_out,
+    nothing,
+    scaled_errors,
+)
+from medistill.prediction.ranks import spearman
+
+PREDICTORS: dict[str, Describe] = {
+    "indicator": description,
+    "random sample (the feasibility study's)": lambda f: description(f)[:2],
+    "number of classes": lambda f: np.array([math.log(f["classes"])]),
+    "images per class": lambda f: np.array([math.log(f["images"] / f["classes"])]),
+    "share of the largest class": lambda f: np.array([f["majority"]]),
+    "mean of the others": lambda f: np.zeros(1),
+}
+"""What each predictor may see beside the method."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """One predictor's error for one quantity, each origin left out in turn.
+
+    Args:
+        mean_absolute_error: in the quantity's own unit.
+        r2: share of the variance explained; negative where the mean would be better.
+        spearman: rank correlation of predicted and measured values; None where one is constant.
+        coverage: share of examples within an interval whose width comes from the other groups' errors.
+    """
+
+    predictor: str
+    quantity: str
+    examples: int
+    mean_absolute_error: float
+    r2: float
+    spearman: float | None
+    coverage: float
+
+
+def assess(examples: Sequence[Example]) -> list[Assessment]:
+    """Every predictor for every quantity."""
+    found = []
+    for name, describe in PREDICTORS.items():
+        start = as_random if name == "indicator" else nothing
+        predictions = left_out(examples, describe, start)
+        for quantity in QUANTITIES:
+            measured = np.array([e.values[quantity] for e in examples])
+            predicted = np.array([p[quantity] for p in predictions])
+            spread = float(np.square(measured - measured.mean()).sum())
+            found.append(
+                Assessment(
+                    name,
+                    quantity,
+                    len(examples),
+                    float(np.abs(predicted - measured).mean()),
+                    1 - float(np.square(predicted - measured).sum()) / spread if spread else 0.0,
+                    spearman(predicted, measured),
+                    _coverage(examples, scaled_errors(quantity, examples, predictions)),
+                )
+            )
+    return sorted(found, key=lambda a: QUANTITIES.index(a.quantity))
+
+
+def _coverage(examples: Sequence[Example], errors: Values) -> float:
+    """How often a held-out origin lies within intervals that its own errors had no part in."""
+    groups = np.array([e.group for e in examples])
+    inside = [np.abs(errors[groups == g]) <= half_width(errors[groups != g]) for g in np.unique(groups)]
+    return float(np.concatenate(inside).mean())

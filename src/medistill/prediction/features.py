@@ -1,0 +1,142 @@
+"""What is cheap to know of a data set before distilling it.
+
+The feasibility study found that what a small random sample of the data achieves foretells what
+distilled images will. Here small networks are trained for a short time on such samples, on
+four times as many images and on all of them, and asked about training images that were held
+out; a regression without training is asked too. Validation and test images are never seen.
+
+Source: "Dataset Distillation in Medical Imaging: A Feasibility Study", arXiv 2407.14429.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from medistill.config import Recipe
+from medistill.data.preprocess import Part, Prepared
+from medistill.evaluation.arms import subset
+from medistill.evaluation.cache import Run, part_digest
+from medistill.evaluation.jobs import Job, Parts
+from medistill.evaluation.metrics import metrics
+from medistill.evaluation.workers import run_all
+from medistill.files import canonical_json, read_cached, sha256_text, write_cached
+from medistill.keys import Key
+from medistill.nets.training import Statistics
+from medistill.prediction.representativeness import ridge_recall
+from medistill.prediction.spaces import SPACES, fit
+
+VERSION = 1
+"""Raised whenever the same data would give other features."""
+
+HELD = 1000
+"""Training images that networks are asked about, at most, and at most a quarter of them."""
+
+SHORT = Recipe(epochs=5, least_steps=200, steps_per_doubling=20, most_steps=400, width=32)
+"""How the small networks are trained."""
+
+DRAWS = 3
+"""Random samples of the size asked for."""
+
+Advance = Callable[[float], None]
+
+
+def features(
+    prepared: Prepared, counts: list[int], seed: int = 0, advance: Advance = lambda _: None
+) -> dict[str, float]:
+    """Features of a data set for so many images; found in the user's cache when they were computed before.
+
+    Args:
+        prepared: the data; only training images are used.
+        counts: images of each class that a package would have the bytes of.
+        seed: of samples and networks.
+        advance: told each image that went through a network.
+
+    Returns:
+        ``random.<metric>``, ``random4.<metric>`` and ``all.<metric>`` of networks trained on random images of that
+        number, of four times that number and on all, for balanced accuracy and AUROC; ``<space>.random``,
+        ``<space>.random4`` and ``<space>.all``, the balanced accuracy of a ridge regression; ``classes``, ``images``
+        (asked for), ``training_images``, ``share``, ``majority`` (share of the largest class) and ``pixels``.
+    """
+    train = prepared.train
+    told = {"version": VERSION, "data": part_digest(train), "counts": counts, "seed": seed}
+    told |= {"recipe": SHORT.model_dump(mode="json"), "flips": prepared.dataset.description.flips}
+    identity = sha256_text(canonical_json(told))
+    known = read_cached("features", identity)
+    if known is not None:
+        return {name: float(value) for name, value in known.items()}
+    found = _features(prepared, counts, Key(seed).child("features"), seed, advance)
+    import torch
+
+    write_cached("features", identity, {k: torch.tensor(v, dtype=torch.float64) for k, v in found.items()})
+    return found
+
+
+def _features(prepared: Prepared, counts: list[int], key: Key, seed: int, advance: Advance) -> dict[str, float]:
+    train, classes = prepared.train, prepared.classes
+    held, rest = _held_out(train, classes, key.child("held"))
+    more = [4 * n for n in counts]
+    sets = {
+        "random": [subset(rest, counts, key.child("random", i)) for i in range(DRAWS)],
+        "random4": [subset(rest, more, key.child("random4"))],
+        "all": [rest],
+    }
+    found = _networks(prepared, sets, held, seed, advance)
+    for name in SPACES:
+        sample = subset(rest, [200] * classes, key.child("space"))
+        space = fit(name, sample.pixels)
+        asked = space(held.pixels)
+        shown = {**sets, "all": [sample]}
+        for kind, each in shown.items():
+            reached = [ridge_recall(space(part.pixels), part, classes, asked, held.labels) for part in each]
+            found[f"{name}.{kind}"] = float(np.mean(reached))
+    sizes = np.bincount(train.labels, minlength=classes)
+    return found | {
+        "classes": float(classes),
+        "images": float(sum(counts)),
+        "training_images": float(len(train)),
+        "share": sum(counts) / len(train),
+        "majority": float(sizes.max() / sizes.sum()),
+        "pixels": float(math.prod(train.pixels.shape[2:])),
+    }
+
+
+def _held_out(train: Part, classes: int, key: Key) -> tuple[Part, Part]:
+    """Images to ask about, as many of each class, and the others. A class of one is not asked about."""
+    sizes = np.bincount(train.labels, minlength=classes)
+    each = max(1, min(HELD, len(train) // 4) // classes)
+    rows = np.zeros(len(train), dtype=bool)
+    for label in range(classes):
+        members = np.flatnonzero(train.labels == label)
+        rows[key.child(label).numpy().permutation(members)[: min(each, sizes[label] // 2)]] = True
+    return Part(train.pixels[rows], train.labels[rows]), Part(train.pixels[~rows], train.labels[~rows])
+
+
+def _networks(
+    prepared: Prepared, sets: dict[str, list[Part]], held: Part, seed: int, advance: Advance
+) -> dict[str, float]:
+    how = prepared.preprocessing
+    statistics = Statistics(how.mean, how.std, prepared.dataset.description.flips)
+    parts: Parts = {part_digest(held): held}
+    jobs: dict[int, str] = {}
+    todo = []
+    for kind, each in sets.items():
+        for part in each:
+            digest = part_digest(part)
+            parts[digest] = part
+            index = len(jobs)
+            jobs[index] = kind
+            todo.append(Job(digest, part_digest(held), None, statistics, prepared.classes, SHORT, 2, seed, index))
+    reached: dict[str, list[dict[str, float]]] = {kind: [] for kind in sets}
+
+    def keep(job: Job, run: Run) -> None:
+        reached[jobs[job.index]].append(metrics(run.probabilities, held.labels))
+
+    run_all(todo, parts, advance, keep)
+    return {
+        f"{kind}.{metric}": float(np.mean(sorted(r[metric] for r in each)))
+        for kind, each in reached.items()
+        for metric in ("balanced_accuracy", "auroc")
+    }

@@ -1,0 +1,299 @@
+"""The indicator: what a method will reach on data, learned from what studies measured on other data.
+
+One linear model for each metric predicts its level on a scale where differences add up, the
+logit of what lies above chance. It predicts how far a method gets beyond what small networks
+reached on random images of the same number (the feasibility study's own indicator), from the
+other features and the method; random images and all images count as methods too. Recovery
+and gain follow from the levels, so that the four always agree. Intervals come from data of
+other origins: each origin is left out in turn, and what the rest predict for it is compared
+with what was measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from medistill.errors import DataError
+from medistill.prediction.spaces import SPACES
+
+Values = npt.NDArray[np.float64]
+
+QUANTITIES = ("balanced_accuracy", "auroc", "recovery", "gain")
+"""Balanced accuracy and AUROC of networks trained on the package; balanced accuracy as a share of that with all
+images, and minus that with random images of the same bytes."""
+
+METRICS = ("balanced_accuracy", "auroc")
+
+RANDOM, FULL = "random images", "all images"
+"""What the arms that every run is compared with count as among the methods."""
+
+LEVEL = 0.95
+"""Of the intervals."""
+
+LEAST_GROUPS = 3
+
+
+@dataclass(frozen=True)
+class Example:
+    """A measured run.
+
+    Args:
+        group: origin of the data; examples of one group are never on both sides of a split.
+        data, method: names.
+        features: of the data at the run's size, see :func:`medistill.prediction.features.features`.
+        values: what was measured, by quantity.
+        arms: balanced accuracy and AUROC of :data:`RANDOM` and of :data:`FULL`, by metric.
+    """
+
+    group: str
+    data: str
+    method: str
+    features: dict[str, float]
+    values: dict[str, float]
+    arms: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An expected value and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def above_chance(value: float, chance: float) -> float:
+    """Logit of a value's share of the way from chance to one; the ends are cut off at 1 %."""
+    share = min(0.99, max(0.01, (value - chance) / (1 - chance)))
+    return math.log(share / (1 - share))
+
+
+def from_above_chance(logit: float, chance: float) -> float:
+    """The inverse of :func:`above_chance`.
+
+    >>> round(from_above_chance(above_chance(0.8, 0.25), 0.25), 6)
+    0.8
+    """
+    return chance + (1 - chance) / (1 + math.exp(-logit))
+
+
+def _chance(metric: str, features: dict[str, float]) -> float:
+    return 0.5 if metric == "auroc" else 1 / features["classes"]
+
+
+Describe = Callable[[dict[str, float]], Values]
+"""What a model sees of the features."""
+
+Start = Callable[[str, dict[str, float]], float]
+"""Where a metric's model starts from: what is predicted before anything was learned, on the model's scale."""
+
+
+def description(features: dict[str, float]) -> Values:
+    """The features as the indicator sees them: logits and logarithms, one row; the first is what networks reached
+    on random images, the last the number of images per class."""
+
+    def logit(name: str, metric: str = "balanced_accuracy") -> float:
+        return above_chance(features[name], _chance(metric, features))
+
+    def ridge(kind: str) -> float:
+        return float(np.mean([logit(f"{space}.{kind}") for space in SPACES]))
+
+    random = logit("random.balanced_accuracy")
+    return np.array(
+        [
+            random,
+            logit("random.auroc", "auroc"),
+            logit("random4.balanced_accuracy") - random,
+            logit("all.balanced_accuracy") - random,
+            ridge("random"),
+            ridge("all") - ridge("random"),
+            math.log(features["training_images"]),
+            math.log(features["classes"]),
+            features["majority"],
+            math.log(features["images"] / features["classes"]),
+        ]
+    )
+
+
+def as_random(metric: str, features: dict[str, float]) -> float:
+    """To start from what small networks reached on random images."""
+    return above_chance(features[f"random.{metric}"], _chance(metric, features))
+
+
+def nothing(metric: str, features: dict[str, float]) -> float:
+    """To start from nothing: the model learns the whole value."""
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """A linear model of one metric: Bayesian ridge regression on standardised features and the method.
+
+    Source: MacKay, "Bayesian interpolation", Neural Computation 1992; as implemented by scikit-learn.
+    """
+
+    metric: str
+    methods: tuple[str, ...]
+    describe: Describe
+    start: Start
+    mean: Values
+    scale: Values
+    weights: Values
+    intercept: float
+
+    @classmethod
+    def fit(
+        cls, metric: str, examples: Sequence[Example], describe: Describe = description, start: Start = as_random
+    ) -> Model:
+        """Learn from examples; every group counts as much as any other, however many runs it has."""
+        from sklearn.linear_model import BayesianRidge
+
+        known = _levels(metric, examples)
+        methods = tuple(sorted({method for _, method, _, _ in known}))
+        raw = np.array([describe(features) for features, _, _, _ in known])
+        mean, scale = raw.mean(axis=0), raw.std(axis=0)
+        scale = np.where(scale > 1e-9, scale, 1.0)
+        rows, target = [], []
+        for row, (features, method, level, _) in zip(raw, known, strict=True):
+            rows.append(_design(row, method, methods, mean, scale))
+            target.append(above_chance(level, _chance(metric, features)) - start(metric, features))
+        groups = [group for *_, group in known]
+        weight = np.array([1 / groups.count(group) for group in groups])
+        fitted = BayesianRidge().fit(np.array(rows), target, sample_weight=weight * len(weight) / weight.sum())
+        return cls(metric, methods, describe, start, mean, scale, fitted.coef_, float(fitted.intercept_))
+
+    def __call__(self, features: dict[str, float], method: str) -> float:
+        """The expected level. A method never seen counts as the mean of those that were."""
+        row = _design(self.describe(features), method, self.methods, self.mean, self.scale)
+        logit = float(row @ self.weights) + self.intercept + self.start(self.metric, features)
+        return from_above_chance(logit, _chance(self.metric, features))
+
+
+def _levels(metric: str, examples: Sequence[Example]) -> list[tuple[dict[str, float], str, float, str]]:
+    """Features, method, level and group of all that was measured; what runs of one size share only once."""
+    known: dict[tuple[object, ...], tuple[dict[str, float], str, float, str]] = {}
+    for index, e in enumerate(examples):
+        known[index,] = (e.features, e.method, e.values[metric], e.group)
+        for arm in (RANDOM, FULL):
+            known[e.data, e.features["images"], arm] = (e.features, arm, e.arms[arm][metric], e.group)
+    return list(known.values())
+
+
+def _design(row: Values, method: str, methods: tuple[str, ...], mean: Values, scale: Values) -> Values:
+    standard = (row - mean) / scale
+    is_it = np.array([float(method == m) for m in methods])
+    is_it = is_it - 1 / len(methods) if is_it.any() else is_it
+    # How far a method gets may depend on how hard the data are and on how many images there are.
+    return np.concatenate([standard, is_it, is_it * standard[0], is_it * standard[-1]])
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of both metrics, and what follows from them."""
+
+    balanced_accuracy: Model
+    auroc: Model
+
+    @classmethod
+    def fit(cls, examples: Sequence[Example], describe: Describe = description, start: Start = as_random) -> Models:
+        return cls(*(Model.fit(metric, examples, describe, start) for metric in METRICS))
+
+    def __call__(self, features: dict[str, float], method: str) -> dict[str, float]:
+        """The expected value of every quantity."""
+        level = self.balanced_accuracy(features, method)
+        return {
+            "balanced_accuracy": level,
+            "auroc": self.auroc(features, method),
+            "recovery": level / self.balanced_accuracy(features, FULL),
+            "gain": level - self.balanced_accuracy(features, RANDOM),
+        }
+
+
+@dataclass(frozen=True)
+class Indicator:
+    """The models with the errors they make on data of origins that they have not seen."""
+
+    examples: tuple[Example, ...]
+
+    def __post_init__(self) -> None:
+        groups = {e.group for e in self.examples}
+        if len(groups) < LEAST_GROUPS:
+            raise DataError(
+                f"holds data of {len(groups)} origins that an indicator could learn from",
+                where="study's database",
+                allowed=f"at least {LEAST_GROUPS}",
+                remedy="run a study on more data sets",
+            )
+
+    @cached_property
+    def models(self) -> Models:
+        return Models.fit(self.examples)
+
+    @cached_property
+    def errors(self) -> dict[str, Values]:
+        """Of models that never saw an example's group, on the scale of :func:`to_scale`."""
+        predicted = left_out(self.examples)
+        return {quantity: scaled_errors(quantity, self.examples, predicted) for quantity in QUANTITIES}
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Those that there is something known about."""
+        return tuple(sorted({e.method for e in self.examples}))
+
+    def predict(self, features: dict[str, float], method: str) -> dict[str, Prediction]:
+        """What a method is expected to reach, by quantity."""
+        found = {}
+        for quantity, value in self.models(features, method).items():
+            middle, reach = to_scale(quantity, value, features), half_width(self.errors[quantity])
+            low, high = (from_scale(quantity, middle + d, features) for d in (-reach, reach))
+            found[quantity] = Prediction(value, low, high)
+        return found
+
+
+def to_scale(quantity: str, value: float, features: dict[str, float]) -> float:
+    """A value on the scale on which errors are alike everywhere: levels as logits, others as they are."""
+    return value if quantity not in METRICS else above_chance(value, _chance(quantity, features))
+
+
+def from_scale(quantity: str, value: float, features: dict[str, float]) -> float:
+    """The inverse of :func:`to_scale`."""
+    return value if quantity not in METRICS else from_above_chance(value, _chance(quantity, features))
+
+
+def left_out(
+    examples: Sequence[Example], describe: Describe = description, start: Start = as_random
+) -> list[dict[str, float]]:
+    """What models of the other groups predict for each example, by quantity."""
+    predicted: list[dict[str, float]] = [{} for _ in examples]
+    for group in {e.group for e in examples}:
+        models = Models.fit([e for e in examples if e.group != group], describe, start)
+        for index, e in enumerate(examples):
+            if e.group == group:
+                predicted[index] = models(e.features, e.method)
+    return predicted
+
+
+def scaled_errors(quantity: str, examples: Sequence[Example], predicted: Sequence[dict[str, float]]) -> Values:
+    """Measured minus predicted, on the scale of :func:`to_scale`."""
+    return np.array(
+        [
+            to_scale(quantity, e.values[quantity], e.features) - to_scale(quantity, p[quantity], e.features)
+            for e, p in zip(examples, predicted, strict=True)
+        ]
+    )
+
+
+def half_width(errors: Values) -> float:
+    """Half the width of an interval that holds 95 % of such errors, one of finitely many being the next.
+
+    Source: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005 (split conformal prediction).
+    """
+    count = len(errors)
+    rank = min(count, math.ceil((count + 1) * LEVEL))
+    return float(np.sort(np.abs(errors))[rank - 1])

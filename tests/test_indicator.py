@@ -1,0 +1,222 @@
+"""The indicator: learns a law that is there, sees no image it must not see, and says what it does not know."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+
+import medistill
+from medistill.data.dataset import Dataset, Split
+from medistill.data.phantom import Phantom, make_phantom
+from medistill.data.preprocess import prepare
+from medistill.errors import ConfigError, DataError
+from medistill.prediction import features as features_module
+from medistill.prediction.assess import assess
+from medistill.prediction.examples import examples_of
+from medistill.prediction.features import features
+from medistill.prediction.indicator import (
+    QUANTITIES,
+    Example,
+    Indicator,
+    Model,
+    above_chance,
+    from_above_chance,
+    half_width,
+    left_out,
+)  # fmt: skip
+from test_study import EVALUATE, SMALL
+
+OFFSET = {"random": 0.0, "dm": 0.4, "default": 0.8}
+
+
+def law(groups=8, sizes=(1, 10, 50), noise=0.02, seed=0):
+    """Examples in which a method's logit is that of random images plus the method's offset."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for group in range(groups):
+        classes = int(rng.integers(2, 9))
+        chance, hard = 1 / classes, rng.normal(0.5, 0.7)
+        for ipc in sizes:
+            z = hard + 0.4 * math.log(ipc)
+
+            def level(shift, at=0.5, z=z):
+                return from_above_chance(z + shift, at)
+
+            known = {"classes": float(classes), "images": float(ipc * classes), "training_images": 2000.0}
+            known |= {"majority": chance, "share": 0.01, "pixels": 784.0}
+            for kind, shift in (("random", 0.0), ("random4", 0.5), ("all", 2.0)):
+                known[f"{kind}.balanced_accuracy"] = level(shift, chance)
+                known[f"{kind}.auroc"] = level(shift)
+                known |= {f"{s}.{kind}": level(shift - 0.3, chance) for s in ("filters", "pixels")}
+            for method, offset in OFFSET.items():
+                shift = offset + noise * rng.normal()
+                reached, random = level(shift, chance), level(0.0, chance)
+                values = {
+                    "balanced_accuracy": reached, "auroc": level(shift), "gain": reached - random,
+                    "recovery": reached / level(2.0, chance),
+                }  # fmt: skip
+                arms = {
+                    "random images": {"balanced_accuracy": random, "auroc": level(0.0)},
+                    "all images": {"balanced_accuracy": level(2.0, chance), "auroc": level(2.0)},
+                }
+                found.append(Example(f"g{group}", f"d{group}", method, known, values, arms))
+    return found
+
+
+def test_a_law_is_learned_and_beats_what_is_trivial():
+    found = {(a.predictor, a.quantity): a for a in assess(law())}
+    for quantity in QUANTITIES:
+        best = found["indicator", quantity]
+        # The law is in the random sample, so who sees only that has less to get wrong.
+        others = [a for (p, q), a in found.items() if q == quantity and p != "indicator" and "random" not in p]
+        assert best.mean_absolute_error < min(a.mean_absolute_error for a in others), quantity
+        assert best.coverage >= 0.85
+    assert found["indicator", "balanced_accuracy"].mean_absolute_error < 0.01
+    assert found["indicator", "balanced_accuracy"].spearman > 0.98
+
+
+def test_noise_is_not_explained():
+    """Where nothing can be foretold, it says so by a wide interval and no explained variance."""
+    rng = np.random.default_rng(1)
+    noisy = [
+        Example(e.group, e.data, e.method, e.features, {q: float(rng.uniform(0.3, 0.9)) for q in QUANTITIES}, e.arms)
+        for e in law()
+    ]
+    gain = next(a for a in assess(noisy) if (a.predictor, a.quantity) == ("indicator", "gain"))
+    assert gain.r2 < 0.1
+    p = Indicator(tuple(noisy)).predict(noisy[0].features, "dm")["gain"]
+    assert p.high - p.low > 0.4
+
+
+def test_a_group_is_never_on_both_sides(monkeypatch):
+    examples, seen = law(groups=4), []
+    whole = Model.fit.__func__
+
+    def fit(cls, quantity, known, *rest):
+        seen.append({e.group for e in known})
+        return whole(cls, quantity, known, *rest)
+
+    monkeypatch.setattr(Model, "fit", classmethod(fit))
+    left_out(examples)
+    assert sorted(map(len, seen)) == [3] * 8 and len({frozenset(s) for s in seen}) == 4
+
+
+def test_order_and_repeats_of_examples_do_not_matter():
+    examples = law(groups=4)
+    first = Model.fit("balanced_accuracy", examples)(examples[0].features, "dm")
+    turned = Model.fit("balanced_accuracy", examples[::-1])(examples[0].features, "dm")
+    assert first == pytest.approx(turned, abs=1e-6)
+
+
+def test_a_method_never_seen_is_the_mean_of_those_seen():
+    examples = law(groups=5, noise=0.0)
+    model = Model.fit("balanced_accuracy", examples)
+    features, chance = examples[0].features, 1 / examples[0].features["classes"]
+    each = [above_chance(model(features, m), chance) for m in model.methods]
+    assert above_chance(model(features, "new"), chance) == pytest.approx(np.mean(each), abs=1e-6)
+
+
+def test_intervals_hold_what_they_say():
+    assert half_width(np.array([0.1, -0.5, 0.2])) == 0.5
+    errors = np.random.default_rng(0).normal(size=1000)
+    assert half_width(errors) == pytest.approx(1.96, abs=0.15)
+    for value in (0.3, 0.55, 0.97):
+        assert from_above_chance(above_chance(value, 0.25), 0.25) == pytest.approx(value)
+    assert from_above_chance(above_chance(0.1, 0.25), 0.25) > 0.25, "below chance is cut off"
+    p = Indicator(tuple(law())).predict(law()[0].features, "dm")
+    assert all(p[q].low <= p[q].mean <= p[q].high for q in QUANTITIES)
+    assert p["auroc"].low > 0 and p["auroc"].high < 1
+
+
+def test_too_few_origins_are_one_line():
+    with pytest.raises(DataError, match="holds data of 2 origins.*at least 3"):
+        Indicator(tuple(law(groups=2)))
+
+
+@pytest.fixture
+def short(monkeypatch):
+    recipe = features_module.SHORT.model_copy(update={"least_steps": 6, "most_steps": 8, "width": 8})
+    monkeypatch.setattr(features_module, "SHORT", recipe)
+
+
+def test_features_come_from_training_images_alone(short):
+    dataset = make_phantom(Phantom(classes=3, images=60, size=16))
+    first = features(prepare(dataset), [2, 2, 2])
+    rng = np.random.default_rng(0)
+    other = {
+        name: split if name == "train" else Split(255 - split.images, rng.permutation(split.labels), split.patients)
+        for name, split in dataset.splits.items()
+    }
+    assert features(prepare(Dataset(other, dataset.description)), [2, 2, 2]) == first
+    assert all(math.isfinite(v) for v in first.values())
+    assert first["classes"] == 3 and first["images"] == 6 and first["share"] == 0.1
+    assert 0 <= first["random.auroc"] <= 1
+
+
+def test_features_are_kept(short, monkeypatch):
+    prepared = prepare(make_phantom(Phantom(classes=2, images=40, size=16)))
+    first = features(prepared, [1, 1])
+    monkeypatch.setattr(features_module, "run_all", lambda *_: pytest.fail("trained again"))
+    assert features(prepared, [1, 1]) == first
+
+
+@pytest.mark.parametrize("images", [4, 7, 30])
+def test_features_of_few_images_and_a_class_of_one(short, images):
+    """A class of one image is not asked about, and more images than there are cannot be drawn."""
+    prepared = prepare(make_phantom(Phantom(classes=2, images=images, size=16)))
+    assert all(math.isfinite(v) for v in features(prepared, [50, 50]).values())
+    from medistill.data.preprocess import Part
+
+    held, rest = features_module._held_out(
+        Part(prepared.train.pixels[:3], np.array([0, 0, 1])), 2, features_module.Key(0)
+    )
+    assert 1 not in held.labels and len(held) + len(rest) == 3
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A real study on three scanners, measured with tiny networks."""
+    folder = tmp_path_factory.mktemp("study")
+    data = [{"source": f"{SMALL},site={site}", "name": f"scanner {site}"} for site in "abc"]
+    study = {"name": "tiny", "data": data, "methods": ["random", "herding"], "ipc": [1, 2], "evaluate": EVALUATE}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    result = medistill.study_run(folder / "study.yaml", processes=2)
+    assert result["done"] == 12 and not result["errors"]
+    return folder / "study.db"
+
+
+def test_predict_learns_from_a_study(database, cli):
+    status, out, _ = cli("predict", SMALL + ",seed=5", "--ipc", 2, "--db", database, "--json")
+    assert status == 0
+    result = json.loads(out)
+    for metric in QUANTITIES:
+        p = result["predictions"]["herding"][metric]
+        assert p["ci95"][0] <= p["mean"] <= p["ci95"][1]
+    assert result["verdict"]["code"] in {"worth it", "random images will do", "more images needed", "will not work"}
+    assert result["learned_from"]["runs"] >= 12 and result["images_per_class"] == [2, 2, 2]
+    status, out, _ = cli("predict", SMALL, "--ipc", 1, "--db", database, "--method", "herding")
+    assert status == 0 and "learned from" in out and "herding" in out
+
+
+def test_what_predict_cannot_do_is_one_line(database, cli, tmp_path):
+    with pytest.raises(ConfigError, match="no study measured 'herdin'; did you mean 'herding'"):
+        medistill.predict(SMALL, ipc=1, method="herdin", db=database)
+    status, out, err = cli("predict", SMALL, "--ipc", 99999, "--db", database)
+    assert status == 2 and out == "" and "--ipc: 99999" in err
+    status, _, err = cli("predict", SMALL, "--ipc", 1, "--db", tmp_path / "absent.db")
+    assert status == 2 and "no such database" in err
+
+
+def test_a_study_assesses_its_indicator(database):
+    from medistill.store import Store
+    from medistill.study.tables import all_tables
+
+    with Store(database) as store:
+        runs, tables = store.runs(), {t.key: t for t in all_tables(store)}
+    assert len(examples_of(runs)) == 12
+    rows = tables["indicator"].rows
+    assert {row[0] for row in rows} == {q.replace("_", " ") for q in QUANTITIES}
+    assert {row[1] for row in rows} >= {"indicator", "mean of the others", "number of classes"}
+    assert all(row[2] == 12 and 0 <= row[-1] <= 1 for row in rows)
