@@ -58,27 +58,28 @@ def test_a_study_is_planned_run_once_and_kept(tmp_path, monkeypatch):
     in_this_process(monkeypatch)
     file = write(tmp_path, transfer=[{"from": "a", "to": "b"}], pooled=[{"data": ["a", "b"]}])
     planned = medistill.study_run(file, only_plan=True)
-    assert planned["runs"] == 6 and planned["ran"] == 0 and not (tmp_path / "study.db").exists()
+    assert planned["runs"] == 8 and planned["ran"] == 0 and not (tmp_path / "study.db").exists()
     first = medistill.study_run(file)
-    assert (first["runs"], first["done"], first["failed"], first["ran"]) == (6, 6, 0, 6)
+    assert (first["runs"], first["done"], first["failed"], first["ran"]) == (8, 8, 0, 8)
     again = medistill.study_run(file)
-    assert again["ran"] == 0 and again["done"] == 6
+    assert again["ran"] == 0 and again["done"] == 8
     with Store(tmp_path / "study.db") as store:
         runs = store.runs()
         figures = list(store.figures())
         known = store.known()
-    assert {r.kind for r in runs} == {"distilled", "pooled"} and all(r.result for r in runs)
+    assert {r.kind for r in runs} == {"distilled", "transfer", "pooled"} and all(r.result for r in runs)
     assert {k["classes"][0] for k in known.values()} == {"no lesion"} and len(known) == 2
-    of_a = next(r for r in runs if r.data == "a" and r.method == "herding")
+    of_a = next(r for r in runs if r.data == "a" and r.method == "herding" and r.kind == "distilled")
     mine = [f for f in figures if f[0] == of_a.identity]
     level = next(f for f in mine if f[1:6] == ("", "convnet", "level", "distilled", "auroc"))
     assert level[6] == of_a.result["arms"]["distilled"]["auroc"]["mean"]
-    assert any(f[1] == "b" and f[3] == "gain over" for f in mine), "the other site's figures are missing"
+    moved = next(r for r in runs if r.kind == "transfer" and r.method == "herding")
+    assert any(f[0] == moved.identity and f[1] == "b" and f[3] == "gain over" for f in figures)
     together = next(r for r in runs if r.kind == "pooled")
     assert together.data == "a + b" and set(together.result["sites"]) == {"a", "b"}
     assert together.result["images"]["pooled"] == 12 and together.result["images"]["alone: b"] == 6
     more = write(tmp_path, methods=["random", "herding", "k-means"])
-    assert medistill.study_run(more)["ran"] == 2 + 2, "transfer changed two runs, a method added two"
+    assert medistill.study_run(more)["ran"] == 2, "a method adds one run for each data set, and changes no other"
 
 
 def test_the_same_result_as_the_commands(tmp_path, monkeypatch):
@@ -269,7 +270,7 @@ def test_figures_hold_all_that_tables_need(package):
 
 def test_the_phantoms_of_the_smoke_study_can_be_read():
     config = read_study(work.Path(__file__).parents[1] / "studies" / "smoke.yaml")
-    assert len(plan(config).runs) == 16
+    assert len(plan(config).runs) == 20
 
 
 def test_real_second_site_by_class_names(real, tmp_path):
@@ -287,7 +288,7 @@ def test_real_second_site_by_class_names(real, tmp_path):
         },
     ]  # fmt: skip
     file = write(tmp_path, data=data, methods=["random"], transfer=[{"from": "blood", "to": "white"}])
-    run = next(r for r in plan(read_study(file)).runs if r.data == "blood")
+    run = next(r for r in plan(read_study(file)).runs if r.kind == "transfer")
     measured = work.perform(run.specification)
     assert measured["sites"]["white"]["test_images"] == 149
     assert measured["sites"]["white"]["arms"]["full"]["balanced_accuracy"]["mean"] > 0

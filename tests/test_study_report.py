@@ -16,13 +16,22 @@ from medistill.prediction.ranks import partial_spearman, spearman
 from medistill.reporting.page import Column, Table
 from medistill.store import Store
 from medistill.study.statements import statements
-from medistill.study.tables import all_tables, boundary, cells, equivalents, representativeness, results
+from medistill.study.tables import (
+    all_tables,
+    boundary,
+    cells,
+    equivalents,
+    pooled,
+    representativeness,
+    results,
+    sites,
+)
 from test_study import record
 
 METRICS = ("accuracy", "balanced_accuracy", "auroc", "f1_macro")
 
 
-def result(level, full=0.9, random=0.6, images=20, alike=None, sites=None):
+def result(level, full=0.9, random=0.6, images=20, alike=None):
     """What an evaluation of two classes gives, all metrics alike."""
 
     def of(value):
@@ -37,7 +46,7 @@ def result(level, full=0.9, random=0.6, images=20, alike=None, sites=None):
         "arms": arms, "recovery": recovery, "recovery_ci95": dict.fromkeys(METRICS),
         "recovery_above_chance": recovery, "recovery_above_chance_ci95": dict.fromkeys(METRICS),
         "gain_over_random": gain(level - random), "gain_over_random_stored_alike": alike and gain(alike),
-        "transfer": {}, "sites": sites or {}, "robustness": None, "net": "convnet",
+        "transfer": {}, "robustness": None, "net": "convnet",
         "images": {"random": images, "full": 2000}, "compression": {"images": images / 2000, "bytes": 0.01},
         "bytes": 1234, "cost": {"seconds": 5.0, "peak_memory_mb": 400.0},
         "representativeness": {"pixels.ridge": level * 2, "pixels.mmd": -level},
@@ -110,6 +119,23 @@ def test_sentences_say_what_the_figures_say():
     text = [s.text for s in statements(cells(weak), weak)]
     assert any("no method reached 90%" in t for t in text) and any("may do as well" in t for t in text)
     assert {s.table for s in found} <= {"boundary", "results"} and statements([], []) == []
+
+
+def test_other_sites_and_pooled_packages_are_told():
+    base = result(0.8)
+    moved = {"sites": {"b": {**base, "recovery": base["recovery"]}}}
+    arms = {"pooled": base["arms"]["distilled"], "alone: b": base["arms"]["random"]}
+    over = {"alone: b": {m: {"mean": 0.2, "ci95": [0.1, 0.3]} for m in METRICS}}
+    both = {"sites": {"b": {"arms": arms, "gain_over": over}}, "images": {"pooled": 40, "alone: b": 20}}
+    found = [
+        record(identity="t", kind="transfer", data="a", result=moved),
+        record(identity="p", kind="pooled", data="a + b", result=both),
+    ]
+    text = [s.text for s in statements([], found)]
+    assert any(t.startswith("Trained on a, tested at b: balanced accuracy 0.800 with 10 images") for t in text)
+    assert any("are better than its own alone (+0.200 [+0.100, +0.300])" in t for t in text)
+    assert sites(found).rows[0][:5] == ["a", "b", "dm", "10", 0] and len(pooled(found).rows) == 2
+    assert cells(found) == []
 
 
 class Structure(HTMLParser):

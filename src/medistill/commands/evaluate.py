@@ -76,8 +76,9 @@ def measure(
     attach: bool,
     progress: bool,
     sites: Mapping[str, Dataset] | None = None,
+    keep_networks: bool = False,
 ) -> Measured:
-    """As :func:`evaluate`, keeping the package and the prepared data; ``sites`` as for ``compare``."""
+    """As :func:`evaluate`, giving the package and the prepared data too; the last two as for ``compare``."""
     prepare_torch()
     started = time.monotonic()
     read = read_package(package)
@@ -92,7 +93,7 @@ def measure(
     for warning in warnings:
         say(f"warning: {warning}", progress)
     prepared = prepare(dataset, data_config(read))
-    comparison = compare(read, prepared, config, notes, progress, sites)
+    comparison = compare(read, prepared, config, notes, progress, sites, keep_networks)
     result = comparison.as_json()
     result["package"] = {
         "path": str(package),

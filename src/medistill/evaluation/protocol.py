@@ -133,6 +133,7 @@ def compare(
     notes: list[str],
     progress: bool,
     sites: Mapping[str, Dataset] | None = None,
+    keep_networks: bool = False,
 ) -> Comparison:
     """Train every arm, or take it from the cache, and collect the predictions.
 
@@ -143,6 +144,7 @@ def compare(
         notes: what a reader should know about the comparison.
         progress: show progress on standard error.
         sites: data of other places by name, classes aligned; the networks trained here are asked for them too.
+        keep_networks: keep the networks in the cache, for sites that will be asked about later.
 
     Raises:
         DataError: the data set, or a site's, has no test images.
@@ -167,7 +169,7 @@ def compare(
 
             return arms.train_all(contest, classes, config, news, keep)
 
-    runs = train_all("evaluating", contest, keep=bool(sites))
+    runs = train_all("evaluating", contest, keep=keep_networks or bool(sites))
     test = prepared.dataset.splits["test"]
     same = is_source(package, prepared.dataset)
     if not same:

@@ -27,7 +27,7 @@ from medistill.types import Json
 
 KEPT = (
     "arms", "recovery", "recovery_ci95", "recovery_above_chance", "recovery_above_chance_ci95", "gain_over_random",
-    "gain_over_random_stored_alike", "transfer", "sites", "robustness", "chance", "images", "test_images", "networks",
+    "gain_over_random_stored_alike", "transfer", "robustness", "chance", "images", "test_images", "networks",
     "random_draws", "net", "notes", "compression",
 )  # fmt: skip
 """What of an evaluation a study keeps."""
@@ -61,12 +61,12 @@ def make_package(entry: DataEntry, data_identity: str, specification: Json) -> t
 
 
 def distilled(specification: Json) -> Json:
-    """Distil, evaluate, and ask the trained networks about other sites."""
+    """Distil and evaluate."""
     entry = DataEntry.model_validate(specification["entry"])
     package, source, said = make_package(entry, specification["data_identity"], specification)
     config = EvaluateConfig.model_validate(specification["evaluate"])
-    sites = {s["entry"]["name"]: _site(s, entry) for s in specification["sites"]}
-    measured = measure(package, source, config, attach=False, progress=False, sites=sites)
+    keep = specification["keep_networks"]
+    measured = measure(package, source, config, attach=False, progress=False, keep_networks=keep)
     if not measured.result["data"]["same_as_distilled"]:
         raise DataError("changed while the study was running", where=entry.source)
     kept = {key: measured.result[key] for key in KEPT}
@@ -76,6 +76,17 @@ def distilled(specification: Json) -> Json:
     counts = [int(n) for n in plain_counts(measured.package)]
     kept["features"] = features(measured.prepared, counts)
     return {**kept, "bytes": said["bytes"], "package_id": said["package_id"], "cost": said["cost"]}
+
+
+def transfer(specification: Json) -> Json:
+    """Ask the networks of a run about another site's test images; they are in the cache where that run is done."""
+    entry = DataEntry.model_validate(specification["entry"])
+    package, source, said = make_package(entry, specification["data_identity"], specification)
+    config = EvaluateConfig.model_validate(specification["evaluate"])
+    sites = {specification["site"]["entry"]["name"]: _site(specification["site"], entry)}
+    result = measure(package, source, config, attach=False, progress=False, sites=sites).result
+    told = {key: result[key] for key in ("sites", "images", "networks", "random_draws", "net", "notes")}
+    return {**told, "bytes": said["bytes"], "cost": said["cost"]}
 
 
 def _site(told: Json, trained: DataEntry) -> Dataset:

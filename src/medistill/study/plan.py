@@ -28,7 +28,7 @@ class Run:
 
     Args:
         study: the study's name.
-        kind: "distilled" or "pooled".
+        kind: "distilled", "transfer" (its networks tested at another site) or "pooled".
         data, group: name and origin of what it trains on.
         data_identity: hash of their content, as varied.
         method: what tables call it.
@@ -84,22 +84,19 @@ def plan(config: StudyConfig, read: Callable[[DataEntry], Dataset] = read_entry)
         align(renamed(data[transfer.to], transfer.classes), data[transfer.from_].description.class_names)
     runs: list[Run] = []
     for entry in config.data:
+        own = {"entry": entry.model_dump(mode="json"), "data_identity": identities[entry.name]}
+        there = [t for t in config.transfer if t.from_ == entry.name]
         sites = [
-            {
-                "entry": entries[t.to].model_dump(mode="json"),
-                "identity": identities[t.to],
-                "classes": t.classes,
-            }
-            for t in config.transfer
-            if t.from_ == entry.name
+            {"entry": entries[t.to].model_dump(mode="json"), "identity": identities[t.to], "classes": t.classes}
+            for t in there
         ]
-        for method, ipc, ratio, seed in _cells(entry, config):
-            common = _common(config.evaluate, method, ipc, ratio, seed)
-            specification = {
-                "kind": "distilled", "entry": entry.model_dump(mode="json"),
-                "data_identity": identities[entry.name], "sites": sites, **common,
-            }  # fmt: skip
-            runs.append(_run(config, specification, entry, identities[entry.name], method, ipc, ratio, seed))
+        for cell in _cells(entry, config):
+            common = {**own, **_common(config.evaluate, *cell)}
+            specification = {"kind": "distilled", "keep_networks": bool(sites), **common}
+            runs.append(_run(config, specification, entry, identities[entry.name], *cell))
+            for site in sites:
+                specification = {"kind": "transfer", "site": site, **common}
+                runs.append(_run(config, specification, entry, identities[entry.name], *cell))
     for pooled in config.pooled:
         runs += _pooled_runs(config, pooled, entries)
     return Plan(_staged(runs), data, {name: entry.group for name, entry in entries.items()})
@@ -144,7 +141,8 @@ def _run(
 ) -> Run:
     told = {k: specification[k] for k in ("kind", "evaluate", "determined")}
     told["data"] = data_identity
-    told["sites"] = [{"data": s["identity"], "classes": s["classes"]} for s in specification.get("sites", [])]
+    if "site" in specification:
+        told["site"] = {"data": specification["site"]["identity"], "classes": specification["site"]["classes"]}
     return Run(
         config.name, specification["kind"], entry.name, entry.group, data_identity, _title(method), ipc, ratio, seed,
         specification, sha256_text(canonical_json(told)), 0,
@@ -192,14 +190,14 @@ def _staged(runs: list[Run]) -> list[Run]:
     """Order runs so that what many need is trained first, once.
 
     The first run of a data set trains its full arms; the first of a data set and size trains
-    its random ones; pooled runs come last, when the packages they pool are made.
+    its random ones; transfer and pooled runs come last, when the packages they need are made.
     """
     seen: set[tuple[str, object, object] | str] = set()
     staged = []
     for run in runs:
         size = (run.data_identity, run.ipc, run.ratio)
         stage = 0 if run.data_identity not in seen else 1 if size not in seen else 2
-        stage = 3 if run.kind == "pooled" else stage
+        stage = stage if run.kind == "distilled" else 3
         seen |= {run.data_identity, size}
         staged.append(Run(**{**run.__dict__, "stage": stage}))
     return sorted(staged, key=lambda run: run.stage)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from medistill.numbers import listed
 from medistill.reporting.page import Statement
 from medistill.store import Record
-from medistill.study.tables import ALIKE, Cell
+from medistill.study.tables import ALIKE, Cell, size_of
 
 ENOUGH = 0.90
 FEW = 0.05
@@ -14,7 +14,7 @@ FEW = 0.05
 
 def statements(of: list[Cell], runs: list[Record]) -> list[Statement]:
     """Every sentence that the figures at hand allow; none where there are no figures."""
-    made = [*_where(of), *_which(of), *_worth(of), *_sites(of), *_pooled(runs)]
+    made = [*_where(of), *_which(of), *_worth(of), *_sites(runs), *_pooled(runs)]
     return [statement for statement in made if statement.text]
 
 
@@ -86,17 +86,21 @@ def _worth(of: list[Cell]) -> list[Statement]:
     return [Statement(text, "results") for text in made]
 
 
-def _sites(of: list[Cell]) -> list[Statement]:
-    made = []
-    for c in _best([c for c in of if (c.runs[0].result or {})["sites"]]):
-        for site, scores in (c.runs[0].result or {})["sites"].items():
+def _sites(runs: list[Record]) -> list[Statement]:
+    """For each pair of sites and size the method that was best there."""
+    best: dict[tuple[str, str, str], tuple[float, str]] = {}
+    for run in (r for r in runs if r.kind == "transfer" and r.status == "done"):
+        for site, scores in (run.result or {})["sites"].items():
             level = {a: scores["arms"][a]["balanced_accuracy"]["mean"] for a in ("distilled", "random", "full")}
-            made.append(
-                f"Trained on {c.data}, tested at {site}: balanced accuracy {level['distilled']:.3f} with {c.size} "
-                f"images per class by {c.method}, {level['full']:.3f} with all images, {level['random']:.3f} with "
-                "random ones."
+            place = (run.data, site, size_of(run))
+            text = (
+                f"Trained on {run.data}, tested at {site}: balanced accuracy {level['distilled']:.3f} with "
+                f"{place[2]} images per class by {run.method}, {level['full']:.3f} with all images, "
+                f"{level['random']:.3f} with random ones."
             )
-    return [Statement(text, "sites") for text in made]
+            if place not in best or level["distilled"] > best[place][0]:
+                best[place] = (level["distilled"], text)
+    return [Statement(text, "sites") for _, text in best.values()]
 
 
 def _pooled(runs: list[Record]) -> list[Statement]:
@@ -108,8 +112,9 @@ def _pooled(runs: list[Record]) -> list[Statement]:
                 continue
             mean, (low, high) = own["balanced_accuracy"]["mean"], own["balanced_accuracy"]["ci95"]
             words = "better" if low > 0 else "worse" if high < 0 else "not surely better or worse"
+            which = f"{run.method}, {size_of(run)} per class, seed {run.seed}"
             made.append(
-                f"At {site}, packages of {run.data} together ({run.method}, {run.ipc} per class, seed {run.seed}) "
-                f"are {words} than its own alone ({mean:+.3f} [{low:+.3f}, {high:+.3f}])."
+                f"At {site}, packages of {run.data} together ({which}) are {words} than its own alone "
+                f"({mean:+.3f} [{low:+.3f}, {high:+.3f}])."
             )
     return [Statement(text, "pooled") for text in made]

@@ -38,7 +38,7 @@ class Cell:
     @property
     def size(self) -> str:
         """Images per class, or the share asked for."""
-        return str(self.ipc) if self.ipc is not None else f"{self.ratio:.2%}"
+        return size_of(self.runs[0])
 
     def mean(self, value: Callable[[Json], float | None]) -> float | None:
         """Mean over seeds of what ``value`` reads from a result; None where a seed lacks it."""
@@ -66,6 +66,11 @@ class Cell:
         """Standard deviation of balanced accuracy between seeds of distilling."""
         values = [(run.result or {})["arms"]["distilled"][METRIC]["mean"] for run in self.runs]
         return stdev(values) if len(values) > 1 else None
+
+
+def size_of(run: Record) -> str:
+    """Images per class of a run, or the share asked for."""
+    return str(run.ipc) if run.ipc is not None else f"{run.ratio:.2%}"
 
 
 def cells(runs: Iterable[Record]) -> list[Cell]:
@@ -183,19 +188,20 @@ def networks(of: list[Cell]) -> Table:
     return Table("networks", "Other networks", "The first seed's packages. Balanced accuracy.", columns, rows)
 
 
-def sites(of: list[Cell]) -> Table:
-    """The same networks asked about other sites' images."""
+def sites(runs: Iterable[Record]) -> Table:
+    """Networks asked about another site's images."""
     columns = [
-        Column("trained on"), Column("tested on"), Column("method"), Column("per class"), Column("distilled", ".3f"),
-        Column("random", ".3f"), Column("all images", ".3f"), Column("recovery", ".1%"),
+        Column("trained on"), Column("tested on"), Column("method"), Column("per class"), Column("seed", "d"),
+        Column("distilled", ".3f"), Column("random", ".3f"), Column("all images", ".3f"), Column("recovery", ".1%"),
         Column("gain over random", "+.3f"), Column("low", "+.3f"), Column("high", "+.3f"),
     ]  # fmt: skip
-    rows = []
-    for c in of:
-        result = c.runs[0].result or {}
-        for site, scores in result["sites"].items():
-            rows.append([c.data, site, c.method, c.size, *_compared(scores)])
-    note = "Trained on one hospital's images, tested on another's; the first seed's packages. Balanced accuracy."
+    rows = [
+        [run.data, site, run.method, size_of(run), run.seed, *_compared(scores)]
+        for run in runs
+        if run.status == "done" and run.kind == "transfer"
+        for site, scores in (run.result or {})["sites"].items()
+    ]
+    note = "Trained on one hospital's images, tested on another's. Balanced accuracy."
     return Table("sites", "Another site", note, columns, rows)
 
 
@@ -220,14 +226,13 @@ def pooled(runs: Iterable[Record]) -> Table:
         for site, scores in result["sites"].items():
             for arm, by_metric in scores["arms"].items():
                 gain = scores["gain_over"].get(arm, {METRIC: {"mean": None, "ci95": None}})[METRIC]
-                size = str(run.ipc) if run.ipc is not None else f"{run.ratio:.2%}"
                 found = [
                     result["images"][arm],
                     by_metric[METRIC]["mean"],
                     gain["mean"],
                     *(gain["ci95"] or (None, None)),
                 ]
-                rows.append([run.data, site, run.method, size, run.seed, arm, *found])
+                rows.append([run.data, site, run.method, size_of(run), run.seed, arm, *found])
     return Table("pooled", "Several sites together", "", columns, rows)
 
 
@@ -315,7 +320,7 @@ def all_tables(store: Store) -> list[Table]:
     runs = store.runs()
     of = cells(runs)
     made = [
-        boundary(of), results(of), equivalents(of), networks(of), sites(of), pooled(runs), robustness(of),
+        boundary(of), results(of), equivalents(of), networks(of), sites(runs), pooled(runs), robustness(of),
         representativeness(of), indicator(runs), failures(runs),
     ]  # fmt: skip
     return [table for table in made if table.rows]

@@ -81,9 +81,9 @@ def perform(specification: Json) -> Json:
     Raises:
         MedistillError: the data changed since the study was planned, or cannot be used with these settings.
     """
-    from medistill.study.measure import distilled, pooled
+    from medistill.study.measure import distilled, pooled, transfer
 
-    measure = {"distilled": distilled, "pooled": pooled}[specification["kind"]]
+    measure = {"distilled": distilled, "transfer": transfer, "pooled": pooled}[specification["kind"]]
     return measure(specification)
 
 
