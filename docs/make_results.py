@@ -216,6 +216,39 @@ SECTIONS = {
 }
 
 
+BASIS = HERE.parent / "src" / "medistill" / "prediction" / "basis.db"
+SHOWN = ("boundary", "results", "equivalents", "sites", "pooled", "representativeness", "indicator", "failures")
+
+
+def guidelines() -> str:
+    """docs/guidelines.md, from the study that comes with the tool."""
+    from medistill.store import Store
+    from medistill.study.statements import statements
+    from medistill.study.tables import all_tables, cells
+
+    with Store(BASIS) as store:
+        runs, tables = store.runs(), {table.key: table for table in all_tables(store)}
+    done = [r for r in runs if r.status == "done"]
+    hours = sum(r.seconds for r in runs) / 3600
+    parts = [
+        "# Guidelines",
+        "Every sentence here was made from the figures below it, and those by `make study` "
+        "([studies/feasibility.yaml](../studies/feasibility.yaml)), which goes on where it stopped; the database is "
+        f"`src/medistill/prediction/basis.db`. So far {len(done)} runs, {len(runs) - len(done)} failed, {hours:.1f} hours "
+        "of work on two CPU cores. Test images were seen once, by finished networks.",
+        "\n".join(f"- {s.text} [figures](#{_anchor(tables[s.table].title)})" for s in statements(cells(runs), runs)),
+    ]
+    for key in SHOWN:
+        if key in tables:
+            note = [tables[key].note] if tables[key].note else []
+            parts += [f"## {tables[key].title}", *note, tables[key].markdown()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
+
+
 def summary() -> str:
     """The table in the README: the first package of the default for each set."""
     rows = [
@@ -248,4 +281,6 @@ if __name__ == "__main__":
     if transfer_files():
         (HERE / "results" / "transfer.md").write_text(transfer_page(), encoding="utf-8")
     (HERE / "results" / "speed.md").write_text(speed_page(), encoding="utf-8")
+    if BASIS.exists():
+        (HERE / "guidelines.md").write_text(guidelines(), encoding="utf-8")
     README.write_text(readme(), encoding="utf-8")
