@@ -234,8 +234,8 @@ def guidelines() -> str:
         "# Guidelines",
         "Every sentence here was made from the figures below it, and those by `make study` "
         "([studies/feasibility.yaml](../studies/feasibility.yaml)), which goes on where it stopped; the database is "
-        f"`src/medistill/prediction/basis.db`. So far {len(done)} runs, {len(runs) - len(done)} failed, {hours:.1f} hours "
-        "of work on two CPU cores. Test images were seen once, by finished networks.",
+        f"`src/medistill/prediction/basis.db`. So far {len(done)} runs, {len(runs) - len(done)} failed, {hours:.1f} "
+        "hours of work on two CPU cores. Test images were seen once, by finished networks.",
         "\n".join(f"- {s.text} [figures](#{_anchor(tables[s.table].title)})" for s in statements(cells(runs), runs)),
     ]
     for key in SHOWN:
