@@ -119,9 +119,11 @@ def test_a_method_never_seen_is_the_mean_of_those_seen():
 
 
 def test_intervals_hold_what_they_say():
-    assert half_width(np.array([0.1, -0.5, 0.2])) == 0.5
+    assert half_width(np.array([0.1, -0.5, 0.2]), "abc") == 0.5
     errors = np.random.default_rng(0).normal(size=1000)
-    assert half_width(errors) == pytest.approx(1.96, abs=0.15)
+    assert half_width(errors, list(map(str, range(1000)))) == pytest.approx(1.96, abs=0.15)
+    # A hundred good predictions for one origin do not hide that another one is missed.
+    assert half_width(np.array([0.0] * 100 + [1.0]), ["a"] * 100 + ["b"]) == 1.0
     for value in (0.3, 0.55, 0.97):
         assert from_above_chance(above_chance(value, 0.25), 0.25) == pytest.approx(value)
     assert from_above_chance(above_chance(0.1, 0.25), 0.25) > 0.25, "below chance is cut off"
@@ -187,6 +189,12 @@ def database(tmp_path_factory):
     return folder / "study.db"
 
 
+@pytest.fixture(autouse=True)
+def _nothing_shipped(monkeypatch, tmp_path):
+    """What is learned from is what a test gives."""
+    monkeypatch.setattr("medistill.commands.predict.shipped", lambda: tmp_path / "none.db")
+
+
 def test_predict_learns_from_a_study(database, cli):
     status, out, _ = cli("predict", SMALL + ",seed=5", "--ipc", 2, "--db", database, "--json")
     assert status == 0
@@ -220,3 +228,28 @@ def test_a_study_assesses_its_indicator(database):
     assert {row[0] for row in rows} == {q.replace("_", " ") for q in QUANTITIES}
     assert {row[1] for row in rows} >= {"indicator", "mean of the others", "number of classes"}
     assert all(row[2] == 12 and 0 <= row[-1] <= 1 for row in rows)
+
+
+def test_origins_that_share_data_are_one(tmp_path):
+    from medistill.prediction.examples import _joined
+    from test_study import record
+
+    runs = [
+        record(identity="1", group="a", data_identity="x"), record(identity="2", group="b", data_identity="x"),
+        record(identity="3", group="b", data_identity="y"), record(identity="4", group="c", data_identity="y"),
+        record(identity="5", group="d", data_identity="z"),
+    ]  # fmt: skip
+    assert len({r.group for r in _joined(runs)}) == 2
+
+
+def test_recipes_are_not_mixed(tmp_path):
+    from medistill.prediction.examples import read_examples
+    from medistill.store import Store
+    from test_study import record
+
+    for number in (1, 2):
+        with Store(tmp_path / f"{number}.db", write=True) as store:
+            asked = {"evaluate": {"recipe": {"width": number}}}
+            store.record(record(identity=str(number), specification=asked), [])
+    with pytest.raises(DataError, match=r"2\.db: holds packages that were evaluated by another recipe"):
+        read_examples([tmp_path / "1.db", tmp_path / "2.db"])

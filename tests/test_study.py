@@ -15,9 +15,9 @@ import yaml
 import medistill
 from conftest import npz_arrays
 from medistill.data.phantom import Phantom, make_phantom
-from medistill.errors import ConfigError, DataError
+from medistill.errors import ConfigError, DataError, MedistillError
 from medistill.evaluation.align import renamed
-from medistill.store import Record, Store
+from medistill.store import Record, Store, current
 from medistill.study import engines, work
 from medistill.study.config import DataEntry, StudyConfig, read_study
 from medistill.study.figures import figures_of
@@ -197,6 +197,11 @@ def test_killed_in_the_middle_the_same_command_goes_on(tmp_path):
         ({"methods": [{"method": "dm", "settings": {"method": {"iteratons": 5}}}]}, "did you mean 'iterations'"),
         ({"ipc": []}, "how many images"),
         ({"data": [SMALL, SMALL]}, "two data sets are called"),
+        ({"methods": ["dm", {"method": "dm", "settings": {}}]}, "two methods are called 'dm'"),
+        ({"data": [{"source": SMALL, "imgs": 0.5}]}, "did you mean 'images'"),
+        ({"evaluate": {"nets": 5}}, "nets: 5"),
+        ({"data": [{"source": "x" * 300}]}, "is no usable path"),
+        ({"pooled": [{"data": ["a", "b"]}], "data": [STUDY["data"][0], {"source": SMALL + ",size=20", "name": "b"}]}, "cannot be pooled"),
         ({"transfer": [{"from": "a", "to": "c"}]}, "no data set of the study is called 'c'"),
         ({"sedes": [1]}, "did you mean 'seeds'"),
         ({"data": [{"source": SMALL, "name": "a", "classes": {"cyst": "x"}}]}, "has no class 'cyst'"),
@@ -300,3 +305,104 @@ def test_npz_of_a_folder_named_in_the_environment(tmp_path, monkeypatch):
     (tmp_path / "sub").mkdir()
     config = read_study(write(tmp_path / "sub", data=["x.npz"]))
     assert config.data[0].source == str(tmp_path / "x.npz") and config.data[0].name == "x"
+
+
+def test_data_changed_after_planning_are_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, **npz_arrays(make_phantom(Phantom(classes=2, images=20, size=16))))
+    (run,) = plan(read_study(write(tmp_path, data=[str(path)], methods=["random"], ipc=[1]))).runs
+    np.savez(path, **npz_arrays(make_phantom(Phantom(classes=2, images=20, size=16, seed=1))))
+    with pytest.raises(DataError, match="changed since the study was planned"):
+        work.perform(run.specification)
+
+
+def test_class_names_are_part_of_varied_data():
+    first, second = (
+        DataEntry(source=SMALL, name="a", classes={"solid nodule": a, "ring lesion": b}) for a, b in ("xy", "yx")
+    )
+    assert as_source(first)[0] != as_source(second)[0]
+    assert medistill.load(*as_source(second)).description.class_names == ("no lesion", "y", "x")
+
+
+def test_features_see_the_flips_that_the_package_has(tmp_path):
+    from medistill.commands.evaluate import measure
+
+    entry = DataEntry(source=SMALL, name="a", images=0.5, data={"flips": "horizontal"})
+    source, config = as_source(entry)
+    settings = {"data": config.model_dump(mode="json")}
+    medistill.distill(source, out=tmp_path / "p", method="random", ipc=1, settings=settings)
+    evaluate = StudyConfig.model_validate(STUDY).evaluate
+    measured = measure(tmp_path / "p", source, evaluate, False, False)
+    assert measured.prepared.dataset.description.flips == "horizontal" == measured.package.manifest["flips"]
+
+
+def test_wrong_labels_are_told_before_anything_is_varied(tmp_path):
+    arrays = npz_arrays(make_phantom(Phantom(classes=2, images=20, size=16)))
+    arrays["test_labels"] = arrays["test_labels"] + 5
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(DataError, match="test_labels"):
+        read_entry(DataEntry(source=str(tmp_path / "x.npz"), name="x", images=0.5))
+
+
+def test_a_class_of_one_training_image_runs(tmp_path):
+    arrays = npz_arrays(make_phantom(Phantom(classes=2, images=40, size=16)))
+    keep = np.r_[
+        np.flatnonzero(arrays["train_labels"][:, 0] == 0), np.flatnonzero(arrays["train_labels"][:, 0] == 1)[:1]
+    ]
+    arrays["train_images"], arrays["train_labels"] = arrays["train_images"][keep], arrays["train_labels"][keep]
+    np.savez(tmp_path / "x.npz", **arrays)
+    file = write(tmp_path, data=[str(tmp_path / "x.npz")], methods=["random"], ipc=[1])
+    result = medistill.study_run(file, processes=1)
+    assert result["done"] == 1, result["errors"]
+    with Store(tmp_path / "study.db") as store:
+        assert all(np.isfinite(v) for v in store.runs()[0].result["features"].values())
+
+
+def test_another_programs_database_is_left_alone(tmp_path):
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE patients (name TEXT)")
+    before = other.read_bytes()
+    with pytest.raises(DataError, match=r"other\.db: is no study's database"):
+        medistill.study_run(write(tmp_path, methods=["random"]), db=other)
+    assert other.read_bytes() == before
+
+
+def test_a_locked_database_is_one_line(tmp_path, monkeypatch):
+    with Store(tmp_path / "s.db", write=True) as store:
+        store.connection.execute("PRAGMA busy_timeout = 10")
+        holder = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+        holder.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(DataError, match="cannot be used.*locked.*another program writes it"):
+            store.record(record(), [])
+        holder.close()
+
+
+def test_names_and_origins_can_be_corrected(tmp_path, monkeypatch):
+    in_this_process(monkeypatch)
+    medistill.study_run(write(tmp_path, data=[{"source": SMALL, "name": "a"}], methods=["random"]))
+    changed = [{"source": SMALL, "name": "better", "group": "hospital"}]
+    result = medistill.study_run(write(tmp_path, data=changed, methods=[{"method": "random", "name": "chance"}]))
+    assert result["ran"] == 0
+    with Store(tmp_path / "study.db") as store:
+        (run,) = store.runs()
+    assert (run.data, run.group, run.method) == ("better", "hospital", "chance")
+
+
+def test_versions_of_one_source_share_an_origin(tmp_path):
+    data = [{"source": SMALL, "name": "a"}, {"source": SMALL, "name": "half", "images": 0.5}]
+    first, second = read_study(write(tmp_path, data=data)).data
+    assert first.group == second.group
+
+
+def test_another_configuration_is_not_another_seed():
+    old = record(identity="old", finished="2026-01-01", specification={"evaluate": {"networks": 2}})
+    new = record(identity="new", finished="2026-02-01", specification={"evaluate": {"networks": 3}})
+    seed = record(identity="seed", seed=1, finished="2026-01-15", specification={"evaluate": {"networks": 3}})
+    assert [r.identity for r in current([old, new, seed])] == ["new", "seed"]
+
+
+def test_strange_addresses_are_one_line(tmp_path):
+    for address in ("tcp://a..b:8786", "tcp://[::1]:1", "127.0.0.1:99999999"):
+        with pytest.raises(MedistillError, match="cannot be reached"):
+            medistill.study_run(write(tmp_path), engine="dask", address=address)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -95,6 +95,8 @@ class EvaluateConfig(Settings):
     @classmethod
     def _each_once(cls, value: Any) -> Any:
         names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list | tuple):
+            return value
         return tuple(dict.fromkeys(n.strip() if isinstance(n, str) else n for n in names))
 
     def draws(self, images: int) -> int:
@@ -221,6 +223,8 @@ def build(model: type[Model], values: Mapping[str, Any], where: str = "") -> Mod
         if first["type"] == "extra_forbidden":
             known = _fields(model, path[:-1])
             raise ConfigError(f"unknown setting '{name}'", remedy=nearest(path[-1], known)) from problem
+        if first["type"] == "value_error":  # a rule of ours about several settings, told in its own words
+            raise ConfigError(str(first["ctx"]["error"]), where=name or model.__name__) from problem
         remedy = f"{problem.error_count() - 1} more settings are wrong" if problem.error_count() > 1 else None
         raise ConfigError(
             f"{first.get('input')!r}",
@@ -232,11 +236,19 @@ def build(model: type[Model], values: Mapping[str, Any], where: str = "") -> Mod
 
 def _fields(model: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
+        if part.isdecimal():
+            continue  # the place in a list
         inner = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        models = [t for t in (inner, *_inside(inner)) if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not models:
             break
-        model = inner
+        model = models[0]
     return list(model.model_fields)
+
+
+def _inside(annotation: Any) -> list[Any]:
+    """Types that a tuple or an alternative is made of."""
+    return [inner for arg in get_args(annotation) for inner in (arg, *_inside(arg))]
 
 
 def differing(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from medistill.errors import DataError
 from medistill.files import canonical_json, refusing_output
@@ -78,6 +79,69 @@ class Record:
     result: Json | None
 
 
+class Named(Protocol):
+    """What says which run it is."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def data(self) -> str: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def ipc(self) -> int | None: ...
+    @property
+    def ratio(self) -> float | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def specification(self) -> Json: ...
+
+
+def size_of(run: Named) -> str:
+    """How many images were asked for, as tables write it: images per class, or the share of the images."""
+    return str(run.ipc) if run.ipc is not None else f"{100 * (run.ratio or 0):g} %"
+
+
+def size_in_words(run: Named) -> str:
+    """How many images were asked for, in a sentence."""
+    return f"{run.ipc} images per class" if run.ipc is not None else f"{size_of(run)} of the images"
+
+
+def told(run: Named) -> str:
+    """Which run it is, in words."""
+    where = f", tested at {run.specification['site']['entry']['name']}" if run.kind == "transfer" else ""
+    return f"{run.data}{where}, {run.method}, {size_in_words(run)}, seed {run.seed}"
+
+
+def current(runs: Iterable[Record]) -> list[Record]:
+    """Of runs that tables would call the same, those of the newest data and configuration.
+
+    A database keeps what was measured under another recipe or on an earlier version of the data; that must not be
+    taken for another seed.
+    """
+    known = list(runs)
+    newest: dict[tuple[object, ...], tuple[str, str]] = {}
+    for run in known:
+        key, configuration = _place(run), _configuration(run)
+        if key not in newest or newest[key][0] < run.finished:
+            newest[key] = (run.finished, configuration)
+    return [run for run in known if newest[_place(run)][1] == _configuration(run)]
+
+
+def _place(run: Record) -> tuple[object, ...]:
+    site = run.specification["site"]["entry"]["name"] if run.kind == "transfer" else None
+    return (run.kind, run.data, run.group, run.method, run.ipc, run.ratio, site)
+
+
+def _configuration(run: Record) -> str:
+    """All that determines the result but the seed."""
+    asked = run.specification
+    determined = asked.get("determined", {})
+    distil = {k: v for k, v in determined.get("distil", {}).items() if k != "seed"}
+    return canonical_json([run.data_identity, asked.get("evaluate"), distil, determined.get("versions")])
+
+
 Figure = tuple[str, str, str, str, str, float | None, float | None, float | None]
 """Site, net, quantity, arm, metric, mean, and the 95 % interval's ends."""
 
@@ -103,16 +167,17 @@ class Store:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
         uri = f"{path.resolve().as_uri()}?mode={'rw' if write else 'ro&immutable=1' if _locked(path) else 'ro'}"
-        try:
+        with self._telling():
             self.connection = sqlite3.connect(uri, uri=True, timeout=60)
             version = self.connection.execute("PRAGMA user_version").fetchone()[0]
-            if write and version == 0:
+            names = {name for (name,) in self.connection.execute("SELECT name FROM sqlite_master")}
+            if write and version == 0 and not names:
                 with self.connection:
                     self.connection.executescript(_TABLES)
                     self.connection.execute(f"PRAGMA user_version = {FORMAT}")
-                version = FORMAT
-        except sqlite3.Error as problem:
-            raise DataError(f"is no study's database ({problem})", where=path) from problem
+                version, names = FORMAT, {"runs", "figures", "data"}
+        if not {"runs", "figures", "data"} <= names:
+            raise DataError("is no study's database", where=path, remedy="give --db the name of a new file")
         if version != FORMAT:
             raise DataError(
                 f"has format {version}", where=path, allowed=str(FORMAT), remedy="it was made by another version"
@@ -123,6 +188,19 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.connection.close()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What SQLite refuses, in one line."""
+        try:
+            yield
+        except sqlite3.OperationalError as problem:
+            remedy = "another program writes it; wait, and give the command again"
+            raise DataError(
+                f"cannot be used ({problem})", where=self.path, remedy=remedy if "locked" in str(problem) else None
+            ) from problem
+        except sqlite3.DatabaseError as problem:
+            raise DataError(f"is no study's database ({problem})", where=self.path) from problem
 
     def statuses(self) -> dict[str, str]:
         """Status of every run by its identity."""
@@ -135,7 +213,7 @@ class Store:
             values[name] = None if values[name] is None else canonical_json(values[name])
         columns = ", ".join(f'"{name}"' for name in values)
         marks = ", ".join("?" * len(values))
-        with self.connection:
+        with self._telling(), self.connection:
             self.connection.execute("DELETE FROM runs WHERE identity = ? AND status = 'failed'", (run.identity,))
             added = self.connection.execute(
                 f"INSERT OR IGNORE INTO runs ({columns}) VALUES ({marks})", tuple(values.values())
@@ -146,9 +224,17 @@ class Store:
 
     def know(self, identity: str, name: str, group: str, known: Json) -> None:
         """Keep what is known of a data set."""
-        with self.connection:
+        with self._telling(), self.connection:
             self.connection.execute(
                 "INSERT OR REPLACE INTO data VALUES (?, ?, ?, ?)", (identity, name, group, canonical_json(known))
+            )
+
+    def call(self, identity: str, study: str, data: str, group: str, method: str) -> None:
+        """Call a run that is kept as its study calls it now; names and origins determine no result."""
+        with self._telling(), self.connection:
+            self.connection.execute(
+                'UPDATE runs SET study = ?, data = ?, "group" = ?, method = ? WHERE identity = ?',
+                (study, data, group, method, identity),
             )
 
     def known(self) -> dict[str, Json]:

@@ -38,7 +38,8 @@ def load_for(package: Package, on: str | Path, complete_splits: bool = True) -> 
     raw = load(on, config, complete_splits=False)
     completed = complete(raw, Key(config.split_seed))
     if is_source(package, completed):
-        described = replace(completed.description, class_names=package.class_names)
+        flips = package.manifest["flips"]
+        described = replace(completed.description, class_names=package.class_names, flips=flips)
         return Dataset(completed.splits, described), []
     return align(completed if complete_splits else raw, package.class_names)
 
@@ -79,34 +80,46 @@ def align(dataset: Dataset, class_names: tuple[str, ...]) -> tuple[Dataset, list
                 allowed=f"0 to {len(own) - 1}",
                 remedy="correct the labels; they run from 0 to classes - 1 and occur in train",
             )
+    numbers, notes = matched(own, class_names, dataset.description.name)
+    return (dataset if own == class_names else renumbered(dataset, numbers, class_names)), notes
+
+
+def matched(
+    own: tuple[str, ...], class_names: tuple[str, ...], where: str
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """The number among ``class_names`` of each own class, and notes on how they were matched.
+
+    Raises:
+        DataError: a class is not among them, or the numbers of classes differ where one side has no names.
+    """
     if own == class_names:
-        return dataset, []
+        return np.arange(len(own)), []
     notes: list[str] = []
     numbered = [all(name.isdigit() for name in names) for names in (own, class_names)]
     if any(numbered) and not all(numbered):
         if len(own) != len(class_names):
             raise DataError(
                 f"has {len(own)} classes without names, the package has {len(class_names)}",
-                where=dataset.description.name,
+                where=where,
                 remedy="give the data class names (a class_names array in the npz, or class folders)",
             )
         notes.append("classes were matched by number, because one side has no class names")
         numbers = np.arange(len(own))
     else:
         folded = _folded(class_names, "the package")
-        _folded(own, dataset.description.name)
+        _folded(own, where)
         unknown = [name for name in own if _plain(name) not in folded]
         if unknown:
             raise DataError(
                 f"class '{unknown[0]}' is not in the package ({len(unknown)} such)",
-                where=dataset.description.name,
+                where=where,
                 allowed=", ".join(class_names),
             )
         numbers = np.array([folded[_plain(name)] for name in own])
         absent = [name for number, name in enumerate(class_names) if number not in numbers]
         if absent:
             notes.append(f"the data have no {', '.join(absent)}; metrics are over the other classes")
-    return renumbered(dataset, numbers, class_names), notes
+    return numbers, notes
 
 
 def renamed(dataset: Dataset, mapping: Mapping[str, str | None]) -> Dataset:

@@ -80,5 +80,8 @@ def assess(examples: Sequence[Example]) -> list[Assessment]:
 def _coverage(examples: Sequence[Example], errors: Values) -> float:
     """How often a held-out origin lies within intervals that its own errors had no part in."""
     groups = np.array([e.group for e in examples])
-    inside = [np.abs(errors[groups == g]) <= half_width(errors[groups != g]) for g in np.unique(groups)]
+    inside = []
+    for group in np.unique(groups):
+        others = groups != group
+        inside.append(np.abs(errors[~others]) <= half_width(errors[others], groups[others].tolist()))
     return float(np.concatenate(inside).mean())

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
+from medistill.errors import DataError
+from medistill.files import canonical_json
 from medistill.prediction.indicator import FULL, METRICS, RANDOM, Example
-from medistill.store import Record, Store
+from medistill.store import Record, Store, current
 
 METRIC = "balanced_accuracy"
 
@@ -20,7 +23,7 @@ def shipped() -> Path:
 def examples_of(runs: Iterable[Record]) -> list[Example]:
     """Runs that are done, with what they measured; runs whose full training is at chance have no recovery."""
     found = []
-    for run in runs:
+    for run in current(runs):
         result = run.result
         if run.status != "done" or run.kind != "distilled" or not result or not result.get("features"):
             continue
@@ -41,13 +44,36 @@ def examples_of(runs: Iterable[Record]) -> list[Example]:
 
 
 def read_examples(paths: Iterable[Path]) -> list[Example]:
-    """The examples of several databases, each run once.
+    """The examples of several databases, each run once; origins that share data are one.
 
     Raises:
-        DataError: a path is no study's database.
+        DataError: a path is no study's database, or packages were evaluated by different recipes.
     """
     runs: dict[str, Record] = {}
+    recipes: dict[str, Path] = {}
     for path in paths:
         with Store(path) as store:
-            runs |= {run.identity: run for run in store.runs("done")}
-    return examples_of(runs.values())
+            for run in store.runs("done"):
+                runs[run.identity] = run
+                recipes.setdefault(canonical_json(run.specification["evaluate"]["recipe"]), path)
+    if len(recipes) > 1:
+        raise DataError(
+            "holds packages that were evaluated by another recipe",
+            where=list(recipes.values())[-1],
+            remedy="levels reached by different recipes cannot be learned from together; evaluate by the default one",
+        )
+    return examples_of(_joined(list(runs.values())))
+
+
+def _joined(runs: list[Record]) -> list[Record]:
+    """The same runs, where groups that hold the same data have one name."""
+    name = {run.group: run.group for run in runs}
+
+    def of(group: str) -> str:
+        return group if name[group] == group else of(name[group])
+
+    holder: dict[str, str] = {}
+    for run in runs:
+        first = holder.setdefault(run.data_identity, run.group)
+        name[of(run.group)] = of(first)
+    return [replace(run, group=of(run.group)) for run in runs]

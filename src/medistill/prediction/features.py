@@ -17,6 +17,7 @@ import numpy as np
 
 from medistill.config import Recipe
 from medistill.data.preprocess import Part, Prepared
+from medistill.errors import DataError
 from medistill.evaluation.arms import subset
 from medistill.evaluation.cache import Run, part_digest
 from medistill.evaluation.jobs import Job, Parts
@@ -28,7 +29,7 @@ from medistill.nets.training import Statistics
 from medistill.prediction.representativeness import ridge_recall
 from medistill.prediction.spaces import SPACES, fit
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same data would give other features."""
 
 HELD = 1000
@@ -59,6 +60,9 @@ def features(
         number, of four times that number and on all, for balanced accuracy and AUROC; ``<space>.random``,
         ``<space>.random4`` and ``<space>.all``, the balanced accuracy of a ridge regression; ``classes``, ``images``
         (asked for), ``training_images``, ``share``, ``majority`` (share of the largest class) and ``pixels``.
+
+    Raises:
+        DataError: no class has two training images.
     """
     train = prepared.train
     told = {"version": VERSION, "data": part_digest(train), "counts": counts, "seed": seed}
@@ -77,6 +81,12 @@ def features(
 def _features(prepared: Prepared, counts: list[int], key: Key, seed: int, advance: Advance) -> dict[str, float]:
     train, classes = prepared.train, prepared.classes
     held, rest = _held_out(train, classes, key.child("held"))
+    if not len(held):
+        raise DataError(
+            "no class has two training images, so none can be held out",
+            where=prepared.dataset.description.name,
+            remedy="a prediction needs more images",
+        )
     more = [4 * n for n in counts]
     sets = {
         "random": [subset(rest, counts, key.child("random", i)) for i in range(DRAWS)],
@@ -136,7 +146,8 @@ def _networks(
 
     run_all(todo, parts, advance, keep)
     return {
-        f"{kind}.{metric}": float(np.mean(sorted(r[metric] for r in each)))
+        # Where images of one class only could be held out no area is defined; that says nothing, as chance does.
+        f"{kind}.{metric}": float(np.mean(sorted(np.nan_to_num(r[metric], nan=0.5) for r in each)))
         for kind, each in reached.items()
         for metric in ("balanced_accuracy", "auroc")
     }

@@ -185,6 +185,12 @@ LINES: list[tuple[str, Any, str]] = [
 ]  # fmt: skip
 """Colour, line and marker of the first, second, … line of a chart."""
 
+
+def _plain(text: str) -> str:
+    """Text as it is: a dollar begins no formula, and a line that begins with "_" stays in the legend."""
+    return f" {text}".replace("$", r"\$") if text.startswith("_") else text.replace("$", r"\$")
+
+
 Lines = dict[str, dict[str, list[tuple[float, float]]]]
 """Points by panel and by line."""
 
@@ -200,11 +206,11 @@ def svg_lines(panels: Lines, x_title: str, y_title: str, levels: tuple[float, ..
         for name, points in lines.items():
             colour, dash, marker = styles[name]
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=colour, linestyle=dash, marker=marker, markersize=5, label=name)
+            axes.plot(x, y, color=colour, linestyle=dash, marker=marker, markersize=5, label=_plain(name))
         for level in levels:
             axes.axhline(level, color="black", linewidth=0.8, linestyle=":")
         axes.set_xscale("log")
-        axes.set_title(title, fontsize=9)
+        axes.set_title(_plain(title), fontsize=9)
         axes.set_xlabel(x_title, fontsize=8)
         ticks = sorted({x for points in lines.values() for x, _ in points})
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks], fontsize=8)

@@ -110,7 +110,9 @@ def render_page(page: Page) -> str:
     return template("page.html.jinja").render(page=page)
 
 
+LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"})
+"""What each character that means something to LaTeX is written as."""
+
+
 def _escaped(text: str) -> str:
-    for char in "\\&%$#_{}~^":
-        text = text.replace(char, {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"}.get(char, f"\\{char}"))
-    return text
+    return text.translate(LATEX)

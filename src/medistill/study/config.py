@@ -22,13 +22,18 @@ class MethodEntry(Settings):
     settings: dict[str, Any] = Field(default_factory=dict, description="further settings, as for --set")
     name: str = Field("", description="what tables call it")
 
+    @property
+    def title(self) -> str:
+        """What tables call it: its name, or the method with its preset."""
+        return self.name or " ".join(filter(None, (self.method, self.preset)))
+
 
 class DataEntry(Settings):
     """A data set as the study sees it: a source, perhaps varied in its training images and classes."""
 
     source: str = Field(description="path (from the data folder), MedMNIST name, or phantom")
     name: str = Field("", description="what tables call it; the source's own name if not given")
-    group: str = Field("", description="data of one origin share it; they never stand on both sides of a split")
+    group: str = Field("", description="data of one origin share it, by default those of one source")
     data: DataConfig = Field(default_factory=DataConfig, description="how it is read")
     images: float = Field(1.0, gt=0, le=1, description="share of the training images of each class that are kept")
     classes: dict[str, str | None] = Field(
@@ -104,6 +109,11 @@ class StudyConfig(Settings):
         for name in [n for t in self.transfer for n in (t.from_, t.to)] + [n for p in self.pooled for n in p.data]:
             if name not in names:
                 raise ValueError(f"no data set of the study is called '{name}'; {nearest(name, names)}")
+        for methods in (self.methods, *(entry.methods or () for entry in self.data)):
+            titles = [method.title for method in methods]
+            twice = sorted({title for title in titles if titles.count(title) > 1})
+            if twice:
+                raise ValueError(f"two methods are called '{twice[0]}'; give one another name")
         if not self.ipc and not self.ratio and any(e.ipc is None and e.ratio is None for e in self.data):
             raise ValueError("neither ipc nor ratio says how many images to make")
         return self
@@ -134,7 +144,10 @@ def read_study(path: Path, data_folder: Path | None = None) -> StudyConfig:
     found = []
     for entry in config.data:
         place = folder / entry.source
-        source = str(place.resolve()) if place.exists() else entry.source
+        try:
+            source = str(place.resolve()) if place.exists() else entry.source
+        except OSError as problem:  # a name too long
+            raise ConfigError(f"is no usable path ({problem.strerror})", where=f"{entry.source[:60]}...") from problem
         if source == entry.source and entry.source.endswith(".npz") and not Path(source).exists():
             raise ConfigError(
                 "no such file",
@@ -142,5 +155,7 @@ def read_study(path: Path, data_folder: Path | None = None) -> StudyConfig:
                 remedy=f"name the folder of the data with --data-folder, or in {DATA_VARIABLE}",
             )
         name = entry.name or own_name(entry.source)
-        found.append(entry.model_copy(update={"source": source, "name": name, "group": entry.group or name}))
+        # Versions of one source are of one origin, whatever they are called.
+        group = entry.group or own_name(entry.source)
+        found.append(entry.model_copy(update={"source": source, "name": name, "group": group}))
     return config.model_copy(update={"data": tuple(found)})

@@ -19,8 +19,8 @@ from medistill.study.work import do
 from medistill.types import Json
 
 ENGINES = ("joblib", "ray", "dask")
-ROUNDS = 5
-"""How often runs whose worker was lost are handed out again."""
+VAIN = 3
+"""How often runs are handed out without any being done, because workers die, before that is an error."""
 
 
 class EngineError(MedistillError):
@@ -49,15 +49,15 @@ def execute(
     left = {run.identity: run for run in runs}
     with _engine(engine, address, processes, threads):
         for stage in sorted({run.stage for run in runs}):
-            for _ in range(ROUNDS):
-                todo = [run for run in left.values() if run.stage == stage]
-                if not todo:
-                    break
+            vain = 0
+            while todo := [run for run in left.values() if run.stage == stage]:
                 problem = _round(todo, threads, lambda identity, outcome: done(left.pop(identity), outcome))
-            lost = [run for run in left.values() if run.stage == stage]
-            if lost:
+                vain = vain + 1 if len(todo) == sum(run.stage == stage for run in left.values()) else 0
+                if vain < VAIN:
+                    continue
+                lost = [run for run in left.values() if run.stage == stage]
                 raise EngineError(
-                    f"workers died {ROUNDS} times ({problem})",
+                    f"workers died {VAIN} times before any run was done ({problem})",
                     where=lost[0].title,
                     remedy="look at their memory; what is done is kept, the same command goes on",
                 )
@@ -114,8 +114,8 @@ def _require_answer(engine: str, address: str | None) -> None:
     if place is None:
         return
     try:
-        socket.create_connection((place[1], int(place[2])), timeout=10).close()
-    except (OSError, OverflowError) as problem:
+        socket.create_connection((place[1].strip("[]"), int(place[2])), timeout=10).close()
+    except (OSError, OverflowError, UnicodeError) as problem:
         raise _unreachable(engine, address, problem) from problem
 
 

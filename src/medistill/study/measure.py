@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from medistill.commands.distill import distill
+from medistill import __version__
+from medistill.commands.distill import configured, distill
 from medistill.commands.evaluate import measure
 from medistill.config import DataConfig, EvaluateConfig
 from medistill.data.dataset import Dataset
 from medistill.data.preprocess import prepare
 from medistill.errors import DataError
-from medistill.evaluation.align import align, renamed
+from medistill.evaluation.align import align, matched, renamed
 from medistill.evaluation.protocol import plain_counts
 from medistill.files import canonical_json, sha256_text, user_cache
 from medistill.package.package import Package, read_package
@@ -22,7 +23,7 @@ from medistill.prediction.features import features
 from medistill.prediction.representativeness import representativeness
 from medistill.study.config import DataEntry, MethodEntry
 from medistill.study.pooled import Site, compare_pooled
-from medistill.study.variation import as_source, read_entry
+from medistill.study.variation import as_source, data_identity, read_entry
 from medistill.types import Json
 
 KEPT = (
@@ -33,7 +34,7 @@ KEPT = (
 """What of an evaluation a study keeps."""
 
 
-def make_package(entry: DataEntry, data_identity: str, specification: Json) -> tuple[Path, str, Json]:
+def make_package(entry: DataEntry, identity: str, specification: Json) -> tuple[Path, str, Json]:
     """Distil an entry's data as the run says; finds the package where it is made already.
 
     Packages are kept by what determines them, which how they are evaluated does not.
@@ -41,16 +42,23 @@ def make_package(entry: DataEntry, data_identity: str, specification: Json) -> t
     Returns:
         The package, the source it was made from, and what ``distill`` said.
     """
-    told = {"data": data_identity, "distil": specification["determined"]["distil"]}
+    method = MethodEntry.model_validate(specification["method"])
+    named = None if method.method == "default" else method.method
+    size, seed = (specification["ipc"], specification["ratio"]), {"seed": specification["seed"]}
+    if data_identity(entry, read_entry(entry)) != identity:
+        raise DataError("changed since the study was planned", where=entry.source, remedy="run the study again")
+    # What the run's identity leaves to the machine counts here, for the same package must come of it.
+    _, resolved = configured(named, *size, method.preset, method.settings, seed)
+    told = {"data": identity, "distil": resolved.model_dump(mode="json"), "version": __version__}
+    told["read"] = entry.data.model_dump(mode="json")
     out = user_cache() / "study-packages" / sha256_text(canonical_json(told))[:32] / "package"
     out.parent.mkdir(parents=True, exist_ok=True)
     source, data = as_source(entry)
-    method = MethodEntry.model_validate(specification["method"])
     with FileLock(out.with_name("lock")):
         said = distill(
             source,
             out=out,
-            method=None if method.method == "default" else method.method,
+            method=named,
             preset=method.preset,
             ipc=specification["ipc"],
             ratio=specification["ratio"],
@@ -74,7 +82,10 @@ def distilled(specification: Json) -> Json:
         measured.package.part, measured.prepared.train, measured.prepared.classes
     )
     counts = [int(n) for n in plain_counts(measured.package)]
-    kept["features"] = features(measured.prepared, counts)
+    try:
+        kept["features"] = features(measured.prepared, counts)
+    except DataError:  # too few images to hold some out; the run stands without them
+        kept["features"] = None
     return {**kept, "bytes": said["bytes"], "package_id": said["package_id"], "cost": said["cost"]}
 
 
@@ -91,7 +102,11 @@ def transfer(specification: Json) -> Json:
 
 def _site(told: Json, trained: DataEntry) -> Dataset:
     """Another site's data with the classes of the data trained on."""
-    dataset = renamed(read_entry(DataEntry.model_validate(told["entry"])), told["classes"])
+    entry = DataEntry.model_validate(told["entry"])
+    dataset = read_entry(entry)
+    if data_identity(entry, dataset) != told["identity"]:
+        raise DataError("changed since the study was planned", where=entry.source, remedy="run the study again")
+    dataset = renamed(dataset, told["classes"])
     return align(dataset, read_entry(trained).description.class_names)[0]
 
 
@@ -123,7 +138,7 @@ def _numbered(package: Package, class_names: tuple[str, ...]) -> Package:
     """A package whose classes have the numbers of the same names in ``class_names``."""
     if package.class_names == class_names:
         return package
-    numbers = np.array([class_names.index(name) for name in package.class_names])
+    numbers, _ = matched(package.class_names, class_names, package.manifest["data"]["name"])
     soft = package.soft_labels
     if soft is not None:
         wide = np.zeros((len(soft), len(class_names)), dtype=soft.dtype)

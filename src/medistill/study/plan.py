@@ -8,14 +8,15 @@ from statistics import fmean
 
 from medistill.commands.distill import configured
 from medistill.config import EvaluateConfig
-from medistill.data.checks import require_usable
 from medistill.data.dataset import Dataset
+from medistill.errors import DataError
 from medistill.evaluation.align import align, renamed
 from medistill.evaluation.jobs import VERSION as NETWORKS_VERSION
 from medistill.files import canonical_json, sha256_text
-from medistill.store import Record
+from medistill.prediction.features import VERSION as FEATURES_VERSION
+from medistill.store import Record, told
 from medistill.study.config import DataEntry, MethodEntry, Pooled, StudyConfig
-from medistill.study.variation import read_entry
+from medistill.study.variation import also_renamed, data_identity, read_entry
 from medistill.types import Json
 
 VERSION = 1
@@ -55,8 +56,7 @@ class Run:
     @property
     def title(self) -> str:
         """In words, for progress and errors."""
-        size = f"{self.ipc} per class" if self.ipc is not None else f"{self.ratio:.2%} of the images"
-        return f"{self.data}, {self.method}, {size}, seed {self.seed}"
+        return told(self)
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,10 @@ def plan(config: StudyConfig, read: Callable[[DataEntry], Dataset] = read_entry)
     """
     data = {entry.name: read(entry) for entry in config.data}
     entries = {entry.name: entry for entry in config.data}
-    identities = {name: _data_identity(entries[name], dataset) for name, dataset in data.items()}
-    for dataset in data.values():
-        require_usable(dataset)
+    identities = {name: data_identity(entries[name], dataset) for name, dataset in data.items()}
+    for name, dataset in data.items():
+        if "test" not in dataset.splits:
+            raise DataError("has no test images", where=name, remedy="add a test split to evaluate on")
     for transfer in config.transfer:
         align(renamed(data[transfer.to], transfer.classes), data[transfer.from_].description.class_names)
     runs: list[Run] = []
@@ -124,7 +125,7 @@ def _common(evaluate: EvaluateConfig, method: MethodEntry, ipc: int | None, rati
         "evaluate": evaluate.model_dump(mode="json"),
         "determined": {
             "distil": resolved.model_dump(mode="json", exclude={"data"}),
-            "versions": {"study": VERSION, "networks": NETWORKS_VERSION},
+            "versions": {"study": VERSION, "networks": NETWORKS_VERSION, "features": FEATURES_VERSION},
         },
     }  # fmt: skip
 
@@ -133,37 +134,42 @@ def _run(
     config: StudyConfig,
     specification: Json,
     entry: DataEntry,
-    data_identity: str,
+    content: str,
     method: MethodEntry,
     ipc: int | None,
     ratio: float | None,
     seed: int,
 ) -> Run:
-    told = {k: specification[k] for k in ("kind", "evaluate", "determined")}
-    told["data"] = data_identity
+    known = {k: specification[k] for k in ("kind", "evaluate", "determined")}
+    if specification["kind"] != "distilled":  # these ask the first kind of network, and compute no further scores
+        known["evaluate"] = {**known["evaluate"], "nets": known["evaluate"]["nets"][:1], "robust_scores": False}
+    known["data"] = content
     if "site" in specification:
-        told["site"] = {"data": specification["site"]["identity"], "classes": specification["site"]["classes"]}
+        known["site"] = {"data": specification["site"]["identity"], "classes": specification["site"]["classes"]}
     return Run(
-        config.name, specification["kind"], entry.name, entry.group, data_identity, _title(method), ipc, ratio, seed,
-        specification, sha256_text(canonical_json(told)), 0,
+        config.name, specification["kind"], entry.name, entry.group, content, method.title, ipc, ratio, seed,
+        specification, sha256_text(canonical_json(known)), 0,
     )  # fmt: skip
-
-
-def _title(method: MethodEntry) -> str:
-    return method.name or " ".join(filter(None, (method.method, method.preset)))
 
 
 def _pooled_runs(config: StudyConfig, pooled: Pooled, entries: dict[str, DataEntry]) -> list[Run]:
     """Packages of several sites pooled, for each cell of the first one."""
     first = entries[pooled.data[0]]
-    parts = []
+    parts: list[Json] = []
+    shapes: dict[str, object] = {}
     for name in pooled.data:
-        entry = entries[name].model_copy(
-            update={"classes": {**entries[name].classes, **pooled.classes.get(name, {})}}
-        )
+        entry = also_renamed(entries[name], pooled.classes.get(name, {}))
         dataset = read_entry(entry)
         align(dataset, read_entry(first).description.class_names)
-        parts.append({"entry": entry.model_dump(mode="json"), "identity": _data_identity(entry, dataset)})
+        height, width, channels = dataset.train.images.shape[1:]
+        shapes[name] = (entry.data.size or (height, width), entry.data.channels or channels)
+        if shapes[name] != shapes[first.name]:
+            raise DataError(
+                f"(size, channels) {shapes[name]} and {shapes[first.name]} cannot be pooled",
+                where=f"{name} and {first.name}",
+                remedy="give both the same size and channels, below data",
+            )
+        parts.append({"entry": entry.model_dump(mode="json"), "identity": data_identity(entry, dataset)})
     identity = sha256_text(canonical_json([part["identity"] for part in parts]))
     together = first.model_copy(update={"name": " + ".join(pooled.data)})
     runs = []
@@ -172,18 +178,6 @@ def _pooled_runs(config: StudyConfig, pooled: Pooled, entries: dict[str, DataEnt
         specification = {"kind": "pooled", "parts": parts, **common}
         runs.append(_run(config, specification, together, identity, method, ipc, ratio, seed))
     return runs
-
-
-def _data_identity(entry: DataEntry, dataset: Dataset) -> str:
-    """Content, class names and the way of preparing them: what distilling sees of the data."""
-    described = dataset.description
-    told = {
-        "content": dataset.fingerprint["sha256"],
-        "classes": list(described.class_names),
-        "flips": described.flips,
-        "prepared": entry.data.model_dump(mode="json", include={"size", "channels"}),
-    }
-    return sha256_text(canonical_json(told))
 
 
 def _staged(runs: list[Run]) -> list[Run]:

@@ -13,10 +13,14 @@ from medistill.evaluation.arms import Arm, Exam
 from medistill.evaluation.cache import Run
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights, gain
 from medistill.evaluation.metrics import METRICS
+from medistill.evaluation.protocol import plain_counts
 from medistill.keys import Key
 from medistill.nets.training import Statistics
 from medistill.package.package import Package
 from medistill.types import Json
+
+FLIPS = ("none", "horizontal", "both")
+"""From the most careful to the freest."""
 
 POOLED, RANDOM, FULL = "pooled", "random pooled", "full pooled"
 
@@ -51,15 +55,16 @@ def compare_pooled(sites: list[Site], classes: int, config: EvaluateConfig) -> J
         # One site after the other: the first trains the networks, the others find them.
         runs = arms.train_all(there, classes, config, lambda *_: None, keep_networks=True)
         found[site.name] = _scores(runs[config.nets[0]], site.prepared, config)
-    return {"sites": found, "images": {name: len(sets[0]) for name, sets, _ in contest}}
+    return {"net": config.nets[0], "sites": found, "images": {name: len(sets[0]) for name, sets, _ in contest}}
 
 
 def _arms(sites: list[Site], config: EvaluateConfig) -> list[tuple[str, tuple[Part, ...], Statistics]]:
     """Name, training sets and normalisation of each arm; each is normalised by what it is trained on."""
-    flips = sites[0].package.manifest["flips"]
+    # Mirror images are made of all, so they must keep the class at every site.
+    flips = min((site.package.manifest["flips"] for site in sites), key=FLIPS.index)
     parts = [site.package.part for site in sites]
     together, full = _joined(parts), _joined([site.prepared.train for site in sites])
-    counts = np.bincount(together.labels, minlength=len(sites[0].package.class_names)).tolist()
+    counts = np.sum([plain_counts(site.package) for site in sites], axis=0).tolist()
     key = Key(config.seed)
     draws = [arms.subset(full, counts, key.child("random", i)) for i in range(config.draws(sum(counts)))]
     mixed = Statistics(*channel_statistics(full.pixels), flips)

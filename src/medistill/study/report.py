@@ -21,7 +21,7 @@ def study_report(db: str | Path, *, out: str | Path | None = None, tables: str |
     Args:
         db: the study's database.
         out: HTML file; beside the database by default.
-        tables: folder for the tables; beside the page by default, named like it.
+        tables: folder for the tables; beside the page by default, ``<page>-tables``.
 
     Returns:
         ``report`` and ``tables``, paths; ``runs`` and ``statements``, numbers.
@@ -37,8 +37,9 @@ def study_report(db: str | Path, *, out: str | Path | None = None, tables: str |
     if not runs:
         raise DataError("holds no run yet", where=base, remedy="fill it with `medistill study run`")
     target = Path(out).expanduser() if out is not None else base.with_suffix(".html")
-    folder = Path(tables).expanduser() if tables is not None else target.with_suffix("")
+    folder = Path(tables).expanduser() if tables is not None else target.with_name(f"{target.stem}-tables")
     require_writable(target, "--out")
+    require_writable(folder / "results.csv", "--tables")
     of = cells(runs)
     told = statements(of, runs)
     page = Page(_title(sorted({r.study for r in runs})), _lead(runs), told, pictures(of), made)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medistill.progress import Progress, duration, say
 from medistill.runtime import usable_cores
-from medistill.store import Record, Store
+from medistill.store import Record, Store, told
 from medistill.study.config import read_study
 from medistill.study.figures import figures_of
 from medistill.study.plan import Plan, Run, estimated_seconds, plan
@@ -62,11 +62,15 @@ def study_run(
         statuses = {record.identity: record.status for record in known}
         todo = _to_do(planned.runs, statuses, retry_failed)
         seconds = estimated_seconds(todo, [r for r in known if r.status == "done"])
-        told = "unknown time" if seconds is None else f"about {duration(seconds / parallel)}"
-        say(f"{len(planned.runs)} runs planned, {len(planned.runs) - len(todo)} done before; {told} left", progress)
+        takes = "unknown time" if seconds is None else f"about {duration(seconds / parallel)}"
+        say(f"{len(planned.runs)} runs planned, {len(planned.runs) - len(todo)} done before; {takes} left", progress)
         ran = 0
-        if store and todo and not only_plan:
+        if store and not only_plan:
             _know(store, planned)
+            for run in planned.runs:
+                if run.identity in statuses:
+                    store.call(run.identity, run.study, run.data, run.group, run.method)
+        if store and todo and not only_plan:
             with Progress(path.stem, len(todo), enabled=progress) as shown:
 
                 def keep(run: Run, outcome: Json) -> None:
@@ -88,7 +92,7 @@ def study_run(
         "failed": sum(r.status == "failed" for r in mine),
         "ran": ran,
         "estimated_seconds": seconds,
-        "errors": {_told(r): r.error for r in mine if r.status == "failed"},
+        "errors": {told(r): r.error for r in mine if r.status == "failed"},
     }
 
 
@@ -100,28 +104,18 @@ def _to_do(runs: list[Run], statuses: dict[str, str], retry_failed: bool) -> lis
     ]
 
 
-def _told(record: Record) -> str:
-    return f"{record.data}, {record.method}, ipc {record.ipc}, ratio {record.ratio}, seed {record.seed}"
-
-
 def _record(run: Run, outcome: Json) -> Record:
-    told = ("status", "error", "starts", "seconds", "finished", "machine", "medistill", "result")
+    kept = ("status", "error", "starts", "seconds", "finished", "machine", "medistill", "result")
     return Record(
         run.identity, run.study, run.kind, run.data, run.group, run.data_identity, run.method, run.ipc, run.ratio,
-        run.seed, specification=run.specification, **{name: outcome[name] for name in told},
+        run.seed, specification=run.specification, **{name: outcome[name] for name in kept},
     )  # fmt: skip
 
 
 def _know(store: Store, planned: Plan) -> None:
     """Keep what the tables need to know of the data: never pixels."""
-    known = store.known()
-    for run in planned.runs:
-        if run.data_identity in known or run.kind != "distilled":
-            continue
+    for identity, run in {r.data_identity: r for r in planned.runs if r.kind == "distilled"}.items():
         dataset = planned.data[run.data]
-        told = dataset.fingerprint
-        known[run.data_identity] = {
-            "splits": told["splits"], "size": told["size"], "channels": told["channels"],
-            "classes": list(dataset.description.class_names),
-        }  # fmt: skip
-        store.know(run.data_identity, run.data, run.group, known[run.data_identity])
+        known = {name: dataset.fingerprint[name] for name in ("splits", "size", "channels")}
+        known["classes"] = list(dataset.description.class_names)
+        store.know(identity, run.data, run.group, known)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from medistill.numbers import listed
 from medistill.reporting.page import Statement
-from medistill.store import Record
-from medistill.study.tables import ALIKE, Cell, size_of
+from medistill.store import Record, current, size_in_words
+from medistill.study.tables import ALIKE, Cell
+from medistill.types import Json
 
 ENOUGH = 0.90
 FEW = 0.05
@@ -20,9 +23,9 @@ def statements(of: list[Cell], runs: list[Record]) -> list[Statement]:
 
 def _best(of: list[Cell]) -> list[Cell]:
     """The best method of each data set and size, by balanced accuracy."""
-    best: dict[tuple[str, str], Cell] = {}
+    best: dict[tuple[object, ...], Cell] = {}
     for c in of:
-        place = (c.data, c.size)
+        place = (c.data, c.ipc, c.ratio)
         if c.level() is not None and (place not in best or (c.level() or 0) > (best[place].level() or 0)):
             best[place] = c
     return list(best.values())
@@ -33,7 +36,7 @@ def _share(c: Cell) -> float:
 
 
 def _where(of: list[Cell]) -> list[Statement]:
-    small = [c for c in of if _share(c) <= FEW and c.recovery() is not None and c.method != "random"]
+    small = [c for c in of if _share(c) <= FEW and c.recovery() is not None and not c.is_random]
     made = []
     for data in dict.fromkeys(c.data for c in small):
         own = sorted((c for c in small if c.data == data), key=_share)
@@ -41,14 +44,14 @@ def _where(of: list[Cell]) -> list[Statement]:
         if enough:
             c = enough[0]
             made.append(
-                f"{data}: {c.size} images per class ({_share(c):.2%} of the images) by {c.method} reach "
+                f"{data}: {c.words} ({_share(c):.2%} of their number) by {c.method} reach "
                 f"{c.recovery():.0%} of the full data's balanced accuracy."
             )
         else:
             c = max(own, key=lambda c: c.recovery() or 0)
             made.append(
                 f"{data}: no method reached {ENOUGH:.0%} of the full data's balanced accuracy with at most {FEW:.0%} "
-                f"of the images; the best was {c.method} with {c.size} per class, {c.recovery():.0%}."
+                f"of the images; the best was {c.method} with {c.words}, {c.recovery():.0%}."
             )
     return [Statement(text, "boundary") for text in made]
 
@@ -56,13 +59,13 @@ def _where(of: list[Cell]) -> list[Statement]:
 def _which(of: list[Cell]) -> list[Statement]:
     """Which method was best how often, and what it takes."""
     best = _best(of)
-    sizes = dict.fromkeys(c.size for c in best)
+    sizes = dict.fromkeys(c.words for c in best)
     made = []
     for size in sizes:
-        own = [c for c in best if c.size == size]
+        own = [c for c in best if c.words == size]
         methods = sorted({c.method for c in own}, key=lambda m: -sum(c.method == m for c in own))
         counted = listed([f"{m} on {sum(c.method == m for c in own)}" for m in methods])
-        made.append(f"With {size} images per class the best method was {counted} of {len(own)} data sets.")
+        made.append(f"With {size} the best method was {counted} of {len(own)} data sets.")
     return [Statement(text, "results") for text in made]
 
 
@@ -70,13 +73,14 @@ def _worth(of: list[Cell]) -> list[Statement]:
     """Whether distilling beats storing as many random images in the same way."""
     sure: list[str] = []
     unsure: list[str] = []
-    for c in _best([c for c in of if c.method != "random"]):
+    for c in _best([c for c in of if not c.is_random]):
         low = c.gain(ALIKE, 0)
-        (sure if low is not None and low > 0 else unsure).append(f"{c.data} with {c.size}")
+        (sure if low is not None and low > 0 else unsure).append(f"{c.data} with {c.words}")
     made = []
     if sure:
         made.append(
-            f"The best method is surely better than random images stored and labelled alike on {listed(sure)}."
+            "The best method, chosen on these test images, gains over random images stored and labelled alike, with "
+            f"a 95 % interval above zero, on {listed(sure)}."
         )
     if unsure:
         made.append(
@@ -87,32 +91,38 @@ def _worth(of: list[Cell]) -> list[Statement]:
 
 
 def _sites(runs: list[Record]) -> list[Statement]:
-    """For each pair of sites and size the method that was best there."""
-    best: dict[tuple[str, str, str], tuple[float, str]] = {}
-    for run in (r for r in runs if r.kind == "transfer" and r.status == "done"):
-        for site, scores in (run.result or {})["sites"].items():
-            level = {a: scores["arms"][a]["balanced_accuracy"]["mean"] for a in ("distilled", "random", "full")}
-            place = (run.data, site, size_of(run))
-            text = (
-                f"Trained on {run.data}, tested at {site}: balanced accuracy {level['distilled']:.3f} with "
-                f"{place[2]} images per class by {run.method}, {level['full']:.3f} with all images, "
-                f"{level['random']:.3f} with random ones."
-            )
-            if place not in best or level["distilled"] > best[place][0]:
-                best[place] = (level["distilled"], text)
-    return [Statement(text, "sites") for _, text in best.values()]
+    """For each pair of sites and size what each method reached, the mean over seeds."""
+    found: dict[tuple[str, str, str], dict[str, list[Json]]] = {}
+    for run in current(runs):
+        if run.kind == "transfer" and run.status == "done":
+            for site, scores in (run.result or {})["sites"].items():
+                place = (run.data, site, size_in_words(run))
+                found.setdefault(place, {}).setdefault(run.method, []).append(scores)
+    made = []
+    for (data, site, size), by_method in found.items():
+
+        def mean(method: str, arm: str, by_method: dict[str, list[Json]] = by_method) -> float:
+            return fmean(scores["arms"][arm]["balanced_accuracy"]["mean"] for scores in by_method[method])
+
+        each = listed([f"{mean(m, 'distilled'):.3f} by {m}" for m in by_method])
+        first = next(iter(by_method))
+        made.append(
+            f"Trained on {data}, tested at {site}, with {size}: balanced accuracy {each}; {mean(first, 'full'):.3f} "
+            f"with all images, {mean(first, 'random'):.3f} with random ones."
+        )
+    return [Statement(text, "sites") for text in made]
 
 
 def _pooled(runs: list[Record]) -> list[Statement]:
     made = []
-    for run in (r for r in runs if r.kind == "pooled" and r.status == "done" and r.method != "random"):
+    for run in (r for r in current(runs) if r.kind == "pooled" and r.status == "done"):
         for site, scores in (run.result or {})["sites"].items():
             own = scores["gain_over"].get(f"alone: {site}")
             if own is None or own["balanced_accuracy"]["ci95"] is None:
                 continue
             mean, (low, high) = own["balanced_accuracy"]["mean"], own["balanced_accuracy"]["ci95"]
             words = "better" if low > 0 else "worse" if high < 0 else "not surely better or worse"
-            which = f"{run.method}, {size_of(run)} per class, seed {run.seed}"
+            which = f"{run.method}, {size_in_words(run)}, seed {run.seed}"
             made.append(
                 f"At {site}, packages of {run.data} together ({which}) are {words} than its own alone "
                 f"({mean:+.3f} [{low:+.3f}, {high:+.3f}])."

@@ -15,7 +15,7 @@ from medistill.prediction.examples import examples_of
 from medistill.prediction.indicator import LEAST_GROUPS
 from medistill.prediction.ranks import partial_spearman, spearman
 from medistill.reporting.page import Column, Table
-from medistill.store import Record, Store
+from medistill.store import Record, Store, current, size_in_words, size_of, told
 from medistill.types import Json
 
 METRIC = "balanced_accuracy"
@@ -39,6 +39,17 @@ class Cell:
     def size(self) -> str:
         """Images per class, or the share asked for."""
         return size_of(self.runs[0])
+
+    @property
+    def words(self) -> str:
+        """How many images, in a sentence."""
+        return size_in_words(self.runs[0])
+
+    @property
+    def is_random(self) -> bool:
+        """Whether these are random real images, whatever they are called."""
+        asked = self.runs[0].specification.get("method", {"method": self.method})
+        return bool(asked["method"] == "random")
 
     def mean(self, value: Callable[[Json], float | None]) -> float | None:
         """Mean over seeds of what ``value`` reads from a result; None where a seed lacks it."""
@@ -68,15 +79,10 @@ class Cell:
         return stdev(values) if len(values) > 1 else None
 
 
-def size_of(run: Record) -> str:
-    """Images per class of a run, or the share asked for."""
-    return str(run.ipc) if run.ipc is not None else f"{run.ratio:.2%}"
-
-
 def cells(runs: Iterable[Record]) -> list[Cell]:
-    """Runs that are done, of one set at a time, gathered over seeds."""
+    """Runs that are done, gathered over seeds; of what is called the same, the newest configuration."""
     found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    for run in runs:
+    for run in current(runs):
         if run.status == "done" and run.kind == "distilled":
             found[(run.data, run.group, run.method, run.ipc, run.ratio)].append(run)
     return [
@@ -135,13 +141,13 @@ def equivalents(of: list[Cell]) -> Table:
     ]  # fmt: skip
     rows: list[list[Any]] = []
     for data in dict.fromkeys(c.data for c in of):
-        own = [c for c in of if c.data == data and c.ipc is not None]
+        own = [c for c in of if c.data == data]
         curve = _random_curve(own)
         for c in own:
             level = c.level()
-            if c.method != "random" and level is not None and c.ipc is not None and len(curve) > 1:
+            if not c.is_random and level is not None and len(curve) > 1:
                 reached, note = _inverse(curve, level)
-                rows.append([data, c.method, c.size, level, reached, reached / c.ipc, note])
+                rows.append([data, c.method, c.size, level, reached, reached / _per_class(c, "random"), note])
     note = (
         "Interpolated between the sizes at which random images were measured, linear in the logarithm of their "
         "number; the largest is all training images, taken as their mean number per class."
@@ -149,14 +155,17 @@ def equivalents(of: list[Cell]) -> Table:
     return Table("equivalents", "How many random images equal a distilled one", note, columns, rows)
 
 
+def _per_class(c: Cell, arm: str) -> float:
+    """Mean number of images per class that an arm trains on; of random ones, those of a package's bytes."""
+    result = c.runs[0].result or {}
+    known = result.get("features")
+    classes = known["classes"] if known else max(1, round(result["images"]["random"] / (c.ipc or 1)))
+    return float(result["images"][arm] / classes)
+
+
 def _random_curve(of: list[Cell]) -> list[tuple[float, float]]:
     """Images per class and balanced accuracy of random images, made monotone; the last is all images."""
-    points = {float(c.ipc): c.level(arm="random") for c in of if c.ipc is not None}
-    for c in of:
-        result = c.runs[0].result or {}
-        classes = max(1, round(result["images"]["random"] / (c.ipc or 1)))  # these are never stored smaller
-        full = result["images"]["full"] / classes
-        points[full] = c.level(arm="full")
+    points = {_per_class(c, arm): c.level(arm=arm) for arm in ("random", "full") for c in of}
     known = sorted((size, level) for size, level in points.items() if level is not None)
     levels = np.maximum.accumulate(np.array([level for _, level in known]))
     return [(size, float(level)) for (size, _), level in zip(known, levels, strict=True)]
@@ -197,7 +206,7 @@ def sites(runs: Iterable[Record]) -> Table:
     ]  # fmt: skip
     rows = [
         [run.data, site, run.method, size_of(run), run.seed, *_compared(scores)]
-        for run in runs
+        for run in current(runs)
         if run.status == "done" and run.kind == "transfer"
         for site, scores in (run.result or {})["sites"].items()
     ]
@@ -219,7 +228,7 @@ def pooled(runs: Iterable[Record]) -> Table:
         Column("pooled is better by", "+.3f"), Column("low", "+.3f"), Column("high", "+.3f"),
     ]  # fmt: skip
     rows: list[list[Any]] = []
-    for run in runs:
+    for run in current(runs):
         result = run.result or {}
         if run.status != "done" or run.kind != "pooled":
             continue
@@ -300,18 +309,9 @@ def indicator(runs: Iterable[Record]) -> Table:
 
 def failures(runs: Iterable[Record]) -> Table:
     """Runs that failed, and why."""
-    columns = [Column("data"), Column("method"), Column("per class"), Column("seed", "d"), Column("error")]
-    rows = [
-        [
-            r.data,
-            r.method,
-            str(r.ipc if r.ipc is not None else r.ratio),
-            r.seed,
-            (r.error or "").strip().splitlines()[-1],
-        ]
-        for r in runs
-        if r.status == "failed"
-    ]
+    columns = [Column("run"), Column("kind"), Column("error")]
+    failed = [r for r in runs if r.status == "failed"]
+    rows: list[list[Any]] = [[told(r), r.kind, (r.error or "").strip().splitlines()[-1]] for r in failed]
     return Table("failures", "What failed", "", columns, rows)
 
 

@@ -9,11 +9,12 @@ import numpy.typing as npt
 
 from medistill.config import DataConfig
 from medistill.data.arrays import take
+from medistill.data.checks import require_usable
 from medistill.data.dataset import Dataset, Split
 from medistill.data.load import load
 from medistill.errors import DataError
 from medistill.evaluation.align import renamed
-from medistill.files import user_cache, write_atomically
+from medistill.files import canonical_json, sha256_text, user_cache, write_atomically
 from medistill.keys import Key
 from medistill.study.config import DataEntry
 
@@ -25,6 +26,7 @@ def read_entry(entry: DataEntry) -> Dataset:
         DataError: the source cannot be read, or a class named in the entry does not exist.
     """
     dataset = load(entry.source, entry.data)
+    require_usable(dataset)
     if not entry.varied:
         return dataset
     key = Key(entry.variation_seed).child("variation")
@@ -58,17 +60,40 @@ def _noisy(labels: npt.NDArray[np.int64], classes: int, entry: DataEntry, key: K
     return changed
 
 
+def data_identity(entry: DataEntry, dataset: Dataset) -> str:
+    """Hash of content, class names and the way of preparing them: what distilling sees of the data."""
+    described = dataset.description
+    told = {
+        "content": dataset.fingerprint["sha256"],
+        "classes": list(described.class_names),
+        "flips": described.flips,
+        "prepared": entry.data.model_dump(mode="json", include={"size", "channels"}),
+    }
+    return sha256_text(canonical_json(told))
+
+
+def also_renamed(entry: DataEntry, classes: dict[str, str | None]) -> DataEntry:
+    """The entry with its classes, as it calls them, renamed once more."""
+    if not classes:
+        return entry
+    renamed(read_entry(entry), classes)  # says what is wrong with the names
+    names = load(entry.source, entry.data).description.class_names
+    first = {name: entry.classes.get(name, name) for name in names}
+    both = {name: None if now is None else classes.get(now, now) for name, now in first.items()}
+    return entry.model_copy(update={"classes": both})
+
+
 def as_source(entry: DataEntry) -> tuple[str, DataConfig]:
     """What ``distill`` is given for an entry: its source, or a file in the user's cache with the varied data."""
     if not entry.varied:
         return entry.source, entry.data
     dataset = read_entry(entry)
-    path = user_cache() / "study-data" / dataset.fingerprint["sha256"] / f"{_file_name(entry.name)}.npz"
+    path = user_cache() / "study-data" / data_identity(entry, dataset) / f"{_file_name(entry.name)}.npz"
     if not path.exists():
         write_atomically(path, _npz(dataset))
     described = dataset.description
     told = {"licence": described.licence, "source": described.source, "flips": described.flips}
-    return str(path), entry.data.model_copy(update={**told, "class_names": None})
+    return str(path), entry.data.model_copy(update={**told, "class_names": described.class_names})
 
 
 def _file_name(name: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from medistill import __version__
 from medistill.errors import MedistillError
-from medistill.files import pretty_json, read_json, user_cache, write_atomically
+from medistill.files import canonical_json, pretty_json, read_json, user_cache, write_atomically
 from medistill.types import Json
 
 
@@ -103,11 +103,15 @@ def _work(identity: str) -> None:
     started = time.monotonic()
     # A process of a killed study may not have ended yet.
     with FileLock(folder / "lock"):
+        if (folder / "result.json").exists():  # done while this process waited
+            sys.stdout.write("\n" + json.dumps(read_json(folder / "result.json")) + "\n")
+            return
         starts = folder / "starts"
         started_before = len(starts.read_text()) if starts.exists() else 0
         starts.write_text("x" * (started_before + 1))
         try:
             outcome = _outcome("done", result=perform(specification))
+            canonical_json(outcome)  # so that what cannot be written is found here
         except MedistillError as problem:
             outcome = _outcome("failed", error=str(problem))
         except Exception:
