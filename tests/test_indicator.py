@@ -13,15 +13,18 @@ from medistill.data.phantom import Phantom, make_phantom
 from medistill.data.preprocess import prepare
 from medistill.errors import ConfigError, DataError
 from medistill.prediction import features as features_module
+from medistill.prediction import indicator as indicator_module
 from medistill.prediction.assess import assess
 from medistill.prediction.examples import examples_of
 from medistill.prediction.features import features
 from medistill.prediction.indicator import (
     QUANTITIES,
+    VIEWS,
     Example,
     Indicator,
     Model,
     above_chance,
+    best_view,
     from_above_chance,
     half_width,
     left_out,
@@ -99,20 +102,30 @@ def test_a_group_is_never_on_both_sides(monkeypatch):
         return whole(cls, quantity, known, *rest)
 
     monkeypatch.setattr(Model, "fit", classmethod(fit))
-    left_out(examples)
+    left_out(examples, VIEWS[-1])
     assert sorted(map(len, seen)) == [3] * 8 and len({frozenset(s) for s in seen}) == 4
+
+
+def test_what_is_seen_is_chosen_without_the_group_left_out(monkeypatch):
+    examples, given = law(groups=4), []
+    monkeypatch.setattr(
+        indicator_module, "best_view", lambda known: given.append({e.group for e in known}) or VIEWS[-1]
+    )
+    left_out(examples)
+    assert sorted(map(len, given)) == [3] * 4
+    assert best_view(law(groups=2)) is VIEWS[0]
 
 
 def test_order_and_repeats_of_examples_do_not_matter():
     examples = law(groups=4)
-    first = Model.fit("balanced_accuracy", examples)(examples[0].features, "dm")
-    turned = Model.fit("balanced_accuracy", examples[::-1])(examples[0].features, "dm")
+    first = Model.fit("balanced_accuracy", examples, VIEWS[-1])(examples[0].features, "dm")
+    turned = Model.fit("balanced_accuracy", examples[::-1], VIEWS[-1])(examples[0].features, "dm")
     assert first == pytest.approx(turned, abs=1e-6)
 
 
 def test_a_method_never_seen_is_the_mean_of_those_seen():
     examples = law(groups=5, noise=0.0)
-    model = Model.fit("balanced_accuracy", examples)
+    model = Model.fit("balanced_accuracy", examples, VIEWS[-1])
     features, chance = examples[0].features, 1 / examples[0].features["classes"]
     each = [above_chance(model(features, m), chance) for m in model.methods]
     assert above_chance(model(features, "new"), chance) == pytest.approx(np.mean(each), abs=1e-6)

@@ -10,10 +10,9 @@ import numpy as np
 
 from medistill.prediction.indicator import (
     QUANTITIES,
-    Describe,
     Example,
     Values,
-    as_random,
+    View,
     description,
     half_width,
     left_out,
@@ -22,15 +21,15 @@ from medistill.prediction.indicator import (
 )
 from medistill.prediction.ranks import spearman
 
-PREDICTORS: dict[str, Describe] = {
-    "indicator": description,
-    "random sample (the feasibility study's)": lambda f: description(f)[:2],
-    "number of classes": lambda f: np.array([math.log(f["classes"])]),
-    "images per class": lambda f: np.array([math.log(f["images"] / f["classes"])]),
-    "share of the largest class": lambda f: np.array([f["majority"]]),
-    "mean of the others": lambda f: np.zeros(1),
+PREDICTORS: dict[str, View | None] = {
+    "indicator": None,
+    "random sample (the feasibility study's)": View(lambda f: description(f)[:2], nothing),
+    "number of classes": View(lambda f: np.array([math.log(f["classes"])]), nothing),
+    "images per class": View(lambda f: np.array([math.log(f["images"] / f["classes"])]), nothing),
+    "share of the largest class": View(lambda f: np.array([f["majority"]]), nothing),
+    "mean of the others": View(lambda f: np.zeros(1), nothing),
 }
-"""What each predictor may see beside the method."""
+"""What each predictor may see beside the method; the indicator chooses among views, without the origin left out."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,8 @@ class Assessment:
 def assess(examples: Sequence[Example]) -> list[Assessment]:
     """Every predictor for every quantity."""
     found = []
-    for name, describe in PREDICTORS.items():
-        start = as_random if name == "indicator" else nothing
-        predictions = left_out(examples, describe, start)
+    for name, view in PREDICTORS.items():
+        predictions = left_out(examples, view)
         for quantity in QUANTITIES:
             measured = np.array([e.values[quantity] for e in examples])
             predicted = np.array([p[quantity] for p in predictions])

@@ -132,6 +132,27 @@ def nothing(metric: str, features: dict[str, float]) -> float:
 
 
 @dataclass(frozen=True)
+class View:
+    """What a model sees of the features, and where it starts from."""
+
+    describe: Describe
+    start: Start
+
+
+VIEWS = tuple(
+    View(describe, start)
+    for describe in (
+        lambda f: description(f)[:2],
+        lambda f: description(f)[[0, 1, -1]],
+        lambda f: description(f)[[0, 1, 2, 3, -1]],
+        description,
+    )
+    for start in (nothing, as_random)
+)
+"""From little to all: with few origins to learn from, seeing less errs less."""
+
+
+@dataclass(frozen=True)
 class Model:
     """A linear model of one metric: Bayesian ridge regression on standardised features and the method.
 
@@ -140,38 +161,35 @@ class Model:
 
     metric: str
     methods: tuple[str, ...]
-    describe: Describe
-    start: Start
+    view: View
     mean: Values
     scale: Values
     weights: Values
     intercept: float
 
     @classmethod
-    def fit(
-        cls, metric: str, examples: Sequence[Example], describe: Describe = description, start: Start = as_random
-    ) -> Model:
+    def fit(cls, metric: str, examples: Sequence[Example], view: View) -> Model:
         """Learn from examples; every group counts as much as any other, however many runs it has."""
         from sklearn.linear_model import BayesianRidge
 
         known = _levels(metric, examples)
         methods = tuple(sorted({method for _, method, _, _ in known}))
-        raw = np.array([describe(features) for features, _, _, _ in known])
+        raw = np.array([view.describe(features) for features, _, _, _ in known])
         mean, scale = raw.mean(axis=0), raw.std(axis=0)
         scale = np.where(scale > 1e-9, scale, 1.0)
         rows, target = [], []
         for row, (features, method, level, _) in zip(raw, known, strict=True):
             rows.append(_design(row, method, methods, mean, scale))
-            target.append(above_chance(level, _chance(metric, features)) - start(metric, features))
+            target.append(above_chance(level, _chance(metric, features)) - view.start(metric, features))
         groups = [group for *_, group in known]
         weight = np.array([1 / groups.count(group) for group in groups])
         fitted = BayesianRidge().fit(np.array(rows), target, sample_weight=weight * len(weight) / weight.sum())
-        return cls(metric, methods, describe, start, mean, scale, fitted.coef_, float(fitted.intercept_))
+        return cls(metric, methods, view, mean, scale, fitted.coef_, float(fitted.intercept_))
 
     def __call__(self, features: dict[str, float], method: str) -> float:
         """The expected level. A method never seen counts as the mean of those that were."""
-        row = _design(self.describe(features), method, self.methods, self.mean, self.scale)
-        logit = float(row @ self.weights) + self.intercept + self.start(self.metric, features)
+        row = _design(self.view.describe(features), method, self.methods, self.mean, self.scale)
+        logit = float(row @ self.weights) + self.intercept + self.view.start(self.metric, features)
         return from_above_chance(logit, _chance(self.metric, features))
 
 
@@ -201,8 +219,10 @@ class Models:
     auroc: Model
 
     @classmethod
-    def fit(cls, examples: Sequence[Example], describe: Describe = description, start: Start = as_random) -> Models:
-        return cls(*(Model.fit(metric, examples, describe, start) for metric in METRICS))
+    def fit(cls, examples: Sequence[Example], view: View | None = None) -> Models:
+        """Learn both; where nothing is said of what they see, it is chosen by :func:`best_view`."""
+        seen = view or best_view(examples)
+        return cls(*(Model.fit(metric, examples, seen) for metric in METRICS))
 
     def __call__(self, features: dict[str, float], method: str) -> dict[str, float]:
         """The expected value of every quantity."""
@@ -267,17 +287,33 @@ def from_scale(quantity: str, value: float, features: dict[str, float]) -> float
     return value if quantity not in METRICS else from_above_chance(value, _chance(quantity, features))
 
 
-def left_out(
-    examples: Sequence[Example], describe: Describe = description, start: Start = as_random
-) -> list[dict[str, float]]:
-    """What models of the other groups predict for each example, by quantity."""
+def left_out(examples: Sequence[Example], view: View | None = None) -> list[dict[str, float]]:
+    """What models of the other groups predict for each example, by quantity.
+
+    What the models see is chosen anew among the other groups each time, unless it is said.
+    """
     predicted: list[dict[str, float]] = [{} for _ in examples]
     for group in {e.group for e in examples}:
-        models = Models.fit([e for e in examples if e.group != group], describe, start)
+        models = Models.fit([e for e in examples if e.group != group], view)
         for index, e in enumerate(examples):
             if e.group == group:
                 predicted[index] = models(e.features, e.method)
     return predicted
+
+
+def best_view(examples: Sequence[Example]) -> View:
+    """The view whose models err least on origins left out, over both levels; the smallest where there are too few."""
+    groups = [e.group for e in examples]
+    if len(set(groups)) < LEAST_GROUPS:
+        return VIEWS[0]
+    weight = np.array([1 / groups.count(group) for group in groups])
+
+    def error(view: View) -> float:
+        predicted = left_out(examples, view)
+        off = [sum(abs(p[m] - e.values[m]) for m in METRICS) for p, e in zip(predicted, examples, strict=True)]
+        return float(weight @ np.array(off))
+
+    return min(VIEWS, key=error)
 
 
 def scaled_errors(quantity: str, examples: Sequence[Example], predicted: Sequence[dict[str, float]]) -> Values:
