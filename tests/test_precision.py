@@ -41,5 +41,5 @@ def test_auto_is_decided_by_the_machine_and_recorded(tmp_path, monkeypatch, capa
 
 
 def test_a_named_method_is_float32():
-    chosen, _ = distill._configure("dm", 10, None, None, {}, {})
+    chosen, _ = distill.configured("dm", 10, None, None, {}, {})
     assert chosen.precision == "float32"

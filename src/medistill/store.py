@@ -204,7 +204,8 @@ class Store:
 
     def statuses(self) -> dict[str, str]:
         """Status of every run by its identity."""
-        return dict(self.connection.execute("SELECT identity, status FROM runs"))
+        with self._telling():
+            return dict(self.connection.execute("SELECT identity, status FROM runs"))
 
     def record(self, run: Record, figures: list[Figure]) -> None:
         """Keep a run; one that failed before is replaced, one that is done stays as it is."""
@@ -239,7 +240,9 @@ class Store:
 
     def known(self) -> dict[str, Json]:
         """What is known of each data set, by its identity."""
-        return {i: json.loads(known) for i, known in self.connection.execute("SELECT identity, known FROM data")}
+        with self._telling():
+            rows = self.connection.execute("SELECT identity, known FROM data").fetchall()
+        return {identity: json.loads(known) for identity, known in rows}
 
     def runs(self, status: str | None = None) -> list[Record]:
         """Runs in the order of what they are."""
@@ -249,7 +252,9 @@ class Store:
         columns = ", ".join(f'"{name}"' for name in names)
         given = () if status is None else (status,)
         found = []
-        for row in self.connection.execute(f"SELECT {columns} FROM runs {where} {order}", given):
+        with self._telling():
+            rows = self.connection.execute(f"SELECT {columns} FROM runs {where} {order}", given).fetchall()
+        for row in rows:
             values: dict[str, Any] = dict(zip(names, row, strict=True))
             for name in ("specification", "result"):
                 values[name] = None if values[name] is None else json.loads(values[name])
