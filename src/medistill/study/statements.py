@@ -63,7 +63,7 @@ def _which(of: list[Cell]) -> list[Statement]:
     made = []
     for size in sizes:
         own = [c for c in best if c.words == size]
-        methods = sorted({c.method for c in own}, key=lambda m: -sum(c.method == m for c in own))
+        methods = sorted({c.method for c in own}, key=lambda m: (-sum(c.method == m for c in own), m))
         counted = listed([f"{m} on {sum(c.method == m for c in own)}" for m in methods])
         made.append(f"With {size} the best method was {counted} of {len(own)} data sets.")
     return [Statement(text, "results") for text in made]
