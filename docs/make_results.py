@@ -148,7 +148,8 @@ def transfer_page() -> str:
         "Measured by `make transfer-table` (`benchmarks/transfer_table.py`; the objects lie in "
         "[transfer/](transfer/)): the package that `distill` makes where no method is named, ten images per class, "
         "28 pixels. It was made with ConvNets; each of these networks is trained on it, on random images stored "
-        "and labelled in the same way, and on all images, by the same recipe. Balanced accuracy, and in brackets "
+        "and labelled in the same way, and on all images, by the same recipe: two networks of each kind, three "
+        "draws of random images. Balanced accuracy, and in brackets "
         "the 95 % interval.",
     ]
     for file in transfer_files():
@@ -256,7 +257,8 @@ def guidelines() -> str:
         "Every sentence here was made from the figures below it, and those by `make study` "
         "([studies/feasibility.yaml](../studies/feasibility.yaml)), which goes on where it stopped; the database is "
         f"`src/medistill/prediction/basis.db`. So far {len(done)} runs, {len(runs) - len(done)} failed, {hours:.1f} "
-        "hours of work on two CPU cores. Test images were seen once, by finished networks.",
+        "hours of work on two CPU cores, not counting networks that the cache held from earlier measurements. "
+        "Test images were seen once, by finished networks.",
         "\n".join(f"- {s.text} [figures](#{_anchor(tables[s.table].title)})" for s in statements(cells(runs), runs)),
     ]
     for key in SHOWN:

@@ -29,7 +29,7 @@ from medistill.prediction.indicator import (
     half_width,
     left_out,
 )  # fmt: skip
-from test_study import EVALUATE, SMALL
+from studies import EVALUATE, SMALL
 
 OFFSET = {"random": 0.0, "dm": 0.4, "default": 0.8}
 
@@ -205,7 +205,7 @@ def database(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _nothing_shipped(monkeypatch, tmp_path):
     """What is learned from is what a test gives."""
-    monkeypatch.setattr("medistill.commands.predict.shipped", lambda: tmp_path / "none.db")
+    monkeypatch.setattr("medistill.commands.predict.shipped", lambda: [])
 
 
 def test_predict_learns_from_a_study(database, cli):
@@ -245,7 +245,7 @@ def test_a_study_assesses_its_indicator(database):
 
 def test_origins_that_share_data_are_one(tmp_path):
     from medistill.prediction.examples import _joined
-    from test_study import record
+    from studies import record
 
     runs = [
         record(identity="1", group="a", data_identity="x"), record(identity="2", group="b", data_identity="x"),
@@ -258,7 +258,7 @@ def test_origins_that_share_data_are_one(tmp_path):
 def test_recipes_are_not_mixed(tmp_path):
     from medistill.prediction.examples import read_examples
     from medistill.store import Store
-    from test_study import record
+    from studies import record
 
     for number in (1, 2):
         with Store(tmp_path / f"{number}.db", write=True) as store:

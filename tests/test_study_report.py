@@ -26,7 +26,7 @@ from medistill.study.tables import (
     results,
     sites,
 )
-from test_study import record
+from studies import record
 
 METRICS = ("accuracy", "balanced_accuracy", "auroc", "f1_macro")
 

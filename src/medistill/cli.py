@@ -29,6 +29,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random; 0 if not given.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, for instance method.iterations=500.")]
 Config = Annotated[Path | None, typer.Option(help="A YAML file of settings.")]
+Ipc = Annotated[int | None, typer.Option(help="Images per class.")]
+Ratio = Annotated[float | None, typer.Option(help="Distilled images per training image, 0.01 for instance.")]
 Size = Annotated[int | None, typer.Option(help="Bring all images to this many pixels a side.")]
 Channels = Annotated[int | None, typer.Option(help="1: make all images gray, 3: RGB.")]
 Flips = Annotated[str | None, typer.Option(help="Mirror images that keep their class: none, horizontal, both.")]
@@ -58,6 +60,12 @@ def _data_settings(
     return {**mapping(settings.get("data"), "data"), **{k: v for k, v in given.items() if v is not None}}
 
 
+def _data_config(assignments: list[str] | None, size: int | None, channels: int | None, flips: str | None) -> Any:
+    from medistill.config import DataConfig, build
+
+    return build(DataConfig, _data_settings(_settings(None, assignments), size, channels, flips), "data")
+
+
 def _evaluate_config(
     settings: dict[str, Any], networks: int | None, seed: int | None, nets: str | None = None
 ) -> Any:
@@ -82,11 +90,9 @@ def check(
 ) -> None:
     """List every problem of a data set, and its fingerprint."""
     from medistill import check as run
-    from medistill.config import DataConfig, build
     from medistill.texts import check_text
 
-    values = _data_settings(_settings(None, set_), size, channels, flips)
-    result = run(data, ipc=ipc, config=build(DataConfig, values, "data"))
+    result = run(data, ipc=ipc, config=_data_config(set_, size, channels, flips))
     _print(result, as_json, check_text)
     if not result["usable"]:
         raise typer.Exit(2)
@@ -95,8 +101,8 @@ def check(
 @app.command()
 def predict(
     data: Data,
-    ipc: Annotated[int | None, typer.Option(help="Images per class.")] = None,
-    ratio: Annotated[float | None, typer.Option(help="Distilled images per training image.")] = None,
+    ipc: Ipc = None,
+    ratio: Ratio = None,
     method: Annotated[str | None, typer.Option(help="Only this method, as studies name it.")] = None,
     db: Annotated[Path | None, typer.Option(help="A study's database to learn from too.")] = None,
     size: Size = None,
@@ -107,11 +113,9 @@ def predict(
 ) -> None:
     """Say how well distilling will work, before it is done."""
     from medistill import predict as run
-    from medistill.config import DataConfig, build
     from medistill.texts import predict_text
 
-    values = _data_settings(_settings(None, set_), size, channels, flips)
-    config = build(DataConfig, values, "data")
+    config = _data_config(set_, size, channels, flips)
     _print(run(data, ipc=ipc, ratio=ratio, method=method, db=db, config=config, progress=True), as_json, predict_text)
 
 
@@ -122,10 +126,8 @@ def distill(
     method: Annotated[
         str | None, typer.Option(help="See `medistill methods`; the recommended configuration if not given.")
     ] = None,
-    ipc: Annotated[int | None, typer.Option(help="Images per class.")] = None,
-    ratio: Annotated[
-        float | None, typer.Option(help="Distilled images per training image, 0.01 for instance.")
-    ] = None,
+    ipc: Ipc = None,
+    ratio: Ratio = None,
     factor: Annotated[
         int | None, typer.Option(help="Store images at 1/factor of the side, factor² of them in the bytes of one.")
     ] = None,

@@ -46,6 +46,13 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def child_environment(threads: int) -> dict[str, str]:
+    """The environment of a process of ours with so many threads that imports what this one does."""
+    number = str(threads)
+    path = os.pathsep.join(p for p in sys.path if p)
+    return {**os.environ, "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "PYTHONPATH": path}
+
+
 @functools.cache
 def has_bfloat16() -> bool:
     """Whether the processor multiplies in bfloat16; where only software does, it is slower than float32."""

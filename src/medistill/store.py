@@ -1,19 +1,18 @@
 """What studies found, in one SQLite file that any number of programs may read while one writes.
 
 Runs lie in ``runs`` by the hash of what determines them, their figures in ``figures``, one value a
-row, so that a spreadsheet or a notebook can read them too; ``data`` holds what is known of each data set.
+row, so that a spreadsheet or a notebook can read them too.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from medistill.errors import DataError
 from medistill.files import canonical_json, refusing_output
@@ -34,28 +33,23 @@ CREATE TABLE IF NOT EXISTS figures (
     arm TEXT NOT NULL, metric TEXT NOT NULL, mean REAL, low REAL, high REAL,
     PRIMARY KEY (identity, site, net, quantity, arm, metric)
 );
-CREATE TABLE IF NOT EXISTS data (
-    identity TEXT PRIMARY KEY, name TEXT NOT NULL, "group" TEXT NOT NULL, known TEXT NOT NULL
-);
 """
 
 
 @dataclass(frozen=True)
-class Record:
-    """One run as it is kept.
+class Asked:
+    """What a run is, before it is done and after.
 
     Args:
-        identity: hash of all that determines it.
-        study, kind, data, group, data_identity, method, ipc, ratio, seed: what it is.
-        status: "done" or "failed".
-        error: why it failed.
-        starts: how often it was begun; more than once where its process was ended.
-        seconds: it took.
-        finished: when, ISO 8601 in UTC.
-        machine: where, in words.
-        medistill: version.
-        specification: what was asked for.
-        result: what was measured; None where it failed.
+        identity: hash of all that determines its result.
+        study: the study's name.
+        kind: "distilled", "transfer" (its networks tested at another site) or "pooled".
+        data, group: name and origin of what it trains on.
+        data_identity: hash of their content, as varied.
+        method: what tables call it.
+        ipc, ratio: one of both.
+        seed: of distilling.
+        specification: what a worker needs to do it; as it is kept, sources are named without their folders.
     """
 
     identity: str
@@ -68,6 +62,45 @@ class Record:
     ipc: int | None
     ratio: float | None
     seed: int
+    specification: Json
+
+    @property
+    def size(self) -> str:
+        """How many images were asked for, as tables write it: images per class, or the share of the images."""
+        return str(self.ipc) if self.ipc is not None else f"{100 * (self.ratio or 0):g} %"
+
+    @property
+    def size_in_words(self) -> str:
+        """How many images were asked for, in a sentence."""
+        return f"{self.ipc} images per class" if self.ipc is not None else f"{self.size} of the images"
+
+    @property
+    def title(self) -> str:
+        """Which run it is, in words."""
+        where = f", tested at {self.specification['site']['entry']['name']}" if self.kind == "transfer" else ""
+        return f"{self.data}{where}, {self.method}, {self.size_in_words}, seed {self.seed}"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the images are random real ones, whatever the method is called."""
+        return bool(self.specification["method"]["method"] == "random")
+
+
+@dataclass(frozen=True)
+class Record(Asked):
+    """One run as it is kept.
+
+    Args:
+        status: "done" or "failed".
+        error: why it failed.
+        starts: how often it was begun; more than once where its process was ended.
+        seconds: it took.
+        finished: when, ISO 8601 in UTC.
+        machine: where, in words.
+        medistill: version.
+        result: what was measured; None where it failed.
+    """
+
     status: str
     error: str | None
     starts: int
@@ -75,43 +108,7 @@ class Record:
     finished: str
     machine: str
     medistill: str
-    specification: Json
     result: Json | None
-
-
-class Named(Protocol):
-    """What says which run it is."""
-
-    @property
-    def kind(self) -> str: ...
-    @property
-    def data(self) -> str: ...
-    @property
-    def method(self) -> str: ...
-    @property
-    def ipc(self) -> int | None: ...
-    @property
-    def ratio(self) -> float | None: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def specification(self) -> Json: ...
-
-
-def size_of(run: Named) -> str:
-    """How many images were asked for, as tables write it: images per class, or the share of the images."""
-    return str(run.ipc) if run.ipc is not None else f"{100 * (run.ratio or 0):g} %"
-
-
-def size_in_words(run: Named) -> str:
-    """How many images were asked for, in a sentence."""
-    return f"{run.ipc} images per class" if run.ipc is not None else f"{size_of(run)} of the images"
-
-
-def told(run: Named) -> str:
-    """Which run it is, in words."""
-    where = f", tested at {run.specification['site']['entry']['name']}" if run.kind == "transfer" else ""
-    return f"{run.data}{where}, {run.method}, {size_in_words(run)}, seed {run.seed}"
 
 
 def current(runs: Iterable[Record]) -> list[Record]:
@@ -166,7 +163,7 @@ class Store:
             with refusing_output(path, "--db"):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
-        uri = f"{path.resolve().as_uri()}?mode={'rw' if write else 'ro&immutable=1' if _locked(path) else 'ro'}"
+        uri = f"{path.resolve().as_uri()}?mode={'rw' if write else 'ro'}"
         with self._telling():
             self.connection = sqlite3.connect(uri, uri=True, timeout=60)
             version = self.connection.execute("PRAGMA user_version").fetchone()[0]
@@ -175,8 +172,8 @@ class Store:
                 with self.connection:
                     self.connection.executescript(_TABLES)
                     self.connection.execute(f"PRAGMA user_version = {FORMAT}")
-                version, names = FORMAT, {"runs", "figures", "data"}
-        if not {"runs", "figures", "data"} <= names:
+                version, names = FORMAT, {"runs", "figures"}
+        if not {"runs", "figures"} <= names:
             raise DataError("is no study's database", where=path, remedy="give --db the name of a new file")
         if version != FORMAT:
             raise DataError(
@@ -202,11 +199,6 @@ class Store:
         except sqlite3.DatabaseError as problem:
             raise DataError(f"is no study's database ({problem})", where=self.path) from problem
 
-    def statuses(self) -> dict[str, str]:
-        """Status of every run by its identity."""
-        with self._telling():
-            return dict(self.connection.execute("SELECT identity, status FROM runs"))
-
     def record(self, run: Record, figures: list[Figure]) -> None:
         """Keep a run; one that failed before is replaced, one that is done stays as it is."""
         values = {**run.__dict__}
@@ -223,26 +215,13 @@ class Store:
                 rows = [(run.identity, *figure) for figure in figures]
                 self.connection.executemany("INSERT INTO figures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def know(self, identity: str, name: str, group: str, known: Json) -> None:
-        """Keep what is known of a data set."""
-        with self._telling(), self.connection:
-            self.connection.execute(
-                "INSERT OR REPLACE INTO data VALUES (?, ?, ?, ?)", (identity, name, group, canonical_json(known))
-            )
-
-    def call(self, identity: str, study: str, data: str, group: str, method: str) -> None:
+    def call(self, run: Asked) -> None:
         """Call a run that is kept as its study calls it now; names and origins determine no result."""
         with self._telling(), self.connection:
             self.connection.execute(
-                'UPDATE runs SET study = ?, data = ?, "group" = ?, method = ? WHERE identity = ?',
-                (study, data, group, method, identity),
+                'UPDATE runs SET study = ?, data = ?, "group" = ?, method = ?, specification = ? WHERE identity = ?',
+                (run.study, run.data, run.group, run.method, canonical_json(run.specification), run.identity),
             )
-
-    def known(self) -> dict[str, Json]:
-        """What is known of each data set, by its identity."""
-        with self._telling():
-            rows = self.connection.execute("SELECT identity, known FROM data").fetchall()
-        return {identity: json.loads(known) for identity, known in rows}
 
     def runs(self, status: str | None = None) -> list[Record]:
         """Runs in the order of what they are."""
@@ -261,13 +240,8 @@ class Store:
             found.append(Record(**values))
         return found
 
-    def figures(self) -> Iterator[tuple[Any, ...]]:
+    def figures(self) -> list[tuple[Any, ...]]:
         """Every figure: identity, site, net, quantity, arm, metric, mean, low, high."""
-        yield from self.connection.execute(
-            "SELECT * FROM figures ORDER BY identity, site, net, quantity, arm, metric"
-        )
-
-
-def _locked(path: Path) -> bool:
-    """Whether the place cannot be written, so that SQLite could not make its lock there."""
-    return not os.access(path.parent, os.W_OK)
+        order = "identity, site, net, quantity, arm, metric"
+        with self._telling():
+            return self.connection.execute(f"SELECT * FROM figures ORDER BY {order}").fetchall()

@@ -11,7 +11,7 @@ from medistill.data.load import load
 from medistill.data.preprocess import prepare
 from medistill.distil.problem import make_problem
 from medistill.errors import ConfigError, nearest
-from medistill.prediction.examples import read_examples, shipped
+from medistill.prediction.examples import RANDOM_METHOD, read_examples, shipped
 from medistill.prediction.features import features
 from medistill.prediction.indicator import Indicator, Prediction
 from medistill.progress import Progress, say
@@ -62,8 +62,7 @@ def predict(
     """
     prepare_torch()
     started = time.monotonic()
-    paths = [path for path in (shipped(), None if db is None else Path(db)) if path is not None]
-    known = read_examples([path for path in paths if path != shipped() or path.exists()])
+    known = read_examples([*shipped(), *([] if db is None else [Path(db)])])
     indicator = Indicator(tuple(known))
     if method is not None and method not in indicator.methods:
         raise ConfigError(
@@ -100,7 +99,7 @@ def _verdict(found: dict[str, float], predictions: dict[str, dict[str, Predictio
     """What to do, by the method that is expected to reach most."""
     chance = 1 / found["classes"]
     reach = (found["all.balanced_accuracy"] - chance) / (1 - chance)
-    made = {name: p for name, p in predictions.items() if name != "random"} or predictions
+    made = {name: p for name, p in predictions.items() if name != RANDOM_METHOD} or predictions
     name = max(made, key=lambda m: made[m]["balanced_accuracy"].mean)
     recovery, gain = made[name]["recovery"], made[name]["gain"]
     told = f"{name} is expected to reach {recovery.mean:.0%} of the full data's balanced accuracy"

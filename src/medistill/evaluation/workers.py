@@ -11,7 +11,6 @@ again and nothing is pickled.
 from __future__ import annotations
 
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from medistill.data.preprocess import Part
 from medistill.errors import MedistillError
 from medistill.evaluation.cache import Run
 from medistill.evaluation.jobs import Job, Parts, do
-from medistill.runtime import count_workers, own_peak_mb, prepare_torch, usable_cores
+from medistill.runtime import child_environment, count_workers, own_peak_mb, prepare_torch, usable_cores
 
 SMALL = 1e6
 """Steps times (images + :data:`OVERHEAD`) times filters below which starting processes costs more than it gains."""
@@ -102,14 +101,12 @@ class _Team:
         self.peaks: dict[int, float] = {}
 
     def run(self, count: int) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
         command = [sys.executable, "-m", "medistill.evaluation.workers", str(self.folder)]
         listeners = []
         try:
             for _ in range(count):
                 process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment(1)
                 )
                 self.processes.append(process)
                 listeners.append(threading.Thread(target=self._listen, args=(process,), daemon=True))

@@ -10,10 +10,10 @@ import numpy as np
 
 from medistill.prediction.indicator import (
     QUANTITIES,
+    VIEWS,
     Example,
     Values,
     View,
-    description,
     half_width,
     left_out,
     nothing,
@@ -23,7 +23,7 @@ from medistill.prediction.ranks import spearman
 
 PREDICTORS: dict[str, View | None] = {
     "indicator": None,
-    "random sample (the feasibility study's)": View(lambda f: description(f)[:2], nothing),
+    "random sample (the feasibility study's)": VIEWS[0],
     "number of classes": View(lambda f: np.array([math.log(f["classes"])]), nothing),
     "images per class": View(lambda f: np.array([math.log(f["images"] / f["classes"])]), nothing),
     "share of the largest class": View(lambda f: np.array([f["majority"]]), nothing),

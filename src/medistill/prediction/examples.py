@@ -15,9 +15,14 @@ from medistill.store import Record, Store, current
 METRIC = "balanced_accuracy"
 
 
-def shipped() -> Path:
-    """The database of the study that the tool comes with."""
-    return Path(str(resources.files("medistill.prediction"))) / "basis.db"
+RANDOM_METHOD = "random"
+"""What random images are called here, whatever a study calls them."""
+
+
+def shipped() -> list[Path]:
+    """The database of the study that the tool comes with, where it does."""
+    path = Path(str(resources.files("medistill.prediction"))) / "basis.db"
+    return [path] if path.exists() else []
 
 
 def examples_of(runs: Iterable[Record]) -> list[Example]:
@@ -39,7 +44,8 @@ def examples_of(runs: Iterable[Record]) -> list[Example]:
             for name, arm in ((RANDOM, "random"), (FULL, "full"))
         }
         if None not in [*values.values(), *arms[RANDOM].values(), *arms[FULL].values()]:
-            found.append(Example(run.group, run.data, run.method, result["features"], values, arms))
+            method = RANDOM_METHOD if run.is_random else run.method
+            found.append(Example(run.group, run.data, method, result["features"], values, arms))
     return found
 
 

@@ -92,17 +92,16 @@ def _engine(engine: str, address: str | None, processes: int, threads: int) -> I
 
     if engine not in ENGINES:
         raise ConfigError(f"'{engine}'", where="--engine", allowed=", ".join(ENGINES))
+    if engine == "joblib" and address is not None:
+        raise ConfigError("has no address", where="--engine joblib", remedy="leave --address out")
+    _require_answer(engine, address)
     with ExitStack() as stack:
         if engine == "joblib":
-            if address is not None:
-                raise ConfigError("has no address", where="--engine joblib", remedy="leave --address out")
             stack.enter_context(parallel_config("loky", n_jobs=processes, inner_max_num_threads=threads))
         elif engine == "dask":
-            _require_answer(engine, address)
-            stack.enter_context(_dask(address, processes, threads))
+            stack.enter_context(_dask(address, processes))
             stack.enter_context(parallel_config("dask", n_jobs=-1))
         else:
-            _require_answer(engine, address)
             slots = stack.enter_context(_ray(address, processes))
             stack.enter_context(parallel_config("ray", n_jobs=slots))
         yield
@@ -120,7 +119,7 @@ def _require_answer(engine: str, address: str | None) -> None:
 
 
 @contextmanager
-def _dask(address: str | None, processes: int, threads: int) -> Iterator[Any]:
+def _dask(address: str | None, processes: int) -> Iterator[Any]:
     try:
         from dask.distributed import Client, LocalCluster
     except ImportError as problem:

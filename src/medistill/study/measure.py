@@ -23,7 +23,7 @@ from medistill.prediction.features import features
 from medistill.prediction.representativeness import representativeness
 from medistill.study.config import DataEntry, MethodEntry
 from medistill.study.pooled import Site, compare_pooled
-from medistill.study.variation import as_source, data_identity, read_entry
+from medistill.study.variation import as_source, read_entry, read_planned
 from medistill.types import Json
 
 KEPT = (
@@ -45,15 +45,14 @@ def make_package(entry: DataEntry, identity: str, specification: Json) -> tuple[
     method = MethodEntry.model_validate(specification["method"])
     named = None if method.method == "default" else method.method
     size, seed = (specification["ipc"], specification["ratio"]), {"seed": specification["seed"]}
-    if data_identity(entry, read_entry(entry)) != identity:
-        raise DataError("changed since the study was planned", where=entry.source, remedy="run the study again")
+    dataset = read_planned(entry, identity)
     # What the run's identity leaves to the machine counts here, for the same package must come of it.
     _, resolved = configured(named, *size, method.preset, method.settings, seed)
     told = {"data": identity, "distil": resolved.model_dump(mode="json"), "version": __version__}
     told["read"] = entry.data.model_dump(mode="json")
     out = user_cache() / "study-packages" / sha256_text(canonical_json(told))[:32] / "package"
     out.parent.mkdir(parents=True, exist_ok=True)
-    source, data = as_source(entry)
+    source, data = as_source(entry, dataset)
     with FileLock(out.with_name("lock")):
         said = distill(
             source,
@@ -75,8 +74,6 @@ def distilled(specification: Json) -> Json:
     config = EvaluateConfig.model_validate(specification["evaluate"])
     keep = specification["keep_networks"]
     measured = measure(package, source, config, attach=False, progress=False, keep_networks=keep)
-    if not measured.result["data"]["same_as_distilled"]:
-        raise DataError("changed while the study was running", where=entry.source)
     kept = {key: measured.result[key] for key in KEPT}
     kept["representativeness"] = representativeness(
         measured.package.part, measured.prepared.train, measured.prepared.classes
@@ -103,10 +100,7 @@ def transfer(specification: Json) -> Json:
 def _site(told: Json, trained: DataEntry) -> Dataset:
     """Another site's data with the classes of the data trained on."""
     entry = DataEntry.model_validate(told["entry"])
-    dataset = read_entry(entry)
-    if data_identity(entry, dataset) != told["identity"]:
-        raise DataError("changed since the study was planned", where=entry.source, remedy="run the study again")
-    dataset = renamed(dataset, told["classes"])
+    dataset = renamed(read_planned(entry, told["identity"]), told["classes"])
     return align(dataset, read_entry(trained).description.class_names)[0]
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from medistill.commands.distill import configured
 from medistill.config import EvaluateConfig
-from medistill.data.dataset import Dataset
 from medistill.errors import DataError
 from medistill.evaluation.align import align, renamed
 from medistill.evaluation.jobs import VERSION as NETWORKS_VERSION
 from medistill.files import canonical_json, sha256_text
 from medistill.prediction.features import VERSION as FEATURES_VERSION
-from medistill.store import Record, told
+from medistill.store import Asked, Record
 from medistill.study.config import DataEntry, MethodEntry, Pooled, StudyConfig
 from medistill.study.variation import also_renamed, data_identity, read_entry
 from medistill.types import Json
@@ -24,58 +22,24 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Asked):
     """One run to do.
 
     Args:
-        study: the study's name.
-        kind: "distilled", "transfer" (its networks tested at another site) or "pooled".
-        data, group: name and origin of what it trains on.
-        data_identity: hash of their content, as varied.
-        method: what tables call it.
-        ipc, ratio: one of both.
-        seed: of distilling.
-        specification: what a worker needs to do it.
-        identity: hash of all that determines the result.
         stage: runs of an earlier stage train networks that later ones find in the cache.
     """
 
-    study: str
-    kind: str
-    data: str
-    group: str
-    data_identity: str
-    method: str
-    ipc: int | None
-    ratio: float | None
-    seed: int
-    specification: Json
-    identity: str
-    stage: int
-
-    @property
-    def title(self) -> str:
-        """In words, for progress and errors."""
-        return told(self)
+    stage: int = 0
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A study's runs, and its data as read."""
-
-    runs: list[Run]
-    data: dict[str, Dataset]
-    groups: dict[str, str]
-
-
-def plan(config: StudyConfig, read: Callable[[DataEntry], Dataset] = read_entry) -> Plan:
+def plan(config: StudyConfig) -> list[Run]:
     """Every run of a study. All data are read, so that mistakes show before hours of work.
 
     Raises:
         DataError: data cannot be read or used, or a site's classes are not those of the data trained on.
         ConfigError: an unknown method, preset or setting.
     """
-    data = {entry.name: read(entry) for entry in config.data}
+    data = {entry.name: read_entry(entry) for entry in config.data}
     entries = {entry.name: entry for entry in config.data}
     identities = {name: data_identity(entries[name], dataset) for name, dataset in data.items()}
     for name, dataset in data.items():
@@ -100,7 +64,7 @@ def plan(config: StudyConfig, read: Callable[[DataEntry], Dataset] = read_entry)
                 runs.append(_run(config, specification, entry, identities[entry.name], *cell))
     for pooled in config.pooled:
         runs += _pooled_runs(config, pooled, entries)
-    return Plan(_staged(runs), data, {name: entry.group for name, entry in entries.items()})
+    return _staged(runs)
 
 
 def _cells(entry: DataEntry, config: StudyConfig) -> list[tuple[MethodEntry, int | None, float | None, int]]:
@@ -147,8 +111,8 @@ def _run(
     if "site" in specification:
         known["site"] = {"data": specification["site"]["identity"], "classes": specification["site"]["classes"]}
     return Run(
-        config.name, specification["kind"], entry.name, entry.group, content, method.title, ipc, ratio, seed,
-        specification, sha256_text(canonical_json(known)), 0,
+        sha256_text(canonical_json(known)), config.name, specification["kind"], entry.name, entry.group, content,
+        method.title, ipc, ratio, seed, specification,
     )  # fmt: skip
 
 
@@ -193,7 +157,7 @@ def _staged(runs: list[Run]) -> list[Run]:
         stage = 0 if run.data_identity not in seen else 1 if size not in seen else 2
         stage = stage if run.kind == "distilled" else 3
         seen |= {run.data_identity, size}
-        staged.append(Run(**{**run.__dict__, "stage": stage}))
+        staged.append(replace(run, stage=stage))
     return sorted(staged, key=lambda run: run.stage)
 
 

@@ -69,7 +69,7 @@ def _lead(runs: list[Record]) -> list[str]:
     return [
         f"{len(done)} runs on {sets} data sets of {origins} origins with {methods} methods; "
         f"{len(runs) - len(done)} failed.",
-        f"{duration(sum(r.seconds for r in runs))} of work on {'; '.join(machines)}, "
-        f"medistill {', '.join(versions)}. Test images were seen once, by finished networks; random images "
-        "stand beside every figure under the same recipe.",
+        f"{duration(sum(r.seconds for r in runs))} of work on {'; '.join(machines)}, not counting "
+        f"networks that a cache held; medistill {', '.join(versions)}. Test images were seen once, by finished "
+        "networks; random images stand beside every figure under the same recipe.",
     ]

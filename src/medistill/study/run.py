@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from medistill.progress import Progress, duration, say
 from medistill.runtime import usable_cores
-from medistill.store import Record, Store, told
-from medistill.study.config import read_study
+from medistill.store import Asked, Record, Store
+from medistill.study.config import own_name, read_study
 from medistill.study.figures import figures_of
-from medistill.study.plan import Plan, Run, estimated_seconds, plan
+from medistill.study.plan import Run, estimated_seconds, plan
 from medistill.types import Json
 
 
@@ -60,16 +62,15 @@ def study_run(
     with opened as store:
         known = store.runs() if store else []
         statuses = {record.identity: record.status for record in known}
-        todo = _to_do(planned.runs, statuses, retry_failed)
+        todo = _to_do(planned, statuses, retry_failed)
         seconds = estimated_seconds(todo, [r for r in known if r.status == "done"])
         takes = "unknown time" if seconds is None else f"about {duration(seconds / parallel)}"
-        say(f"{len(planned.runs)} runs planned, {len(planned.runs) - len(todo)} done before; {takes} left", progress)
+        say(f"{len(planned)} runs planned, {len(planned) - len(todo)} done before; {takes} left", progress)
         ran = 0
         if store and not only_plan:
-            _know(store, planned)
-            for run in planned.runs:
+            for run in planned:
                 if run.identity in statuses:
-                    store.call(run.identity, run.study, run.data, run.group, run.method)
+                    store.call(_without_folders(run))
         if store and todo and not only_plan:
             with Progress(path.stem, len(todo), enabled=progress) as shown:
 
@@ -84,15 +85,15 @@ def study_run(
 
                 execute(todo, engine, address, parallel, threads, keep)
         after = {r.identity: r for r in store.runs()} if store else {}
-    mine = [after[run.identity] for run in planned.runs if run.identity in after]
+    mine = [after[run.identity] for run in planned if run.identity in after]
     return {
         "db": str(base),
-        "runs": len(planned.runs),
+        "runs": len(planned),
         "done": sum(r.status == "done" for r in mine),
         "failed": sum(r.status == "failed" for r in mine),
         "ran": ran,
         "estimated_seconds": seconds,
-        "errors": {told(r): r.error for r in mine if r.status == "failed"},
+        "errors": {r.title: r.error for r in mine if r.status == "failed"},
     }
 
 
@@ -106,16 +107,19 @@ def _to_do(runs: list[Run], statuses: dict[str, str], retry_failed: bool) -> lis
 
 def _record(run: Run, outcome: Json) -> Record:
     kept = ("status", "error", "starts", "seconds", "finished", "machine", "medistill", "result")
-    return Record(
-        run.identity, run.study, run.kind, run.data, run.group, run.data_identity, run.method, run.ipc, run.ratio,
-        run.seed, specification=run.specification, **{name: outcome[name] for name in kept},
-    )  # fmt: skip
+    asked = {field.name: getattr(_without_folders(run), field.name) for field in fields(Asked)}
+    return Record(**asked, **{name: outcome[name] for name in kept})
 
 
-def _know(store: Store, planned: Plan) -> None:
-    """Keep what the tables need to know of the data: never pixels."""
-    for identity, run in {r.data_identity: r for r in planned.runs if r.kind == "distilled"}.items():
-        dataset = planned.data[run.data]
-        known = {name: dataset.fingerprint[name] for name in ("splits", "size", "channels")}
-        known["classes"] = list(dataset.description.class_names)
-        store.know(identity, run.data, run.group, known)
+def _without_folders(run: Run) -> Run:
+    """The run as it is kept: a database is shared, and where data lie is nobody else's concern."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        kept = {name: plain(item) for name, item in value.items()}
+        return {**kept, "source": own_name(kept["source"])} if "variation_seed" in kept else kept
+
+    return replace(run, specification=plain(run.specification))

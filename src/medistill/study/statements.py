@@ -6,7 +6,7 @@ from statistics import fmean
 
 from medistill.numbers import listed
 from medistill.reporting.page import Statement
-from medistill.store import Record, current, size_in_words
+from medistill.store import Record, current
 from medistill.study.tables import ALIKE, Cell
 from medistill.types import Json
 
@@ -17,8 +17,7 @@ FEW = 0.05
 
 def statements(of: list[Cell], runs: list[Record]) -> list[Statement]:
     """Every sentence that the figures at hand allow; none where there are no figures."""
-    made = [*_where(of), *_which(of), *_worth(of), *_sites(runs), *_pooled(runs)]
-    return [statement for statement in made if statement.text]
+    return [*_where(of), *_which(of), *_worth(of), *_sites(runs), *_pooled(runs)]
 
 
 def _best(of: list[Cell]) -> list[Cell]:
@@ -96,7 +95,7 @@ def _sites(runs: list[Record]) -> list[Statement]:
     for run in current(runs):
         if run.kind == "transfer" and run.status == "done":
             for site, scores in (run.result or {})["sites"].items():
-                place = (run.data, site, size_in_words(run))
+                place = (run.data, site, run.size_in_words)
                 found.setdefault(place, {}).setdefault(run.method, []).append(scores)
     made = []
     for (data, site, size), by_method in found.items():
@@ -122,7 +121,7 @@ def _pooled(runs: list[Record]) -> list[Statement]:
                 continue
             mean, (low, high) = own["balanced_accuracy"]["mean"], own["balanced_accuracy"]["ci95"]
             words = "better" if low > 0 else "worse" if high < 0 else "not surely better or worse"
-            which = f"{run.method}, {size_in_words(run)}, seed {run.seed}"
+            which = f"{run.method}, {run.size_in_words}, seed {run.seed}"
             made.append(
                 f"At {site}, packages of {run.data} together ({which}) are {words} than its own alone "
                 f"({mean:+.3f} [{low:+.3f}, {high:+.3f}])."

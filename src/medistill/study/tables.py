@@ -15,7 +15,7 @@ from medistill.prediction.examples import examples_of
 from medistill.prediction.indicator import LEAST_GROUPS
 from medistill.prediction.ranks import partial_spearman, spearman
 from medistill.reporting.page import Column, Table
-from medistill.store import Record, Store, current, size_in_words, size_of, told
+from medistill.store import Record, Store, current
 from medistill.types import Json
 
 METRIC = "balanced_accuracy"
@@ -37,19 +37,15 @@ class Cell:
 
     @property
     def size(self) -> str:
-        """Images per class, or the share asked for."""
-        return size_of(self.runs[0])
+        return self.runs[0].size
 
     @property
     def words(self) -> str:
-        """How many images, in a sentence."""
-        return size_in_words(self.runs[0])
+        return self.runs[0].size_in_words
 
     @property
     def is_random(self) -> bool:
-        """Whether these are random real images, whatever they are called."""
-        asked = self.runs[0].specification.get("method", {"method": self.method})
-        return bool(asked["method"] == "random")
+        return self.runs[0].is_random
 
     def mean(self, value: Callable[[Json], float | None]) -> float | None:
         """Mean over seeds of what ``value`` reads from a result; None where a seed lacks it."""
@@ -63,12 +59,12 @@ class Cell:
     def recovery(self, metric: str = METRIC) -> float | None:
         return self.mean(lambda r: r["recovery"][metric])
 
-    def gain(self, over: str, part: int | None = None, metric: str = METRIC) -> float | None:
+    def gain(self, over: str, part: int | None = None) -> float | None:
         """Gain over "random" or random stored alike: its mean, or an end of its interval, averaged over seeds."""
         name = "gain_over_random" if over == "random" else "gain_over_random_stored_alike"
 
         def value(result: Json) -> float | None:
-            found = (result[name] or result["gain_over_random"])[metric]
+            found = (result[name] or result["gain_over_random"])[METRIC]
             return found["mean"] if part is None else (found["ci95"] or (None, None))[part]
 
         return self.mean(value)
@@ -205,7 +201,7 @@ def sites(runs: Iterable[Record]) -> Table:
         Column("gain over random", "+.3f"), Column("low", "+.3f"), Column("high", "+.3f"),
     ]  # fmt: skip
     rows = [
-        [run.data, site, run.method, size_of(run), run.seed, *_compared(scores)]
+        [run.data, site, run.method, run.size, run.seed, *_compared(scores)]
         for run in current(runs)
         if run.status == "done" and run.kind == "transfer"
         for site, scores in (run.result or {})["sites"].items()
@@ -241,7 +237,7 @@ def pooled(runs: Iterable[Record]) -> Table:
                     gain["mean"],
                     *(gain["ci95"] or (None, None)),
                 ]
-                rows.append([run.data, site, run.method, size_of(run), run.seed, arm, *found])
+                rows.append([run.data, site, run.method, run.size, run.seed, arm, *found])
     return Table("pooled", "Several sites together", "", columns, rows)
 
 
@@ -311,7 +307,7 @@ def failures(runs: Iterable[Record]) -> Table:
     """Runs that failed, and why."""
     columns = [Column("run"), Column("kind"), Column("error")]
     failed = [r for r in runs if r.status == "failed"]
-    rows: list[list[Any]] = [[told(r), r.kind, (r.error or "").strip().splitlines()[-1]] for r in failed]
+    rows: list[list[Any]] = [[r.title, r.kind, (r.error or "").strip().splitlines()[-1]] for r in failed]
     return Table("failures", "What failed", "", columns, rows)
 
 

@@ -72,6 +72,18 @@ def data_identity(entry: DataEntry, dataset: Dataset) -> str:
     return sha256_text(canonical_json(told))
 
 
+def read_planned(entry: DataEntry, identity: str) -> Dataset:
+    """The data of an entry as they were when the study was planned.
+
+    Raises:
+        DataError: they changed since.
+    """
+    dataset = read_entry(entry)
+    if data_identity(entry, dataset) != identity:
+        raise DataError("changed since the study was planned", where=entry.source, remedy="run the study again")
+    return dataset
+
+
 def also_renamed(entry: DataEntry, classes: dict[str, str | None]) -> DataEntry:
     """The entry with its classes, as it calls them, renamed once more."""
     if not classes:
@@ -83,11 +95,10 @@ def also_renamed(entry: DataEntry, classes: dict[str, str | None]) -> DataEntry:
     return entry.model_copy(update={"classes": both})
 
 
-def as_source(entry: DataEntry) -> tuple[str, DataConfig]:
-    """What ``distill`` is given for an entry: its source, or a file in the user's cache with the varied data."""
+def as_source(entry: DataEntry, dataset: Dataset) -> tuple[str, DataConfig]:
+    """What ``distill`` is given for an entry that was read: its source, or a file of the varied data."""
     if not entry.varied:
         return entry.source, entry.data
-    dataset = read_entry(entry)
     path = user_cache() / "study-data" / data_identity(entry, dataset) / f"{_file_name(entry.name)}.npz"
     if not path.exists():
         write_atomically(path, _npz(dataset))

@@ -22,6 +22,7 @@ from pathlib import Path
 from medistill import __version__
 from medistill.errors import MedistillError
 from medistill.files import canonical_json, pretty_json, read_json, user_cache, write_atomically
+from medistill.runtime import child_environment
 from medistill.types import Json
 
 
@@ -41,8 +42,7 @@ def do(identity: str, specification: Json, threads: int) -> Json:
     kept = folder_of(identity) / "result.json"
     if kept.exists():
         return dict(read_json(kept))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
+    environment = child_environment(threads)
     command = [sys.executable, "-m", "medistill.study.work", identity]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True

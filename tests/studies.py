@@ -1,0 +1,34 @@
+"""Small studies for tests, and records of runs that nobody did."""
+
+import dataclasses
+
+import yaml
+
+from medistill.store import Record
+
+SMALL = "phantom:classes=3,images=36,size=16"
+EVALUATE = {
+    "recipe": {"least_steps": 6, "most_steps": 8, "width": 8, "batch": 16},
+    "networks": 2, "random_draws": 2, "bootstrap": 100,
+}  # fmt: skip
+STUDY = {
+    "name": "tiny", "data": [{"source": SMALL, "name": "a"}, {"source": SMALL + ",site=b", "name": "b"}],
+    "methods": ["random", "herding"], "ipc": [2], "evaluate": EVALUATE,
+}  # fmt: skip
+
+
+def write(folder, **changes):
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({**STUDY, **changes}))
+    return path
+
+
+def record(**changes):
+    asked = {"method": {"method": changes.get("method", "dm")}}
+    base = Record(
+        "i", "s", "distilled", "a", "g", "d", "dm", 10, None, 0, asked, "done", None, 1, 2.0,
+        "2026-01-01T00:00:00+00:00", "m", "0", {},
+    )  # fmt: skip
+    if "specification" in changes:
+        changes["specification"] = {**asked, **changes["specification"]}
+    return dataclasses.replace(base, **changes)
