@@ -31,7 +31,7 @@ def compute() -> dict:
     losses: list[float] = []
     method = make_method({"name": "dm", "iterations": 6, "networks": 3, "filters": 8, "real_batch": 10})
     key = Key(0)
-    state = loop.run(method, problem, key, loop.start(method, problem, key), lambda _s, loss: losses.append(loss))
+    state = loop.run(method, problem, key, loop.start(method, problem, key), lambda _s, told: losses.extend(told))
     chosen = {}
     for name in ("random", "herding", "k-centre"):
         made = problem.quantise(make_method({"name": name}).setup(problem, key).images)

@@ -26,6 +26,7 @@ _WHERE = {
     "demo": "medistill.commands.demo",
     "study_run": "medistill.study.run",
     "study_report": "medistill.study.report",
+    "use_device": "medistill.runtime",
     "load": "medistill.data.load",
     "prepare": "medistill.data.preprocess",
     "read_package": "medistill.package.package",

@@ -119,8 +119,17 @@ def for_training(x: Tensor, generator: torch.Generator, flips: Flips) -> Tensor:
         generator: CPU generator.
         flips: which mirror images keep their class.
     """
+    return changed_each(x, drawn_changes(len(x), generator), flips)
+
+
+def drawn_changes(images: int, generator: torch.Generator) -> Tensor:
+    """What :func:`changed_each` changes images by: nine numbers within -1 and 1 for each, (n, 9), on the CPU."""
+    return torch.rand(images, 9, generator=generator) * 2 - 1
+
+
+def changed_each(x: Tensor, u: Tensor, flips: Flips) -> Tensor:
+    """Images (n, c, h, w) changed each by its nine numbers (n, 9), which are on the CPU."""
     n = len(x)
-    u = torch.rand(n, 9, generator=generator) * 2 - 1
     angle = u[:, 0] * math.radians(ROTATION)
     scale_y, scale_x = (torch.exp(u[:, i] * math.log(SCALE)) for i in (1, 2))
     mirror_x = torch.where(u[:, 5] < 0, -1.0, 1.0) if flips != "none" else torch.ones(n)

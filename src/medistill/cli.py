@@ -29,6 +29,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random; 0 if not given.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, for instance method.iterations=500.")]
 Config = Annotated[Path | None, typer.Option(help="A YAML file of settings.")]
+
+
+def _use_device(name: str | None) -> str | None:
+    from medistill.runtime import use_device
+
+    if name is not None:
+        use_device(name)
+    return name
+
+
+Device = Annotated[
+    str | None,
+    typer.Option(callback=_use_device, help="Where to compute: cpu, cuda, cuda:1; auto takes a GPU if there is one."),
+]
 Ipc = Annotated[int | None, typer.Option(help="Images per class.")]
 Ratio = Annotated[float | None, typer.Option(help="Distilled images per training image, 0.01 for instance.")]
 Size = Annotated[int | None, typer.Option(help="Bring all images to this many pixels a side.")]
@@ -146,6 +160,7 @@ def distill(
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Also evaluate, and write the results into the package.")
     ] = False,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Distil a data set into a package. The same command again goes on where it stopped."""
@@ -176,6 +191,7 @@ def evaluate(
     attach: Annotated[
         bool, typer.Option("--attach", help="Write the results into the package's manifest and card.")
     ] = False,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a package beside random images of the same number and the full data."""
@@ -195,6 +211,7 @@ def train(
     config: Config = None,
     set_: Set = None,
     save: Annotated[Path | None, typer.Option(help="Write a trained network there (safetensors).")] = None,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Train on a package alone and test on your own labelled images."""
@@ -248,6 +265,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the package and the report.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over.")] = False,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """The whole job on generated images; ends by naming the report."""
@@ -273,6 +291,7 @@ def study_run(
     threads: Annotated[int, typer.Option(min=1, help="Threads of each run.")] = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do again what failed before.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would be done.")] = False,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a study. The same command again goes on where it stopped."""

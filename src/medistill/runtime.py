@@ -8,6 +8,15 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medistill.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICE_VARIABLE = "MEDISTILL_DEVICE"
+"""Environment variable that names where to compute; processes that this one starts follow it."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -33,6 +42,62 @@ def prepare_torch() -> None:
     torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
 
 
+def use_device(name: str) -> None:
+    """Compute there from now on, in this process and in those that it starts.
+
+    Where is no part of a configuration, as the number of threads is none: the draws are the same on every device,
+    and results agree but for rounding.
+
+    Args:
+        name: "cpu", "cuda", "cuda:1", or "auto": a GPU if torch finds one.
+
+    Raises:
+        ConfigError: another name, or a device that torch does not find.
+    """
+    _found(name)
+    os.environ[DEVICE_VARIABLE] = name
+
+
+def device() -> torch.device:
+    """Where this process computes: as :func:`use_device` or ``MEDISTILL_DEVICE`` say, else on a GPU if there is one.
+
+    Raises:
+        ConfigError: torch does not find the device.
+    """
+    return _found(os.environ.get(DEVICE_VARIABLE) or "auto")
+
+
+@functools.cache
+def _found(name: str) -> torch.device:
+    import torch
+
+    match = re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)
+    if match is None:
+        raise ConfigError(
+            f"'{name}'", where="--device or MEDISTILL_DEVICE", allowed="auto, cpu, cuda, or cuda:1 for the second GPU"
+        )
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    rank = os.environ.get("LOCAL_RANK", "")
+    # Processes that torchrun starts on one machine take a GPU each.
+    number = int(match[1][1:]) if match[1] else int(rank) % max(1, count) if rank.isdecimal() else 0
+    if number >= count:
+        raise ConfigError(
+            f"'{name}'",
+            where="--device or MEDISTILL_DEVICE",
+            allowed=f"cpu; torch {torch.__version__} finds {count} GPUs here",
+        )
+    torch.backends.cudnn.deterministic = True
+    return torch.device("cuda", number)
+
+
+def device_key() -> dict[str, str]:
+    """What an identity in the cache adds where rounding is not the CPU's."""
+    kind = device().type
+    return {} if kind == "cpu" else {"device": kind}
+
+
 def usable_cores() -> int:
     """Cores that this command may use: ``OMP_NUM_THREADS`` if set, else what the system grants.
 
@@ -55,7 +120,11 @@ def child_environment(threads: int) -> dict[str, str]:
 
 @functools.cache
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies in bfloat16; where only software does, it is slower than float32."""
+    """Whether the device multiplies in bfloat16; where only software does, it is slower than float32."""
+    if device().type == "cuda":
+        import torch
+
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -64,9 +133,11 @@ def has_bfloat16() -> bool:
 
 
 def device_name() -> str:
-    """What computes: "cpu" with its number of threads."""
+    """What computes: "cpu" with its number of threads, or the GPU's name."""
     import torch
 
+    if device().type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device())})"
     return f"cpu ({torch.get_num_threads()} threads)"
 
 
@@ -79,6 +150,15 @@ def peak_memory_mb() -> float:
     Of those the ones that ran side by side are added up; 0 where the system does not tell.
     """
     return round(own_peak_mb() + _workers_mb, 1)
+
+
+def device_peak() -> dict[str, float]:
+    """Most memory taken on the GPU so far, in MB, as ``peak_device_memory_mb``; nothing where the CPU computes."""
+    if device().type == "cpu":
+        return {}
+    import torch
+
+    return {"peak_device_memory_mb": round(torch.cuda.max_memory_allocated(device()) / 1e6, 1)}
 
 
 def count_workers(peaks_mb: list[float]) -> None:

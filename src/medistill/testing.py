@@ -118,7 +118,7 @@ class MethodConformance:
             class Stopped(Exception):
                 pass
 
-            def after_step(state: State, loss: float, stop: int = stop) -> None:
+            def after_step(state: State, losses: list[float], stop: int = stop) -> None:
                 if state.step == stop:
                     raise Stopped
 

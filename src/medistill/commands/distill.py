@@ -30,7 +30,7 @@ from medistill.nets.training import Statistics
 from medistill.package.container import is_package
 from medistill.package.package import Package, read_package, write_package
 from medistill.progress import Progress, say
-from medistill.runtime import prepare_torch
+from medistill.runtime import device, prepare_torch
 from medistill.types import Json
 
 DEFAULT_METHOD = "dm"
@@ -94,7 +94,7 @@ def distill(
     given = {"factor": factor, "seed": seed, "labels.teachers": teachers, "memory_limit_mb": limit}
     chosen, config = configured(method, ipc, ratio, preset, settings or {}, given)
     prepared, warnings = _prepare(data, config.data)
-    problem = make_problem(prepared, config.ipc, config.ratio, config.factor)
+    problem = make_problem(prepared, config.ipc, config.ratio, config.factor, device())
     warnings += _short_classes(prepared, problem)
     limit_mb = config.memory_limit_mb
     held = images_mb(prepared, problem)
@@ -246,15 +246,16 @@ def _learn(
         state = loop.start(method, problem, key)
         checkpoint = Checkpoint(state, time.monotonic() - started)
     else:
+        checkpoint.state = checkpoint.state.to(problem.device)
         say(f"resuming at step {checkpoint.state.step} of {steps}", progress)
-    group.agreed(checkpoint.state)
+    group.agreed(checkpoint.state.to("cpu"))
     saver = Saver(folder, checkpoint)
     label = f"distilling with {method.info.name}"
     with Progress(label, steps, checkpoint.state.step, progress and steps > 0) as shown:
 
-        def after_step(state: State, loss: float) -> None:
-            saver(state, loss)
-            shown.advance(1, f"loss {loss:.4g}")
+        def after_step(state: State, losses: list[float]) -> None:
+            saver(state, losses)
+            shown.advance(len(losses), f"loss {losses[-1]:.4g}")
 
         loop.run(method, problem, key, checkpoint.state, after_step, classes_per_backward, group)
     group.leave()
@@ -269,7 +270,7 @@ def _assist(
     state = group.agreed(None)
     if state is not None:
         key = Key(config.seed).child("distil")
-        loop.run(method, problem, key, state, None, classes_per_backward, group)
+        loop.run(method, problem, key, state.to(problem.device), None, classes_per_backward, group)
     group.leave()
 
 
@@ -282,7 +283,7 @@ def _pack(
     prepared: Prepared,
     progress: bool,
 ) -> Package:
-    state = checkpoint.state
+    state = checkpoint.state.to("cpu")
     description = prepared.dataset.description
     manifest: Json = {
         "class_names": list(prepared.class_names),

@@ -17,7 +17,7 @@ from medistill.evaluation.align import data_config, is_source, load_for
 from medistill.evaluation.protocol import compare
 from medistill.package.package import Package, read_package, write_package
 from medistill.progress import say
-from medistill.runtime import device_name, peak_memory_mb, prepare_torch
+from medistill.runtime import device_name, device_peak, peak_memory_mb, prepare_torch
 from medistill.types import Json
 
 ATTACHED = (
@@ -104,6 +104,7 @@ def measure(
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_mb": peak_memory_mb(),
         "device": device_name(),
+        **device_peak(),
         "distillation": RunFolder(Path(package)).read_cost(),
     }
     if attach:

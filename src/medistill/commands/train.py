@@ -19,7 +19,7 @@ from medistill.nets.training import Statistics, predict, steps_for
 from medistill.nets.training import train as fit
 from medistill.package.package import read_package
 from medistill.progress import Progress, say
-from medistill.runtime import prepare_torch
+from medistill.runtime import device, prepare_torch
 from medistill.types import Json
 
 TOLD = ("class missing", "constant image", "patients across splits")
@@ -76,7 +76,7 @@ def train(
     with Progress("training", steps * config.networks, enabled=progress) as shown:
         for index in range(config.networks):
             key = Key(config.seed).child("network", index)
-            parameters = fit(network, part, normal, config.recipe, key, lambda *_: shown.advance())
+            parameters = fit(network, part, normal, config.recipe, key, lambda *_: shown.advance(), device())
             runs.append(predict(network, parameters, test.pixels, normal))
             if save is not None and index == 0:
                 from safetensors.torch import save as serialise

@@ -18,7 +18,7 @@ from medistill.distil.method import State
 from medistill.errors import ConfigError, DataError
 from medistill.files import canonical_json, pretty_json, read_json, write_atomically
 from medistill.package.container import is_package
-from medistill.runtime import device_name, peak_memory_mb
+from medistill.runtime import device_name, device_peak, peak_memory_mb
 from medistill.types import Json
 
 CHECKPOINT_SECONDS = 10.0
@@ -141,6 +141,7 @@ class RunFolder:
             "seconds": round(checkpoint.seconds, 1),
             "peak_memory_mb": peak_memory_mb(),
             "device": device_name(),
+            **device_peak(),
         }
         write_atomically(self.path / "log.json", canonical_json({"loss": checkpoint.losses}))
         # The cost comes last of the two, because a run that has one counts as finished.
@@ -157,15 +158,15 @@ def _is_empty(path: Path) -> bool:
 
 
 class Saver:
-    """After each step: log the loss, and save every :data:`CHECKPOINT_SECONDS`."""
+    """After some steps: log their losses, and save every :data:`CHECKPOINT_SECONDS`."""
 
     def __init__(self, folder: RunFolder, checkpoint: Checkpoint) -> None:
         self.folder, self.checkpoint, self.before = folder, checkpoint, checkpoint.seconds
         self.started = self.saved = time.monotonic()
 
-    def __call__(self, state: State, loss: float) -> None:
+    def __call__(self, state: State, losses: list[float]) -> None:
         now = time.monotonic()
-        self.checkpoint.losses.append(loss)
+        self.checkpoint.losses += losses
         self.checkpoint.seconds = self.before + now - self.started
         if now - self.saved >= CHECKPOINT_SECONDS:
             self.folder.save(self.checkpoint)

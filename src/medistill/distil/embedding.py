@@ -35,7 +35,7 @@ class EmbeddingCoreset(Coreset):
     def embed(self, problem: Problem, label: int, key: Key) -> Tensor:
         """Embeddings of all training images of a class, (class size, d), the same network for all classes."""
         network = ConvNet(*problem.shape, problem.classes, self.filters)
-        parameters = network.parameters(Key(key.seed).child("embedding"))
+        parameters = problem.parameters(network, Key(key.seed).child("embedding"))
         with torch.no_grad():
             rows = torch.arange(problem.sizes[label])
             return torch.cat(

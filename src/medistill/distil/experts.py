@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from medistill.augment import siamese
-from medistill.data.arrays import feed, release
+from medistill.data.arrays import feed
 from medistill.distil.problem import Problem
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
+from medistill.runtime import device_key
 
 VERSION = 1
 """Raised whenever the same settings would train other experts."""
@@ -75,6 +76,7 @@ def trajectory(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
                 "data": content.hexdigest(),
                 "problem": [problem.sizes, problem.mean, problem.std, problem.flips],
                 "torch": torch.__version__,
+                **device_key(),
             }
         )
     )
@@ -88,15 +90,14 @@ def trajectory(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
 
 def _train(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
     network = ConvNet(*problem.shape, problem.classes, settings.filters, settings.depth)
-    parameters = network.parameters(key.child("parameters"))
-    labels = torch.repeat_interleave(torch.arange(problem.classes), torch.tensor(problem.sizes))
-    kept = [flatten(parameters).half()]
+    parameters = problem.parameters(network, key.child("parameters"))
+    labels = torch.repeat_interleave(torch.arange(problem.classes), torch.tensor(problem.sizes)).to(problem.device)
+    kept = [flatten(parameters).half().cpu()]
     for epoch in range(settings.epochs):
         here = key.child("epoch", epoch)
         order = torch.randperm(len(labels), generator=here.generator())
         for step, rows in enumerate(order.split(settings.batch)):
-            x = problem.normalise(torch.from_numpy(problem.pixels[rows.numpy()]))
-            release(problem.pixels)
+            x = problem.images(rows)
             if settings.augment:
                 x = siamese(here.child("augment", step).generator(), problem.flips)(x)
             for parameter in parameters.values():
@@ -108,5 +109,5 @@ def _train(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
                 name: parameter.detach() - settings.learning_rate * gradient
                 for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
             }
-        kept.append(flatten(parameters).detach().half())
+        kept.append(flatten(parameters).detach().half().cpu())
     return torch.stack(kept)

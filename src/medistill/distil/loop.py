@@ -18,7 +18,11 @@ from medistill.distil.problem import Problem
 from medistill.errors import MedistillError
 from medistill.keys import Key
 
-AfterStep = Callable[[State, float], None]
+AfterStep = Callable[[State, list[float]], None]
+"""Told the state and the losses of the steps since it was last told."""
+
+TOLD_AT_ONCE = {"cpu": 1, "cuda": 10}
+"""Steps after which a device is asked how it went: asking a GPU waits until it has done all it was given."""
 
 
 LABELS = ".labels"
@@ -59,7 +63,7 @@ def run(
         problem: the training images.
         key: randomness of the whole run.
         state: from :func:`start` or a checkpoint; changed in place.
-        after_step: called with the state and the loss after every step.
+        after_step: called after every step, on a GPU after every tenth and the last.
         classes_per_backward: fewer need less memory; None takes all at once.
         group: processes that take the same steps from the same state, each with a share of the classes.
 
@@ -71,11 +75,13 @@ def run(
     rates = {"": rate, LABELS: method.label_rate()}
     group = group or Group()
     own = group.own(problem.classes)
+    every = TOLD_AT_ONCE[problem.device.type]
+    losses: list[Tensor] = []
     while state.step < steps:
         learned = _learned(state)
         for tensor in learned.values():
             tensor.requires_grad_(True)
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=problem.device)
         for classes in _chunks(own, None if method.info.joint else classes_per_backward):
             loss = method.loss(_seen(state, problem), problem, classes, key)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -91,14 +97,18 @@ def run(
             state.images.clamp_(low, high)
             method.after_update(_seen(state, problem), problem, key)
         state.step += 1
+        losses.append(total)
+        if len(losses) < every and state.step < steps:
+            continue
         if not torch.isfinite(state.images).all():
             raise DivergenceError(
-                f"images became NaN at step {state.step}",
+                f"images became NaN {'at' if every == 1 else 'by'} step {state.step}",
                 where=method.info.name,
                 remedy=f"lower method.learning_rate (now {rate:g}) and run with --fresh",
             )
         if after_step is not None:
-            after_step(state, float(total))
+            after_step(state, torch.stack(losses).tolist())
+        losses = []
     return state
 
 

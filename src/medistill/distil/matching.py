@@ -20,7 +20,7 @@ def gradient_distance(first: Sequence[Tensor], second: Sequence[Tensor], eps: fl
         first, second: gradients of the same weights, each (outputs, ...).
         eps: added to the product of the norms.
     """
-    total = torch.zeros((), dtype=first[0].dtype)
+    total = first[0].new_zeros(())
     for a, b in zip(first, second, strict=True):
         a, b = a.flatten(1), b.flatten(1)
         total = total + (1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1) + eps)).sum()
@@ -62,5 +62,5 @@ def ridge_prediction(made: Tensor, targets: Tensor, real: Tensor, ridge: float) 
     """
     made, real, targets = made.double(), real.double(), targets.double()
     kernel = made @ made.T
-    damped = kernel + ridge * kernel.diagonal().mean() * torch.eye(len(made), dtype=made.dtype)
+    damped = kernel + ridge * kernel.diagonal().mean() * torch.eye(len(made), dtype=made.dtype, device=made.device)
     return real @ made.T @ torch.linalg.solve(damped, targets)

@@ -77,6 +77,14 @@ class State:
     step: int = 0
     label_scores: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> State:
+        """The state with what is computed with on a device; flags, counters and single numbers stay on the CPU,
+        where Python asks for them.
+        """
+        memory = {n: t.to(device if t.is_floating_point() and t.ndim else "cpu") for n, t in self.memory.items()}
+        scores = None if self.label_scores is None else self.label_scores.to(device)
+        return State(self.images.to(device), self.labels.to(device), memory, self.step, scores)
+
 
 class Method(Settings, ABC):
     """Base of all methods. Subclass, add fields, set ``info``, override the hooks, register.

@@ -72,7 +72,7 @@ class PooledMatching(NetworkMethod):
         state = State(self.first_images(problem, key), problem.labels)
         if self.networks:
             size = self.statistic_size(self.network(problem).embedding_size)
-            state.memory["targets"] = torch.zeros(self.networks, problem.classes, size)
+            state.memory["targets"] = torch.zeros(self.networks, problem.classes, size, device=problem.device)
             state.memory["known"] = torch.zeros(self.networks, problem.classes, dtype=torch.bool)
         return state
 
@@ -80,13 +80,13 @@ class PooledMatching(NetworkMethod):
         slot = state.step % self.networks if self.networks else state.step
         here = key.child("network", slot)
         network = self.network(problem)
-        parameters = network.parameters(here)
+        parameters = problem.parameters(network, here)
         changes = [self.change(problem, here.child("augment", label)) for label in classes]
         made = [change(state.images[problem.made(label)]) for label, change in zip(classes, changes, strict=True)]
         # One forward for all classes; normalisation is per image, so they do not mix.
         embedded = self.embed(network, parameters, torch.cat(made))
         seen = self.statistic(embedded, here.child("statistic")).split([len(m) for m in made])
-        total = torch.zeros(())
+        total = state.images.new_zeros(())
         for label, change, own in zip(classes, changes, seen, strict=True):
             target = self._target(state, problem, label, slot, network, parameters, change, here)
             total = total + self.distance(own.mean(0), target)
@@ -108,7 +108,7 @@ class PooledMatching(NetworkMethod):
             return state.memory["targets"][slot, label]
         rows = problem.draw(label, self.real_batch, key.child("real", label))
         with torch.no_grad():
-            total = torch.zeros(())
+            total = state.images.new_zeros(())
             for chunk in rows.split(CHUNK):
                 embedded = self.embed(network, parameters, change(problem.of_class(label, chunk)))
                 total = total + self.statistic(embedded, key.child("statistic")).sum(0)

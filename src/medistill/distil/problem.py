@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -10,12 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medistill.data.arrays import release, take
+from medistill.data.arrays import take
 from medistill.data.dataset import Flips
 from medistill.data.preprocess import Prepared
 from medistill.errors import ConfigError
 from medistill.keys import Key
-from medistill.nets.pixels import decode, encode, normalise
+from medistill.nets.convnet import Parameters
+from medistill.nets.pixels import Pixels, channelwise, decode, encode, normalise
+from medistill.nets.zoo import Network
 
 SMALLEST_SIDE = 8
 """Pixels of a stored image's side; below it there is little left to see."""
@@ -32,6 +34,7 @@ class Problem:
         stored: (height, width) in which images are learned and sent, at most the networks' own.
         mean, std: per channel, of pixels in [0, 1].
         flips: which mirror images keep their class.
+        device: where images are given and learned; what is random is drawn on the CPU, alike for every device.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -41,6 +44,7 @@ class Problem:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flips: Flips
+    device: torch.device = field(default=torch.device("cpu"))
 
     @property
     def classes(self) -> int:
@@ -55,7 +59,7 @@ class Problem:
     @cached_property
     def labels(self) -> Tensor:
         """Class numbers of the images to make, sorted, (sum of counts,)."""
-        return torch.repeat_interleave(torch.arange(self.classes), torch.tensor(self.counts))
+        return torch.repeat_interleave(torch.arange(self.classes), torch.tensor(self.counts)).to(self.device)
 
     @cached_property
     def _starts(self) -> tuple[int, ...]:
@@ -75,7 +79,7 @@ class Problem:
 
     def quantise(self, images: Tensor) -> Tensor:
         """Back from normalised images to ``uint8`` pixels, rounded."""
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (channelwise(v, images.device) for v in (self.mean, self.std))
         return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -89,15 +93,25 @@ class Problem:
     @cached_property
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Normalised values of black and of white, (1, c, 1, 1)."""
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (channelwise(v, self.device) for v in (self.mean, self.std))
         return (0 - mean) / std, (1 - mean) / std
+
+    @cached_property
+    def _training(self) -> Pixels:
+        return Pixels(self.pixels, self.device)
+
+    def images(self, rows: Tensor | slice) -> Tensor:
+        """Normalised training images by their rows among all, which are sorted by class."""
+        return self.normalise(self._training[rows])
 
     def of_class(self, label: int, rows: Tensor | None = None) -> Tensor:
         """Normalised training images of a class: all, or the rows named within the class."""
-        own = self.pixels[self._starts[label] : self._starts[label + 1]]
-        found = self.normalise(torch.from_numpy(own if rows is None else own[rows.numpy()]))
-        release(self.pixels)
-        return found
+        start, end = self._starts[label : label + 2]
+        return self.images(slice(start, end) if rows is None else rows + start)
+
+    def parameters(self, network: Network, key: Key) -> Parameters:
+        """New parameters of a network, where the images are."""
+        return {name: tensor.to(self.device) for name, tensor in network.parameters(key).items()}
 
     def draw(self, label: int, count: int, key: Key) -> Tensor:
         """Rows within a class, drawn without replacement, at most as many as there are."""
@@ -107,7 +121,7 @@ class Problem:
     def noise(self, key: Key) -> Tensor:
         """Gaussian noise for each image to be made, within black and white, sorted by class."""
         shape = (len(self.labels), *self.shape)
-        return torch.randn(shape, generator=key.generator()).clamp(*self.bounds)
+        return torch.randn(shape, generator=key.generator()).to(self.device).clamp(*self.bounds)
 
     def random_images(self, key: Key) -> Tensor:
         """A random real image for each to be made, normalised, sorted by class."""
@@ -118,7 +132,13 @@ class Problem:
         return torch.cat(drawn)
 
 
-def make_problem(prepared: Prepared, ipc: int | None, ratio: float | None, factor: int = 1) -> Problem:
+def make_problem(
+    prepared: Prepared,
+    ipc: int | None,
+    ratio: float | None,
+    factor: int = 1,
+    device: torch.device | None = None,
+) -> Problem:
     """Decide how many images each class gets and sort the training images by class.
 
     ``ratio`` means that share of the training images, the same number for every class, at
@@ -149,6 +169,7 @@ def make_problem(prepared: Prepared, ipc: int | None, ratio: float | None, facto
         statistics.mean,
         statistics.std,
         prepared.dataset.description.flips,
+        device or torch.device("cpu"),
     )
 
 

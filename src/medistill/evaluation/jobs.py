@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+import torch
 
 from medistill.config import Recipe
 from medistill.data.preprocess import Part
@@ -15,7 +16,8 @@ from medistill.files import canonical_json, read_cached, sha256_text, write_cach
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
 from medistill.nets.training import Statistics, images_seen, predict, steps_for, train
-from medistill.nets.zoo import make_network
+from medistill.nets.zoo import Network, make_network
+from medistill.runtime import device_key
 from medistill.types import Json
 
 VERSION = 3
@@ -69,13 +71,23 @@ class Job:
     def identity(self) -> str:
         """What the cache knows its result by."""
         known = {k: v for k, v in self.as_json().items() if k != "keep"}
-        return sha256_text(canonical_json({"version": VERSION, **known}))
+        return sha256_text(canonical_json({"version": VERSION, **known, **device_key()}))
 
     @property
     def network_identity(self) -> str:
         """What the cache knows the trained network by: all that determines it, but not what it is asked."""
         known = {k: v for k, v in self.as_json().items() if k not in ("keep", "test", "val", "curve_points")}
-        return sha256_text(canonical_json({"version": VERSION, **known}))
+        return sha256_text(canonical_json({"version": VERSION, **known, **device_key()}))
+
+    @property
+    def key(self) -> Key:
+        """The network's randomness."""
+        return Key(self.seed).child("network", self.index)
+
+    def make_network(self, parts: Parts) -> Network:
+        """The network's code, for its images."""
+        channels, height, width = parts[self.train].pixels.shape[1:]
+        return make_network(self.network, channels, height, width, self.classes, self.recipe.width)
 
     def steps(self, parts: Parts) -> int:
         """Gradient steps of the training."""
@@ -86,35 +98,63 @@ class Job:
         return images_seen(self.recipe, len(parts[self.train]))
 
 
-def do(job: Job, parts: Parts, advance: Callable[[int], None]) -> Run:
+def do(job: Job, parts: Parts, advance: Callable[[int], None], device: torch.device | None = None) -> Run:
     """Train the network and predict the test images.
 
     Args:
         job: what to do.
         parts: where the images are.
         advance: told how many images went through the network since it was last called.
+        device: where; the CPU if not given.
     """
-    part, val = parts[job.train], None if job.val is None else parts[job.val]
-    channels, height, width = part.pixels.shape[1:]
-    network = make_network(job.network, channels, height, width, job.classes, job.recipe.width)
-    steps, batch = steps_for(job.recipe, len(part)), min(job.recipe.batch, len(part))
-    points = set(np.unique(np.geomspace(min(10, steps), steps, job.curve_points).astype(int)).tolist())
-    stride = 1 if val is None else -(-len(val) // CURVE_IMAGES)
-    curve: list[tuple[float, float, float]] = []
+    part, network, watch = parts[job.train], job.make_network(parts), Watch(job, parts)
+    batch = min(job.recipe.batch, len(part))
 
     def after_step(done: int, parameters: Parameters) -> None:
         advance(batch)
-        if val is not None and done in points:
-            seen = predict(network, parameters, val.pixels[::stride], replace(job.statistics, flips="none"))
-            score = metrics(seen, val.labels[::stride])["balanced_accuracy"]
-            curve.append((done, done * batch, score))
+        watch(done, parameters)
 
-    key = Key(job.seed).child("network", job.index)
-    parameters = read_cached("networks", job.network_identity) if job.keep else None
+    parameters = kept(job, device)
     if parameters is None:
-        parameters = train(network, part, job.statistics, job.recipe, key, after_step)
-        if job.keep:
-            write_cached("networks", job.network_identity, parameters)
-    # The test images are seen here, once, by the finished network.
-    probabilities = predict(network, parameters, parts[job.test].pixels, job.statistics)
-    return Run(probabilities, np.array(curve, dtype=np.float64).reshape(-1, 3))
+        parameters = train(network, part, job.statistics, job.recipe, job.key, after_step, device)
+        keep(job, parameters)
+    return watch.asked(parameters)
+
+
+def kept(job: Job, device: torch.device | None) -> Parameters | None:
+    """The trained network from the cache, if it is to be kept and was."""
+    found = read_cached("networks", job.network_identity) if job.keep else None
+    return None if found is None else {name: tensor.to(device) for name, tensor in found.items()}
+
+
+def keep(job: Job, parameters: Parameters) -> None:
+    """Keep the trained network, if it is to be."""
+    if job.keep:
+        write_cached("networks", job.network_identity, parameters)
+
+
+class Watch:
+    """Looks at a job's network: on validation images while it is trained, on the test images when it is finished."""
+
+    def __init__(self, job: Job, parts: Parts) -> None:
+        self.job, self.network, self.test = job, job.make_network(parts), parts[job.test]
+        self.val = None if job.val is None else parts[job.val]
+        self.batch, steps = min(job.recipe.batch, len(parts[job.train])), job.steps(parts)
+        spread = np.geomspace(min(10, steps), steps, job.curve_points)
+        self.points = set() if self.val is None else set(np.unique(spread.astype(int)).tolist())
+        self.curve: list[tuple[float, float, float]] = []
+
+    def __call__(self, done: int, parameters: Parameters) -> None:
+        """After a step: the curve's next point, if it is one."""
+        if self.val is None or done not in self.points:
+            return
+        stride = -(-len(self.val) // CURVE_IMAGES)
+        plain = replace(self.job.statistics, flips="none")
+        seen = predict(self.network, parameters, self.val.pixels[::stride], plain)
+        score = metrics(seen, self.val.labels[::stride])["balanced_accuracy"]
+        self.curve.append((done, done * self.batch, score))
+
+    def asked(self, parameters: Parameters) -> Run:
+        """What the finished network says; the test images are seen here, once."""
+        probabilities = predict(self.network, parameters, self.test.pixels, self.job.statistics)
+        return Run(probabilities, np.array(self.curve, dtype=np.float64).reshape(-1, 3))

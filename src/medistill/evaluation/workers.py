@@ -27,7 +27,8 @@ from medistill.data.preprocess import Part
 from medistill.errors import MedistillError
 from medistill.evaluation.cache import Run
 from medistill.evaluation.jobs import Job, Parts, do
-from medistill.runtime import child_environment, count_workers, own_peak_mb, prepare_torch, usable_cores
+from medistill.evaluation.stacked import do_stacked
+from medistill.runtime import child_environment, count_workers, device, own_peak_mb, prepare_torch, usable_cores
 
 SMALL = 1e6
 """Steps times (images + :data:`OVERHEAD`) times filters below which starting processes costs more than it gains."""
@@ -46,7 +47,7 @@ class WorkerError(MedistillError):
 
 
 def run_all(jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], done: OnDone) -> None:
-    """Do all jobs, the longest first.
+    """Do all jobs, the longest first, or on a GPU those together that are trained alike.
 
     Args:
         jobs: what to do.
@@ -57,6 +58,9 @@ def run_all(jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], d
     Raises:
         WorkerError: a process was ended, for want of memory for instance.
     """
+    if (where := device()).type != "cpu":
+        do_stacked(jobs, parts, advance, done, where)
+        return
     ordered = sorted(jobs, key=lambda job: -job.work(parts))
     effort = sum((job.work(parts) + OVERHEAD * job.steps(parts)) * job.recipe.width for job in jobs)
     count = min(len(jobs), usable_cores())

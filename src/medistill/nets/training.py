@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from medistill.augment import for_training
 from medistill.config import Recipe
-from medistill.data.arrays import release
 from medistill.data.dataset import Flips
 from medistill.data.preprocess import Part
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
-from medistill.nets.pixels import normalise
+from medistill.nets.pixels import Pixels, normalise
 from medistill.nets.zoo import Network
 from medistill.types import Probabilities
 
@@ -61,6 +61,45 @@ def one_cycle(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
+class Order:
+    """Which images each step sees: all once in an order drawn anew for each epoch, then again.
+
+    Args:
+        images: how many there are.
+        batch: how many a step sees.
+        key: of the network that is trained.
+    """
+
+    def __init__(self, images: int, batch: int, key: Key) -> None:
+        self.images, self.batch, self.key = images, batch, key
+        self.order, self.position, self.epoch = torch.empty(0, dtype=torch.int64), 0, 0
+
+    def next(self) -> Tensor:
+        """Rows of the next step, (batch,)."""
+        if self.position + self.batch > len(self.order):
+            self.order = torch.randperm(self.images, generator=self.key.child("epoch", self.epoch).generator())
+            self.position, self.epoch = 0, self.epoch + 1
+        self.position += self.batch
+        return self.order[self.position - self.batch : self.position]
+
+
+Update = Callable[[Tensor], None]
+
+
+def descent(learned: list[Tensor], recipe: Recipe, steps: int) -> Update:
+    """What takes a step down a loss, by the recipe's optimiser and schedule."""
+    optimiser = torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: one_cycle(step, steps))
+
+    def update(loss: Tensor) -> None:
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        schedule.step()
+
+    return update
+
+
 def train(
     network: Network,
     part: Part,
@@ -68,6 +107,7 @@ def train(
     recipe: Recipe,
     key: Key,
     after_step: AfterStep | None = None,
+    device: torch.device | None = None,
 ) -> Parameters:
     """Train a network from new parameters.
 
@@ -78,38 +118,30 @@ def train(
         recipe: the schedule.
         key: parameters, order of images and augmentation follow from it.
         after_step: called with the number of steps done and the parameters.
+        device: where; the CPU if not given. What is random is drawn on the CPU, alike for every device.
 
     Returns:
         The parameters after the last step.
     """
+    device = device or torch.device("cpu")
     soft = part.soft_labels is not None
-    labels = torch.from_numpy(part.labels if part.soft_labels is None else part.soft_labels)
-    parameters = network.parameters(key.child("parameters"))
+    labels = torch.from_numpy(part.labels if part.soft_labels is None else part.soft_labels).to(device)
+    pixels = Pixels(part.pixels, device)
+    parameters = {name: tensor.to(device) for name, tensor in network.parameters(key.child("parameters")).items()}
     fixed = network.buffers
     learned = [tensor.requires_grad_(True) for name, tensor in parameters.items() if name not in fixed]
     steps, batch = steps_for(recipe, len(part)), min(recipe.batch, len(part))
-    optimiser = torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: one_cycle(step, steps))
-    order, position = torch.empty(0, dtype=torch.int64), 0
-    epoch = 0
+    update, order = descent(learned, recipe, steps), Order(len(part), batch, key)
+    smoothing = 0.0 if soft else recipe.label_smoothing
     for step in range(steps):
-        if position + batch > len(order):
-            order = torch.randperm(len(part), generator=key.child("epoch", epoch).generator())
-            position, epoch = 0, epoch + 1
-        rows = order[position : position + batch]
-        position += batch
-        x = normalise(torch.from_numpy(part.pixels[rows.numpy()]), statistics.mean, statistics.std)
-        release(part.pixels)
+        rows = order.next()
+        x = normalise(pixels[rows], statistics.mean, statistics.std)
         if recipe.augment:
             x = for_training(x, key.child("augment", step).generator(), statistics.flips)
-        smoothing = 0.0 if soft else recipe.label_smoothing
         loss = functional.cross_entropy(
             network.logits(parameters, x, training=True), labels[rows], label_smoothing=smoothing
         )
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
+        update(loss)
         if after_step is not None:
             after_step(step + 1, parameters)
     return {name: tensor.detach() for name, tensor in parameters.items()}
@@ -118,17 +150,17 @@ def train(
 def predict(
     network: Network, parameters: Parameters, pixels: npt.NDArray[np.uint8], statistics: Statistics
 ) -> Probabilities:
-    """Class probabilities (n, classes) of ``uint8`` pixels (n, c, h, w).
+    """Class probabilities (n, classes) of ``uint8`` pixels (n, c, h, w), computed where the parameters are.
 
     Where mirror images keep their class, the mean over an image and its mirror image.
     """
     mirrored = statistics.flips != "none"
+    seen_by = Pixels(pixels, next(iter(parameters.values())).device)
     with torch.inference_mode():
         chunks = []
         for start in range(0, len(pixels), 64):
-            x = normalise(torch.from_numpy(pixels[start : start + 64]), statistics.mean, statistics.std)
-            release(pixels)
+            x = normalise(seen_by[start : start + 64], statistics.mean, statistics.std)
             views = [x, x.flip(3)] if mirrored else [x]
             seen = [network.logits(parameters, view).double().softmax(1) for view in views]
             chunks.append(sum(seen[1:], seen[0]) / len(seen))
-    return torch.cat(chunks).numpy()
+    return torch.cat(chunks).cpu().numpy()

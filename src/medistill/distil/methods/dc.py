@@ -80,8 +80,10 @@ class DC(NetworkMethod):
 
     def memory_mb(self, problem: Problem, classes: int) -> float:
         made = sum(sorted(problem.counts)[-classes:])
+        at_once = classes if problem.device.type != "cpu" else 1
         # A gradient that is itself differentiated keeps 2.7 times what one pass keeps (measured).
-        return (2.7 * made + min(self.real_batch, max(problem.sizes))) * self.network(problem).activation_mb
+        kept = 2.7 * made + at_once * min(self.real_batch, max(problem.sizes))
+        return kept * self.network(problem).activation_mb
 
     def setup(self, problem: Problem, key: Key) -> State:
         return State(self.first_images(problem, key), problem.labels)
@@ -90,17 +92,55 @@ class DC(NetworkMethod):
         network = self.network(problem)
         parameters = {n: p.detach().requires_grad_(True) for n, p in self._parameters(state, problem, key).items()}
         weights = [p for p in parameters.values() if p.ndim > 1]
-        total = torch.zeros(())
-        for label in classes:
-            here = key.child("step", state.step, label)
-            change = self.change(problem, here.child("augment"))
-            rows = problem.draw(label, self.real_batch, here.child("real"))
-            real = self._real_gradient(network, parameters, weights, change(problem.of_class(label, rows)), label)
-            made = change(state.images[problem.made(label)])
+        pairs = (self._pair(state, problem, label, key) for label in classes)
+        if problem.device.type != "cpu" and self._alike(problem, classes):
+            return self._together(network, parameters, classes, list(pairs))
+        total = state.images.new_zeros(())
+        for label, (images, made) in zip(classes, pairs, strict=True):
+            real = self._real_gradient(network, parameters, weights, images, label)
             total = total + gradient_distance(
                 self._gradient(network, parameters, weights, made, label, True), [g.detach() for g in real]
             )
         return total
+
+    def _pair(self, state: State, problem: Problem, label: int, key: Key) -> tuple[Tensor, Tensor]:
+        """A step's real images of a class, and the made ones, changed alike."""
+        here = key.child("step", state.step, label)
+        change = self.change(problem, here.child("augment"))
+        rows = problem.draw(label, self.real_batch, here.child("real"))
+        return change(problem.of_class(label, rows)), change(state.images[problem.made(label)])
+
+    def _alike(self, problem: Problem, classes: Sequence[int]) -> bool:
+        """Whether every class gives as many images, so that they make one tensor."""
+        return len({(min(self.real_batch, problem.sizes[c]), problem.counts[c]) for c in classes}) == 1
+
+    def _together(
+        self, network: ConvNet, parameters: Parameters, classes: Sequence[int], pairs: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """The loss of all classes in a few large steps, as a GPU likes them."""
+        held = {n: p.detach() for n, p in parameters.items()}
+        labels = torch.tensor(classes, device=pairs[0][0].device)
+
+        def gradients(parameters: Parameters, images: Tensor) -> list[Tensor]:
+            """Of each class, (classes, ...) for each weight."""
+            weights = {n: p for n, p in parameters.items() if p.ndim > 1}
+
+            def own(x: Tensor, label: Tensor) -> Parameters:
+                def loss(weights: Parameters) -> Tensor:
+                    scores = network.logits({**parameters, **weights}, x)
+                    return functional.cross_entropy(scores, label.expand(len(x)))
+
+                return torch.func.grad(loss)(weights)
+
+            return list(torch.func.vmap(own)(images, labels).values())
+
+        real, made = (torch.stack(side) for side in zip(*pairs, strict=True))
+        if self.precision == "bfloat16":
+            aims = [g.to(real.dtype) for g in gradients(in_bfloat16(held), real.bfloat16())]
+        else:
+            aims = gradients(held, real)
+        distances: Tensor = torch.func.vmap(gradient_distance)(gradients(held, made), [g.detach() for g in aims])
+        return distances.sum()
 
     def _real_gradient(
         self, network: ConvNet, parameters: Parameters, weights: list[Tensor], images: Tensor, label: int
@@ -117,7 +157,7 @@ class DC(NetworkMethod):
     def _gradient(
         network: ConvNet, parameters: Parameters, weights: list[Tensor], images: Tensor, label: int, keep: bool
     ) -> list[Tensor]:
-        labels = torch.full((len(images),), label)
+        labels = torch.full((len(images),), label, device=images.device)
         loss = functional.cross_entropy(network.logits(parameters, images), labels)
         return list(torch.autograd.grad(loss, weights, create_graph=keep))
 
@@ -144,5 +184,5 @@ class DC(NetworkMethod):
         """Of the network as it is at this step: new at the first of its outer loops, else as trained since."""
         outer, _ = self.loops(problem)
         if state.step % outer == 0:
-            return self.network(problem).parameters(key.child("network", state.step // outer))
+            return problem.parameters(self.network(problem), key.child("network", state.step // outer))
         return {n[8:]: t for n, t in state.memory.items() if n.startswith("network.")}

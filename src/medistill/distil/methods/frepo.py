@@ -89,7 +89,7 @@ class FRePo(NetworkMethod):
         state.memory["ages"] = torch.tensor(ages)
         state.memory["births"] = torch.zeros(self.networks, dtype=torch.int64)
         for slot in range(self.networks):
-            self._keep(state, slot, self.network(problem).parameters(key.child("network", slot, 0)))
+            self._keep(state, slot, problem.parameters(self.network(problem), key.child("network", slot, 0)))
         return state
 
     def loss(self, state: State, problem: Problem, classes: Sequence[int], key: Key) -> Tensor:
@@ -103,6 +103,7 @@ class FRePo(NetworkMethod):
                 [network.embed(parameters, change(problem.of_class(label, r))) for label, r in enumerate(rows)]
             )
         wanted = torch.repeat_interleave(torch.arange(problem.classes), torch.tensor([len(r) for r in rows]))
+        wanted = wanted.to(problem.device)
         made = network.embed(parameters, change(state.images))
         centre = 1 / problem.classes
         targets = self._labels(state, problem).to(made.dtype) - centre
@@ -121,7 +122,7 @@ class FRePo(NetworkMethod):
             memory["ages"][slot] = 0
             memory["births"][slot] += 1
             again = key.child("network", slot, int(memory["births"][slot]))
-            self._keep(state, slot, network.parameters(again))
+            self._keep(state, slot, problem.parameters(network, again))
             return
         parameters = {n: p.detach().requires_grad_(True) for n, p in self._parameters(state, slot).items()}
         order = torch.randperm(len(state.labels), generator=here.child("order").generator())

@@ -35,7 +35,7 @@ class KCentre(EmbeddingCoreset):
 def farthest_first(features: Tensor, count: int) -> Tensor:
     """Rows of (n, d) features: the one nearest the mean, then always the one farthest from all chosen."""
     chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
-    nearest = torch.full((len(features),), torch.inf)
+    nearest = features.new_full((len(features),), torch.inf)
     while len(chosen) < count:
         distance = (features - features[chosen[-1]]).square().sum(1)
         nearest = torch.minimum(nearest, distance)

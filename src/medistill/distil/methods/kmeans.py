@@ -30,7 +30,7 @@ class KMeans(EmbeddingCoreset):
         from sklearn.cluster import KMeans as Clustering
         from threadpoolctl import threadpool_limits
 
-        features = self.embed(problem, label, key).numpy()
+        features = self.embed(problem, label, key).cpu().numpy()
         seed = key.integer() % 2**32
         with threadpool_limits(1):  # sums in one order, whatever the machine's cores
             centres = Clustering(count, n_init=1, random_state=seed).fit(features).cluster_centers_

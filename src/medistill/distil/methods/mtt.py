@@ -89,7 +89,7 @@ class MTT(NetworkMethod):
         path = self._trajectory(problem, key, int(draw.integers(self.experts)))
         span = min(self.span, self.expert_epochs)
         first = int(draw.integers(min(self.latest_start, self.expert_epochs - span) + 1))
-        origin, goal = (path[i].to(state.images.dtype) for i in (first, first + span))
+        origin, goal = (path[i].to(state.images) for i in (first, first + span))
         student = _Student(self, problem, state.labels, here)
         images, size = state.images.detach(), float(state.memory["step_size"])
         places = [origin]
@@ -99,19 +99,20 @@ class MTT(NetworkMethod):
         value = (places[-1] - goal).square().sum() / scale
         # Back through the steps, each done again: adjoint of the parameters, sums for images and step size.
         adjoint = 2 * (places[-1] - goal) / scale
-        slope, size_slope = torch.zeros_like(images), 0.0
+        slope, size_slope = torch.zeros_like(images), torch.zeros((), dtype=torch.float64, device=images.device)
         for step in reversed(range(self.student_steps)):
             along, by_place, by_image = student.products(places[step], images, step, adjoint)
             slope -= size * by_image
-            size_slope -= float(along)
+            size_slope = size_slope - along.double()
             adjoint = adjoint - size * by_place
-        state.memory["step_size_gradient"] = torch.tensor(size_slope, dtype=torch.float64)
+        state.memory["step_size_gradient"] = size_slope
         # A term that is zero and has this gradient.
         return value + ((state.images - images) * slope).sum()
 
     def after_update(self, state: State, problem: Problem, key: Key) -> None:
         memory = state.memory
-        memory["step_size_momentum"] = self.momentum * memory["step_size_momentum"] + memory["step_size_gradient"]
+        gradient = memory["step_size_gradient"].cpu()
+        memory["step_size_momentum"] = self.momentum * memory["step_size_momentum"] + gradient
         # To first order what subtracting does, but a positive step size stays positive. After an overshoot the
         # slope is so steep that one step would end at nothing, where the images have no slope any more.
         change = -self.step_size_learning_rate * memory["step_size_momentum"] / memory["step_size"]
@@ -129,7 +130,7 @@ class _Student:
 
     def __init__(self, method: MTT, problem: Problem, labels: Tensor, key: Key) -> None:
         self.network = method.network(problem)
-        self.like = self.network.parameters(key)
+        self.like = problem.parameters(self.network, key)
         self.labels, self.key, self.method, self.problem = labels, key, method, problem
 
     def _gradient(self, place: Tensor, images: Tensor, step: int, keep: bool) -> Tensor:

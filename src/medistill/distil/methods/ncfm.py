@@ -52,7 +52,8 @@ class NCFM(PooledMatching):
     def statistic(self, embedded: Tensor, key: Key) -> Tensor:
         """Cosines and sines of the angles between embeddings and frequencies."""
         shape = (embedded.shape[1], self.frequencies)
-        frequencies = self.scale * torch.randn(shape, generator=key.generator(), dtype=embedded.dtype)
+        drawn = torch.randn(shape, generator=key.generator(), dtype=embedded.dtype)
+        frequencies = self.scale * drawn.to(embedded.device)
         # Unit length makes one scale of frequencies fit every network and every size of image.
         angles = functional.normalize(embedded) @ frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=1)
