@@ -260,7 +260,7 @@ SHOWN = ("boundary", "results", "equivalents", "sites", "pooled", "representativ
 def guidelines() -> str:
     """docs/guidelines.md, from the study that comes with the tool."""
     from medistill.store import Store
-    from medistill.study.statements import statements
+    from medistill.study.statements import CHOSEN, statements
     from medistill.study.tables import all_tables, cells
 
     with Store(BASIS) as store:
@@ -273,7 +273,7 @@ def guidelines() -> str:
         "([studies/feasibility.yaml](../studies/feasibility.yaml)), which goes on where it stopped; the database is "
         f"`src/medistill/prediction/basis.db`. So far {len(done)} runs, {len(runs) - len(done)} failed, {hours:.1f} "
         "hours of work on two CPU cores, not counting networks that the cache held from earlier measurements. "
-        "Test images were seen once, by finished networks.",
+        f"Test images were seen once, by finished networks. {CHOSEN}",
         "\n".join(f"- {s.text} [figures](#{_anchor(tables[s.table].title)})" for s in statements(cells(runs), runs)),
     ]
     for key in SHOWN:

@@ -13,7 +13,6 @@ from medistill.data.phantom import Phantom, make_phantom
 from medistill.data.preprocess import prepare
 from medistill.errors import ConfigError, DataError
 from medistill.prediction import features as features_module
-from medistill.prediction import indicator as indicator_module
 from medistill.prediction.assess import assess
 from medistill.prediction.examples import examples_of
 from medistill.prediction.features import features
@@ -23,8 +22,8 @@ from medistill.prediction.indicator import (
     Example,
     Indicator,
     Model,
+    Models,
     above_chance,
-    best_view,
     from_above_chance,
     half_width,
     left_out,
@@ -102,18 +101,16 @@ def test_a_group_is_never_on_both_sides(monkeypatch):
         return whole(cls, quantity, known, *rest)
 
     monkeypatch.setattr(Model, "fit", classmethod(fit))
-    left_out(examples, VIEWS[-1])
+    left_out(examples, VIEWS[-1:])
     assert sorted(map(len, seen)) == [3] * 8 and len({frozenset(s) for s in seen}) == 4
 
 
-def test_what_is_seen_is_chosen_without_the_group_left_out(monkeypatch):
-    examples, given = law(groups=4), []
-    monkeypatch.setattr(
-        indicator_module, "best_view", lambda known: given.append({e.group for e in known}) or VIEWS[-1]
-    )
-    left_out(examples)
-    assert sorted(map(len, given)) == [3] * 4
-    assert best_view(law(groups=2)) is VIEWS[0]
+def test_what_models_of_several_views_say_is_averaged():
+    examples = law(groups=4)
+    features, chance = examples[0].features, 1 / examples[0].features["classes"]
+    both, *each = (Models.fit(examples, views) for views in (VIEWS[:2], VIEWS[:1], VIEWS[1:2]))
+    levels = [above_chance(m(features, "dm")["balanced_accuracy"], chance) for m in (both, *each)]
+    assert levels[0] == pytest.approx((levels[1] + levels[2]) / 2, abs=1e-9) and levels[1] != levels[2]
 
 
 def test_order_and_repeats_of_examples_do_not_matter():
@@ -126,9 +123,9 @@ def test_order_and_repeats_of_examples_do_not_matter():
 def test_a_method_never_seen_is_the_mean_of_those_seen():
     examples = law(groups=5, noise=0.0)
     model = Model.fit("balanced_accuracy", examples, VIEWS[-1])
-    features, chance = examples[0].features, 1 / examples[0].features["classes"]
-    each = [above_chance(model(features, m), chance) for m in model.methods]
-    assert above_chance(model(features, "new"), chance) == pytest.approx(np.mean(each), abs=1e-6)
+    features = examples[0].features
+    each = [model(features, m) for m in model.methods]
+    assert model(features, "new") == pytest.approx(np.mean(each), abs=1e-6)
 
 
 def test_intervals_hold_what_they_say():

@@ -72,7 +72,9 @@ class Asked:
     @property
     def size_in_words(self) -> str:
         """How many images were asked for, in a sentence."""
-        return f"{self.ipc} images per class" if self.ipc is not None else f"{self.size} of the images"
+        if self.ipc is None:
+            return f"{self.size} of the images"
+        return "1 image per class" if self.ipc == 1 else f"{self.ipc} images per class"
 
     @property
     def title(self) -> str:

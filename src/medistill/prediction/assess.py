@@ -21,15 +21,15 @@ from medistill.prediction.indicator import (
 )
 from medistill.prediction.ranks import spearman
 
-PREDICTORS: dict[str, View | None] = {
-    "indicator": None,
-    "random sample (the feasibility study's)": VIEWS[0],
-    "number of classes": View(lambda f: np.array([math.log(f["classes"])]), nothing),
-    "images per class": View(lambda f: np.array([math.log(f["images"] / f["classes"])]), nothing),
-    "share of the largest class": View(lambda f: np.array([f["majority"]]), nothing),
-    "mean of the others": View(lambda f: np.zeros(1), nothing),
+PREDICTORS: dict[str, tuple[View, ...]] = {
+    "indicator": VIEWS,
+    "random sample (the feasibility study's)": (VIEWS[0],),
+    "number of classes": (View(lambda f: np.array([math.log(f["classes"])]), nothing),),
+    "images per class": (View(lambda f: np.array([math.log(f["images"] / f["classes"])]), nothing),),
+    "share of the largest class": (View(lambda f: np.array([f["majority"]]), nothing),),
+    "mean of the others": (View(lambda f: np.zeros(1), nothing),),
 }
-"""What each predictor may see beside the method; the indicator chooses among views, without the origin left out."""
+"""What the models of each predictor may see beside the method."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Assessment:
 def assess(examples: Sequence[Example]) -> list[Assessment]:
     """Every predictor for every quantity."""
     found = []
-    for name, view in PREDICTORS.items():
-        predictions = left_out(examples, view)
+    for name, views in PREDICTORS.items():
+        predictions = left_out(examples, views)
         for quantity in QUANTITIES:
             measured = np.array([e.values[quantity] for e in examples])
             predicted = np.array([p[quantity] for p in predictions])

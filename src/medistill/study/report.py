@@ -10,7 +10,7 @@ from medistill.progress import duration
 from medistill.reporting.page import Page, render_page
 from medistill.store import Record, Store
 from medistill.study.pictures import pictures
-from medistill.study.statements import statements
+from medistill.study.statements import CHOSEN, statements
 from medistill.study.tables import all_tables, cells
 from medistill.types import Json
 
@@ -71,5 +71,5 @@ def _lead(runs: list[Record]) -> list[str]:
         f"{len(runs) - len(done)} failed.",
         f"{duration(sum(r.seconds for r in runs))} of work on {'; '.join(machines)}, not counting "
         f"networks that a cache held; medistill {', '.join(versions)}. Test images were seen once, by finished "
-        "networks; random images stand beside every figure under the same recipe.",
+        "networks; random images stand beside every figure under the same recipe. " + CHOSEN,
     ]
