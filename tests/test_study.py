@@ -1,6 +1,7 @@
 """A study: what identifies a run, what is kept, what fails, what is never done twice."""
 
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -123,9 +124,11 @@ def test_a_failed_run_is_told_and_stops_nothing(tmp_path):
     assert again["ran"] == 1 and again["failed"] == 1
 
 
-def test_killed_in_the_middle_the_same_command_goes_on(tmp_path):
+@pytest.mark.parametrize(("processes", "how"), [("1", signal.SIGKILL), ("2", signal.SIGKILL), ("2", signal.SIGTERM)])
+def test_killed_in_the_middle_the_same_command_goes_on(tmp_path, monkeypatch, processes, how):
+    monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path / "cache"))
     file = write(tmp_path, methods=["random", "herding", "k-means"])
-    command = [sys.executable, "-m", "medistill.cli", "study", "run", str(file), "--processes", "1"]
+    command = [sys.executable, "-m", "medistill.cli", "study", "run", str(file), "--processes", processes]
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     database = tmp_path / "study.db"
 
@@ -142,7 +145,7 @@ def test_killed_in_the_middle_the_same_command_goes_on(tmp_path):
     while recorded() < 2 and process.is_running():
         time.sleep(0.05)
     children = process.children(recursive=True)
-    process.kill()
+    process.send_signal(how)
     process.wait()
     before = recorded()
     assert 2 <= before < 6
@@ -153,7 +156,7 @@ def test_killed_in_the_middle_the_same_command_goes_on(tmp_path):
     assert result["done"] == 6 and result["ran"] == 6 - before
     with Store(database) as store:
         starts = [r.starts for r in store.runs()]
-    assert sum(starts) <= 7, "more than the one run that was cut off began anew"
+    assert sum(starts) <= 6 + int(processes), "more than the runs that were cut off began anew"
 
 
 @pytest.mark.parametrize(

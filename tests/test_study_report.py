@@ -114,7 +114,9 @@ def test_sentences_say_what_the_figures_say():
     text = [s.text for s in found]
     assert any(re.search(r"^a: 10 images per class .*by dm reach 94% ", t) for t in text), text
     assert "With 1 image per class the best method was dm on 1 of 1 data sets." in text
-    assert any(re.search("^With 10 images per class dm gains .* above zero, on 1 of 1 data sets: a.$", t) for t in text)
+    assert any(
+        re.search("^With 10 images per class dm gains .* above zero, on 1 of 1 data sets: a.$", t) for t in text
+    )
     weak = [dataclasses.replace(r, result=result(0.62, images=20, alike=0.01)) for r in runs() if r.ipc == 10]
     text = [s.text for s in statements(cells(weak), weak)]
     assert any("no method reached 90%" in t for t in text) and any("on 0 of 1 data sets." in t for t in text)

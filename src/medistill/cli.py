@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -338,6 +339,8 @@ def version(
 def main() -> None:
     """Entry point: our errors become one line and status 2; anything else keeps its traceback."""
     status = 0
+    # Batch systems end a job with SIGTERM first; what a user's Ctrl-C ends, that ends too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = app(standalone_mode=False) or 0
     except MedistillError as problem:

@@ -6,9 +6,12 @@ with as many threads as asked for, so the figures are the same.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -51,7 +54,8 @@ def execute(
         for stage in sorted({run.stage for run in runs}):
             vain = 0
             while todo := [run for run in left.values() if run.stage == stage]:
-                problem = _round(todo, threads, lambda identity, outcome: done(left.pop(identity), outcome))
+                asked_by = os.getpid() if engine == "joblib" else None
+                problem = _round(todo, threads, asked_by, lambda identity, outcome: done(left.pop(identity), outcome))
                 vain = vain + 1 if len(todo) == sum(run.stage == stage for run in left.values()) else 0
                 if vain < VAIN:
                     continue
@@ -63,13 +67,13 @@ def execute(
                 )
 
 
-def _round(todo: list[Run], threads: int, done: Callable[[str, Json], None]) -> str | None:
+def _round(todo: list[Run], threads: int, asked_by: int | None, done: Callable[[str, Json], None]) -> str | None:
     """Hand out runs once; what is told if workers were lost on the way."""
     from joblib import Parallel, delayed
 
     parallel = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")
     outcomes: Iterator[tuple[str, Json]] = parallel(
-        delayed(_do)(run.identity, run.specification, threads) for run in todo
+        delayed(_do)(run.identity, run.specification, threads, asked_by) for run in todo
     )
     while True:
         # Runs that fail say so in their outcome, so an error here is the engine's.
@@ -82,8 +86,22 @@ def _round(todo: list[Run], threads: int, done: Callable[[str, Json], None]) -> 
         done(identity, outcome)
 
 
-def _do(identity: str, specification: Json, threads: int) -> tuple[str, Json]:
+def _do(identity: str, specification: Json, threads: int, asked_by: int | None) -> tuple[str, Json]:
+    if asked_by not in (None, os.getpid()):
+        _end_with(asked_by)
     return identity, do(identity, specification, threads)
+
+
+@functools.cache
+def _end_with(asked_by: int) -> None:
+    """End this process once the one that asked is gone: joblib's would first do the runs that wait in its queue."""
+
+    def watch() -> None:
+        while os.getppid() == asked_by:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
