@@ -124,6 +124,7 @@ def predict(
     channels: Channels = None,
     flips: Flips = None,
     set_: Set = None,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Say how well distilling will work, before it is done."""
