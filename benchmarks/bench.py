@@ -261,19 +261,25 @@ ESTIMATED = (
 """What the estimate of memory is compared with the measured peak on: set and options of ``distill``."""
 
 
+def distilled(data: Path, folder: Path, options: str) -> tuple[float, dict[str, Any]]:
+    """Megabytes that ``distill`` announced, and what it says that it cost, with an empty cache."""
+    words = ["distill", str(data), "--out", str(folder / "p"), "--json", *options.split()]
+    ended = subprocess.run(
+        [sys.executable, "-m", "medistill.cli", *words],
+        env={**os.environ, CACHE_VARIABLE: str(folder)}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    announced = re.search(r"takes about (\d+) MB", ended.stderr)
+    assert announced is not None
+    return float(announced[1]), json.loads(ended.stdout)["cost"]
+
+
 def estimates(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
     """Estimated against measured peak memory, in megabytes."""
     found = {}
     for name, options in ESTIMATED:
         with tempfile.TemporaryDirectory() as folder:
-            words = ["distill", str(given.data.parent / f"{name}.npz"), "--out", f"{folder}/p", "--json"]
-            ended = subprocess.run(
-                [sys.executable, "-m", "medistill.cli", *words, *options.split()],
-                env={**os.environ, CACHE_VARIABLE: folder}, check=True, capture_output=True, text=True,
-            )  # fmt: skip
-        announced = re.search(r"takes about (\d+) MB", ended.stderr)
-        assert announced is not None
-        guess, peak = float(announced[1]), json.loads(ended.stdout)["cost"]["peak_memory_mb"]
+            guess, cost = distilled(given.data.parent / f"{name}.npz", Path(folder), options)
+        peak = cost["peak_memory_mb"]
         found[f"{name} {options}"] = {"estimated": guess, "measured": peak}
         say(f"{name} {options}: estimated {guess:.0f}, measured {peak:.0f} MB ({guess / peak - 1:+.0%})")
     return found
@@ -320,17 +326,10 @@ def large(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "made-up.npz"
             write_made_up(source, shape, classes)
-            words = ["distill", str(source), "--out", f"{folder}/p", "--ipc", "10", "--memory-limit", "4GB", "--json"]
-            ended = subprocess.run(
-                [sys.executable, "-m", "medistill.cli", *words, *options.split()],
-                env={**os.environ, CACHE_VARIABLE: folder}, check=True, capture_output=True, text=True,
-            )  # fmt: skip
-        announced = re.search(r"takes about (\d+) MB", ended.stderr)
-        assert announced is not None
-        cost = json.loads(ended.stdout)["cost"]
+            guess, cost = distilled(source, Path(folder), f"--ipc 10 --memory-limit 4GB{options}")
         measured = {"measured": cost["peak_memory_mb"], "seconds": cost["seconds"]}
-        found[name] = {"estimated": float(announced[1]), **measured, "options": options.strip()}
-        say(f"{name}: estimated {announced[1]} MB, measured {cost['peak_memory_mb']:.0f} MB, {cost['seconds']:.0f} s")
+        found[name] = {"estimated": guess, **measured, "options": options.strip()}
+        say(f"{name}: estimated {guess:.0f} MB, measured {cost['peak_memory_mb']:.0f} MB, {cost['seconds']:.0f} s")
     return found
 
 

@@ -2,7 +2,7 @@
 
 One package per set at ten images per class, the one of the table of methods; every network is
 trained on it, on random images and on all images by the same recipe: two networks of each kind, and
-three draws of random images, because five kinds take two hours of two cores. Goes on where it stopped:
+three draws of random images, because it takes hours of two cores. Goes on where it stopped:
 trained networks are kept in the user's cache, finished sets in ``docs/results/transfer``.
 
     python benchmarks/transfer_table.py [FOLDER OF SETS] [SET ...]

@@ -148,8 +148,7 @@ def transfer_page() -> str:
         "Measured by `make transfer-table` (`benchmarks/transfer_table.py`; the objects lie in "
         "[transfer/](transfer/)): the package that `distill` makes where no method is named, ten images per class, "
         "28 pixels. It was made with ConvNets; each of these networks is trained on it, on random images stored "
-        "and labelled in the same way, and on all images, by the same recipe: two networks of each kind, three "
-        "draws of random images. Balanced accuracy, and in brackets "
+        "and labelled in the same way, and on all images, by the same recipe. Balanced accuracy, and in brackets "
         "the 95 % interval.",
     ]
     for file in transfer_files():
@@ -167,7 +166,8 @@ def transfer_page() -> str:
             gain = with_interval(scores["gain_over_random_stored_alike"]["balanced_accuracy"], "+.3f")
             above = _share(scores["recovery_above_chance"]["balanced_accuracy"])
             rows.append(f"| {net} | {' | '.join(means)} | {areas} | {gain} | {above} |")
-        parts += [f"## {measured['set']}", "\n".join(rows)]
+        how = f"{measured['networks']} networks of each kind, {measured['random_draws']} draws of random images."
+        parts += [f"## {measured['set']}", how, "\n".join(rows)]
     return "\n\n".join(parts) + "\n"
 
 

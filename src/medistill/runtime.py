@@ -118,13 +118,17 @@ def child_environment(threads: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "PYTHONPATH": path}
 
 
-@functools.cache
 def has_bfloat16() -> bool:
     """Whether the device multiplies in bfloat16; where only software does, it is slower than float32."""
     if device().type == "cuda":
         import torch
 
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    return _processor_has_bfloat16()
+
+
+@functools.cache
+def _processor_has_bfloat16() -> bool:
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:

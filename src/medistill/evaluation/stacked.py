@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -33,7 +33,8 @@ def do_stacked(
             alike[_how(job, parts)].append(job)
     for own in alike.values():
         for start in range(0, len(own), AT_ONCE):
-            _together(own[start : start + AT_ONCE], parts, advance, done, device)
+            for job, run in _together(own[start : start + AT_ONCE], parts, advance, device):
+                done(job, run)
 
 
 def _how(job: Job, parts: Parts) -> object:
@@ -44,12 +45,8 @@ def _how(job: Job, parts: Parts) -> object:
 
 
 def _together(
-    jobs: Sequence[Job],
-    parts: Parts,
-    advance: Callable[[int], None],
-    done: Callable[[Job, Run], None],
-    device: torch.device,
-) -> None:
+    jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], device: torch.device
+) -> Iterator[tuple[Job, Run]]:
     watches = [Watch(job, parts) for job in jobs]
     seen = sum(watch.batch for watch in watches)
 
@@ -66,4 +63,4 @@ def _together(
     )  # fmt: skip
     for job, watch, parameters in zip(jobs, watches, taken_apart(trained, len(jobs)), strict=True):
         keep(job, parameters)
-        done(job, watch.asked(parameters))
+        yield job, watch.asked(parameters)

@@ -6,7 +6,7 @@ and key, as if it were trained alone, so that it comes out the same but for roun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -20,10 +20,8 @@ from medistill.data.preprocess import Part
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
 from medistill.nets.pixels import Pixels, normalise
-from medistill.nets.training import Order, Statistics, descent, steps_for
+from medistill.nets.training import AfterStep, Order, Statistics, descent, steps_for
 from medistill.nets.zoo import Network
-
-AfterStackedStep = Callable[[int, Parameters], None]
 
 
 def train_stacked(
@@ -33,7 +31,7 @@ def train_stacked(
     recipe: Recipe,
     keys: Sequence[Key],
     device: torch.device,
-    after_step: AfterStackedStep | None = None,
+    after_step: AfterStep | None = None,
 ) -> Parameters:
     """Train as many networks as there are keys, from new parameters.
 

@@ -28,6 +28,7 @@ from medistill.keys import Key
 from medistill.nets.training import Statistics
 from medistill.prediction.representativeness import ridge_recall
 from medistill.prediction.spaces import SPACES, fit
+from medistill.runtime import device_key
 
 VERSION = 2
 """Raised whenever the same data would give other features."""
@@ -67,6 +68,7 @@ def features(
     train = prepared.train
     told = {"version": VERSION, "data": part_digest(train), "counts": counts, "seed": seed}
     told |= {"recipe": SHORT.model_dump(mode="json"), "flips": prepared.dataset.description.flips}
+    told |= device_key()
     identity = sha256_text(canonical_json(told))
     known = read_cached("features", identity)
     if known is not None:
