@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import joblib
 import psutil
 import pytest
 
@@ -17,6 +18,7 @@ import medistill
 from medistill.errors import MedistillError
 from medistill.files import CACHE_VARIABLE
 from medistill.store import Store
+from medistill.study import engines
 from studies import write
 
 BIN = Path(sys.executable).parent
@@ -106,13 +108,13 @@ def test_joblib_loses_a_worker(study):
 
 
 @contextmanager
-def dask_cluster():
+def dask_cluster(workers=2):
     pytest.importorskip("distributed", reason="dask is not installed")
     port = free_port()
     here = ["--host", "127.0.0.1"]
     commands = [[str(BIN / "dask"), "scheduler", *here, "--port", str(port), "--no-dashboard"]]
     worker = [str(BIN / "dask"), "worker", f"tcp://127.0.0.1:{port}", *here, "--nthreads", "1", "--no-dashboard"]
-    commands += [[*worker, "--no-nanny"]] * 2
+    commands += [[*worker, "--no-nanny"]] * workers
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     started = [subprocess.Popen(command, **quiet) for command in commands]
     try:
@@ -142,7 +144,6 @@ def ray_cluster():
     try:
         wait_for(port)
         nodes.append(subprocess.Popen([str(BIN / "ray"), "start", f"--address=127.0.0.1:{port}", *common], **quiet))
-        time.sleep(3)
         yield f"127.0.0.1:{port}"
     finally:
         below = [child for node in nodes for child in psutil.Process(node.pid).children(recursive=True)]
@@ -154,6 +155,21 @@ def test_ray_loses_a_worker(study):
     with ray_cluster() as address:
         killed = kill_one(lambda: busy_parent("ray::"), study.with_suffix(".db"))
         check(study, killed, engine="ray", address=address)
+
+
+def test_the_only_worker_does_the_runs_not_the_machine_that_asks():
+    pytest.importorskip("distributed", reason="dask is not installed")
+    with dask_cluster(workers=1) as address, engines._engine("dask", address, 1, 1):
+        doers = joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(3))
+    assert len(set(doers)) == 1 and os.getpid() not in doers
+
+
+def test_a_ray_cluster_may_take_its_time_but_needs_two_slots(monkeypatch):
+    growing = iter([0, 1, 1, 2])
+    assert engines._slots(lambda: next(growing), "here:1") == 2
+    monkeypatch.setattr(engines, "SECONDS_FOR_NODES", 0.3)
+    with pytest.raises(MedistillError, match=r"--engine ray --address here:1: has 1 CPU; allowed: at least 2"):
+        engines._slots(lambda: 1, "here:1")
 
 
 def test_an_engine_that_is_not_there_is_one_line(study):

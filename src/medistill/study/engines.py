@@ -22,6 +22,12 @@ from medistill.study.work import do
 from medistill.types import Json
 
 ENGINES = ("joblib", "ray", "dask")
+LEAST_SLOTS = 2
+"""Told of fewer, joblib would do every run itself, on the machine that asks."""
+
+SECONDS_FOR_NODES = 60
+"""How long nodes of a Ray cluster that has just been started may take to come."""
+
 VAIN = 3
 """How often runs are handed out without any being done, because workers die, before that is an error."""
 
@@ -142,6 +148,16 @@ def _dask(address: str | None, processes: int) -> Iterator[Any]:
         from dask.distributed import Client, LocalCluster
     except ImportError as problem:
         raise _not_installed("dask") from problem
+    from joblib import register_parallel_backend
+    from joblib._dask import DaskDistributedBackend  # joblib has no public name for it
+
+    class PatientDaskBackend(DaskDistributedBackend):  # type: ignore[misc]
+        """Leaves runs to the scheduler, however few workers have come so far."""
+
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            return max(LEAST_SLOTS, super().effective_n_jobs(n_jobs))
+
+    register_parallel_backend("dask", PatientDaskBackend)
     with ExitStack() as stack:
         try:
             if address is None:
@@ -178,9 +194,24 @@ def _ray(address: str | None, processes: int) -> Iterator[int]:
     except (ConnectionError, RuntimeError, ValueError) as problem:
         raise _unreachable("ray", address, problem) from problem
     try:
-        yield max(1, int(ray.cluster_resources().get("CPU", 1)))
+        yield processes if address is None else _slots(lambda: int(ray.cluster_resources().get("CPU", 0)), address)
     finally:
         ray.shutdown()
+
+
+def _slots(count: Callable[[], int], address: str) -> int:
+    """How many runs a cluster takes at once, when its nodes have come."""
+    deadline = time.monotonic() + SECONDS_FOR_NODES
+    while (slots := count()) < LEAST_SLOTS:
+        if time.monotonic() > deadline:
+            raise EngineError(
+                f"has {slots} CPU",
+                where=f"--engine ray --address {address}",
+                allowed=f"at least {LEAST_SLOTS}",
+                remedy="start more nodes, or give the command on that machine without --engine",
+            )
+        time.sleep(0.2)
+    return slots
 
 
 def _not_installed(engine: str) -> ConfigError:
