@@ -60,7 +60,7 @@ def evaluate_text(result: Json) -> str:
         shares = ["-" if v is None else f"{v:.1%}" for v in result[name].values()]
         rows.append([name.replace("_", " "), "", *shares])
     for net, scores in result["transfer"].items():
-        for arm in (a for a in scores["arms"] if a != "full_balanced"):
+        for arm in scores["arms"]:
             values = [_value(scores["arms"][arm][m]) for m in _NAMES]
             rows.append([f"{net}: {arm}", str(result["images"][arm]), *values])
     lines = [_table(["arm", "images", *_NAMES.values()], rows)]

@@ -49,7 +49,8 @@ def evaluate(
         ``arms.<arm>.<metric>.{mean,std,ci95}`` for the arms distilled, random, full and full_balanced, and
         random_stored_alike where the package stores images smaller or has soft labels;
         ``recovery`` and ``recovery_above_chance`` by metric; ``gain_over_random.<metric>.{mean,ci95}``,
-        likewise ``gain_over_random_stored_alike`` or None; ``transfer.<net>`` with the same for further networks;
+        likewise ``gain_over_random_stored_alike`` or None; ``transfer.<net>`` with the same for further networks,
+        but without full_balanced;
         ``compression.{images,bytes}`` as shares of the original; ``cost.{seconds,peak_memory_mb,device}``
         of this evaluation, with ``cost.distillation`` where it is known; details, curves and provenance.
 

@@ -17,6 +17,9 @@ from medistill.evaluation.workers import run_all
 from medistill.keys import Key
 from medistill.nets.training import Statistics
 
+BALANCED = "full_balanced"
+"""All images of the smallest class and as many of every other: the first network's only, a reference and no rival."""
+
 
 @dataclass(frozen=True)
 class Exam:
@@ -94,7 +97,7 @@ def train_all(
     arms: list[Arm],
     classes: int,
     config: EvaluateConfig,
-    progress: Callable[[int, int, int], None],
+    progress: Callable[[int, int, int, int], None],
     keep_networks: bool = False,
 ) -> dict[str, dict[str, list[cache.Run]]]:
     """Train every arm's networks, or take from the cache what was trained before.
@@ -103,7 +106,7 @@ def train_all(
         arms: the arms.
         classes: outputs of the networks.
         config: recipe and seed.
-        progress: told images of all the work, images done, and how many networks are finished.
+        progress: told images of all the work, images done, how many networks are finished, and of how many.
         keep_networks: keep the networks themselves too, so that they can be asked for other images.
 
     Returns:
@@ -111,7 +114,11 @@ def train_all(
     """
     parts: Parts = {}
     jobs = {
-        net: {arm.name: jobs_of(arm, classes, config, parts, net, keep_networks) for arm in arms}
+        net: {
+            arm.name: jobs_of(arm, classes, config, parts, net, keep_networks)
+            for arm in arms
+            if arm.name != BALANCED or net == config.nets[0]
+        }
         for net in config.nets
     }
     found = {job: cache.read(job.identity) for own in jobs.values() for each in own.values() for job in each}
@@ -121,7 +128,7 @@ def train_all(
     def advance(images: int) -> None:
         nonlocal done
         done += images
-        progress(total, done, sum(run is not None for run in found.values()))
+        progress(total, done, sum(run is not None for run in found.values()), len(found))
 
     def keep(job: Job, run: cache.Run) -> None:
         found[job] = run

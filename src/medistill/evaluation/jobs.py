@@ -14,6 +14,7 @@ from medistill.evaluation.cache import Run
 from medistill.evaluation.metrics import metrics
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
+from medistill.nets import zoo
 from medistill.nets.convnet import Parameters
 from medistill.nets.training import Statistics, images_seen, predict, steps_for, train
 from medistill.nets.zoo import Network, make_network
@@ -21,7 +22,7 @@ from medistill.runtime import device_key
 from medistill.types import Json
 
 VERSION = 3
-"""Raised whenever the same recipe would train other networks."""
+"""Raised whenever the same recipe would train other ConvNets; of the other networks ``zoo`` keeps count too."""
 
 CURVE_IMAGES = 256
 """Validation images a learning curve is measured on, at most."""
@@ -70,14 +71,17 @@ class Job:
     @property
     def identity(self) -> str:
         """What the cache knows its result by."""
-        known = {k: v for k, v in self.as_json().items() if k != "keep"}
-        return sha256_text(canonical_json({"version": VERSION, **known, **device_key()}))
+        return self._identity("keep")
 
     @property
     def network_identity(self) -> str:
         """What the cache knows the trained network by: all that determines it, but not what it is asked."""
-        known = {k: v for k, v in self.as_json().items() if k not in ("keep", "test", "val", "curve_points")}
-        return sha256_text(canonical_json({"version": VERSION, **known, **device_key()}))
+        return self._identity("keep", "test", "val", "curve_points")
+
+    def _identity(self, *irrelevant: str) -> str:
+        known = {k: v for k, v in self.as_json().items() if k not in irrelevant}
+        version = VERSION if self.network == "convnet" else f"{VERSION}.{zoo.VERSION}"
+        return sha256_text(canonical_json({"version": version, **known, **device_key()}))
 
     @property
     def key(self) -> Key:

@@ -30,7 +30,7 @@ from medistill.types import Json, Labels
 ALIKE = "random_stored_alike"
 """Random real images stored as the package's are, as many, in as many bytes, with labels of the same kind."""
 
-ARMS = ("distilled", "random", ALIKE, "full", "full_balanced")
+ARMS = ("distilled", "random", ALIKE, "full", arms.BALANCED)
 """In the order of tables. Only a package with smaller images or soft labels has the third."""
 
 
@@ -161,10 +161,9 @@ def compare(
     def train_all(
         label: str, contest: list[arms.Arm], config: EvaluateConfig = config, keep: bool = False
     ) -> dict[str, dict[str, list[Run]]]:
-        networks = sum(len(arm.sets) for arm in contest) * len(config.nets)
         with Progress(label, 0, enabled=progress) as shown:
 
-            def news(total: int, done: int, finished: int) -> None:
+            def news(total: int, done: int, finished: int, networks: int) -> None:
                 shown.reach(total, done, f"({finished} of {networks} networks)")
 
             return arms.train_all(contest, classes, config, news, keep)
@@ -196,13 +195,14 @@ def compare(
         {net: runs[net] for net in config.nets[1:]},
     )
     # One after the other: the first site trains what no earlier evaluation kept, the next ones find it.
+    first = config.model_copy(update={"nets": config.nets[:1]})
     elsewhere = {}
     for name, dataset in sites.items():
         there = [replace(arm, exam=_exam_at(dataset, package, prepared, arm)) for arm in contest]
         asked = dataset.splits["test"]
         elsewhere[name] = replace(
             comparison,
-            runs=train_all(f"asking about {name}", there, keep=True)[config.nets[0]],
+            runs=train_all(f"asking about {name}", there, first, keep=True)[first.nets[0]],
             labels=asked.labels,
             patients=asked.patients,
             others={},
@@ -210,7 +210,6 @@ def compare(
     scores = None
     if config.robust_scores:
         by_name = {arm.name: arm for arm in contest}
-        first = config.model_copy(update={"nets": config.nets[:1]})
         scores = robustness(
             by_name["distilled"],
             by_name.get(ALIKE, by_name["random"]),
@@ -257,7 +256,7 @@ def _arms(package: Package, prepared: Prepared, config: EvaluateConfig, progress
         arms.Arm("random", tuple(draws), exam),
         *([arms.Arm(ALIKE, tuple(alike), exam)] if alike else []),
         arms.Arm("full", (prepared.train,) * config.networks, exam),
-        arms.Arm("full_balanced", tuple(even), exam),
+        arms.Arm(arms.BALANCED, tuple(even), exam),
     ]
 
 

@@ -18,6 +18,9 @@ from torch.nn import functional
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 
+VERSION = 2
+"""Raised whenever one of :data:`BUILDERS` would train to other numbers."""
+
 SMALL_SIDE = 64
 """Under that many pixels a 3×3 convolution takes the place of the 7×7 one that photographs begin with."""
 
@@ -88,10 +91,18 @@ def mlp(channels: int, height: int, width: int, classes: int) -> nn.Module:
     )  # fmt: skip
 
 
+class _ChannelsLast(nn.Module):
+    """Lays the channels of a pixel side by side, where convolutions and batch norm take up to a third less time."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Equal images."""
+        return images.contiguous(memory_format=torch.channels_last)
+
+
 def convnet_batch_norm(channels: int, height: int, width: int, classes: int) -> nn.Module:
     """The ConvNet of width 64 with batch in place of instance normalisation."""
     shape = ConvNet(channels, height, width, classes, 64)
-    blocks: list[nn.Module] = [nn.ZeroPad2d(shape.padding)]
+    blocks: list[nn.Module] = [nn.ZeroPad2d(shape.padding), _ChannelsLast()]
     for fan in [channels, *[64] * (shape.depth - 1)]:
         blocks += [nn.Conv2d(fan, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.AvgPool2d(2)]
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(shape.embedding_size, classes))
@@ -102,7 +113,7 @@ class _Padded(nn.Module):
 
     def __init__(self, body: nn.Module, height: int, width: int) -> None:
         super().__init__()
-        self.body = body
+        self.body = nn.Sequential(_ChannelsLast(), body)
         self.border = (0, max(0, 32 - width), 0, max(0, 32 - height))
 
     def forward(self, images: Tensor) -> Tensor:
