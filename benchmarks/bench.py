@@ -2,10 +2,10 @@
 
     python benchmarks/bench.py [--data SET.npz] [SECTION ...]
 
-Sections: ceilings, steps, quality, evaluation, start, memory, estimates, large; all of them take over an hour, most
-of it the plain loop's schedule in ``quality``. Ratios are medians of alternating rounds with their
-range; seconds are printed only to show what a ratio is made of. What a section finds is added to
-``benchmarks/results/MACHINE.json``.
+Sections: ceilings, steps, quality, evaluation, precision, start, memory, estimates, large; all of
+them take over an hour, most of it the plain loop's schedule in ``quality``. Ratios are medians of
+alternating rounds with their range; seconds are printed only to show what a ratio is made of. What
+a section finds is added to ``benchmarks/results/MACHINE.json``.
 """
 
 from __future__ import annotations
@@ -221,14 +221,41 @@ def evaluation(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]
     """Five networks by one recipe: one after the other out of torch's modules, and ours side by side."""
     problem = make_problem(prepared, 10, None)
     part = Part(problem.quantise(problem.random_images(loops.Key(0))).numpy(), problem.labels.numpy())
-    exam, recipe = prepared.parts["val"], Recipe()
-    own = normalisation(prepared)
-    return compared(
-        "evaluation of five networks",
-        lambda: [loops.plain_training(part, own, recipe, problem.classes, seed) for seed in range(5)],
-        lambda: loops.our_training(part, exam, own, recipe, problem.classes, 5),
-        rounds=3,
-    )
+    exam, own, plain = prepared.parts["val"], normalisation(prepared), Recipe()
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        recipe = Recipe(precision=precision)
+        found[precision] = compared(
+            f"evaluation of five networks, ours in {precision}",
+            lambda: [loops.plain_training(part, own, plain, problem.classes, seed) for seed in range(5)],
+            lambda r=recipe: loops.our_training(part, exam, own, r, problem.classes, 5),
+            rounds=3,
+        )
+    return found
+
+
+PRECISION_SETS = ("pneumoniamnist", "breastmnist", "bloodcells_28")
+
+
+def precision(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
+    """Balanced accuracy on validation images of networks trained in float32 and, alike but for that, in bfloat16."""
+    found = {}
+    for name in PRECISION_SETS:
+        prepared = prepare(load(given.data.parent / f"{name}.npz"))
+        own, exam = normalisation(prepared), prepared.parts["val"]
+        problem = make_problem(prepared, 10, None)
+        few = Part(problem.quantise(problem.random_images(loops.Key(0))).numpy(), problem.labels.numpy())
+        for title, part, networks in (
+            ("ten random images per class", few, 6),
+            ("all training images", prepared.train, 2),
+        ):
+            scores = {
+                kind: loops.our_training(part, exam, own, Recipe(precision=kind), problem.classes, networks)
+                for kind in ("float32", "bfloat16")
+            }
+            found[f"{name}, {title}"] = scores
+            say(f"{name}, {title}: " + ", ".join(f"{k} {statistics.mean(v):.3f}" for k, v in scores.items()))
+    return found
 
 
 def start(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
@@ -351,7 +378,8 @@ def write_made_up(path: Path, shape: tuple[int, ...], classes: int) -> None:
 
 SECTIONS: dict[str, Callable[[Prepared, argparse.Namespace], dict[str, Any]]] = {
     "ceilings": ceilings, "steps": steps, "quality": quality,
-    "evaluation": evaluation, "start": start, "memory": memory, "estimates": estimates, "large": large,
+    "evaluation": evaluation, "precision": precision, "start": start,
+    "memory": memory, "estimates": estimates, "large": large,
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from medistill.data.preprocess import Part
 from medistill.distil import loop
 from medistill.distil.method import State, make_method
 from medistill.distil.problem import Problem
-from medistill.evaluation.cache import part_digest
+from medistill.evaluation.cache import Run, part_digest
 from medistill.evaluation.jobs import Job
 from medistill.evaluation.metrics import metrics
 from medistill.evaluation.workers import run_all
@@ -130,14 +130,13 @@ def our_training(part: Part, exam: Part, statistics: Statistics, recipe: Recipe,
     parts = {part_digest(part): part, part_digest(exam): exam}
     names = list(parts)
     jobs = [Job(names[0], names[-1], None, statistics, classes, recipe, 2, 0, index) for index in range(count)]
-    found: Scores = []
-    run_all(
-        jobs,
-        parts,
-        lambda _images: None,
-        lambda _job, run: found.append(metrics(run.probabilities, exam.labels)["balanced_accuracy"]),
-    )
-    return found
+    found: dict[int, float] = {}
+
+    def done(job: Job, run: Run) -> None:
+        found[job.index] = metrics(run.probabilities, exam.labels)["balanced_accuracy"]
+
+    run_all(jobs, parts, lambda _images: None, done)
+    return [found[index] for index in range(count)]
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -1,8 +1,8 @@
 """Transfer: the default's package, made with ConvNets, as training data for other networks.
 
 One package per set at ten images per class, the one of the table of methods; every network is
-trained on it, on random images and on all images by the same recipe: two networks of each kind, and
-three draws of random images, because it takes hours of two cores. Goes on where it stopped:
+trained on it, on random images and on all images by the same recipe: two networks of each kind, three
+draws of random images and bfloat16, because it takes hours of two cores. Goes on where it stopped:
 trained networks are kept in the user's cache, finished sets in ``docs/results/transfer``.
 
     python benchmarks/transfer_table.py [FOLDER OF SETS] [SET ...]
@@ -22,7 +22,7 @@ from medistill.files import pretty_json, write_atomically
 
 RESULTS = ROOT / "docs" / "results" / "transfer"
 NETS = ",".join(get_args(Net))
-FEWER = ("--set", "networks=2", "--set", "random_draws=3")
+FEWER = ("--set", "networks=2", "--set", "random_draws=3", "--set", "recipe.precision=bfloat16")
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
         package, _ = distilled(folder, data, DEFAULT, 10, 0)
         result = medistill_json("evaluate", str(package), "--on", str(folder / f"{data}.npz"), "--nets", NETS, *FEWER)
         kept = ("arms", "gain_over_random", "gain_over_random_stored_alike", "recovery", "recovery_above_chance")
-        about = ("test_images", "networks", "random_draws", "data")
+        about = ("test_images", "networks", "random_draws", "recipe", "data")
         own = {result["net"]: {key: result[key] for key in kept}}
         nets = {**own, **{net: {key: scores[key] for key in kept} for net, scores in result["transfer"].items()}}
         value = {"set": data, "ipc": 10, "seed": 0, "nets": nets, **{key: result[key] for key in about}}

@@ -214,6 +214,30 @@ def _speed_quality(of: dict[str, Any]) -> list[str]:
     return ["\n".join([lines[0], "", *lines[1:]])]
 
 
+def _speed_evaluation(of: dict[str, Any]) -> list[str]:
+    return [
+        "Five networks side by side against one after the other in float32: "
+        + "; ".join(f"in {name} {_ratio(of[name])} times" for name in ("float32", "bfloat16") if name in of)
+        + "."
+    ]
+
+
+def _speed_precision(of: dict[str, Any]) -> list[str]:
+    rows = [
+        "Balanced accuracy on validation images of networks that differ in `recipe.precision` alone: mean and "
+        "standard deviation over networks, mean difference of those that began alike and its standard error.\n",
+        "| trained on | networks | float32 | bfloat16 | difference |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, scores in of.items():
+        if isinstance(scores, dict):
+            whole, half = scores["float32"], scores["bfloat16"]
+            both = " | ".join(f"{fmean(s):.3f} ± {stdev(s):.3f}" for s in (whole, half))
+            change = [b - a for a, b in zip(whole, half, strict=True)]
+            error = stdev(change) / len(change) ** 0.5
+            rows.append(f"| {name} | {len(whole)} | {both} | {fmean(change):+.3f} ± {error:.3f} |")
+    return ["\n".join(rows)]
+
+
 def _speed_estimates(of: dict[str, Any]) -> list[str]:
     rows = ["| `distill` | estimated MB | measured MB | |", "|---|---|---|---|"]
     for name, row in of.items():
@@ -245,7 +269,8 @@ SECTIONS = {
     "ceilings": lambda of: ["; ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in of["gflops"].items()) + "."],
     "steps": _speed_steps,
     "quality": _speed_quality,
-    "evaluation": lambda of: [f"Five networks, side by side: {_ratio(of)} times one after the other."],
+    "evaluation": _speed_evaluation,
+    "precision": _speed_precision,
     "start": lambda of: [f"`medistill --help` answers in {of['medistill --help']['median']:.2f} s."],
     "memory": lambda of: [f"Distribution matching takes {of['ours']:.0f} MB, the plain loop {of['plain']:.0f} MB."],
     "estimates": _speed_estimates,

@@ -49,6 +49,25 @@ def test_training_learns_and_repeats(name):
     assert (predict(network, first, part.pixels, statistics).argmax(1) == part.labels).mean() > 0.9
 
 
+@pytest.mark.parametrize("name", ("convnet", *CHEAP))
+def test_training_in_bfloat16_is_near_that_in_float32(name):
+    part, statistics = _halves(), Statistics((0.5,), (0.25,), "none")
+    network = make_network(name, 1, 16, 16, 2, 8)
+    recipes = [Recipe(least_steps=30, width=8, precision=p) for p in ("float32", "bfloat16")]
+    whole, half = (train(network, part, statistics, recipe, Key(0)) for recipe in recipes)
+    assert all(half[k].dtype == whole[k].dtype for k in whole)
+    assert any(not torch.equal(half[k], whole[k]) for k in whole)
+    said = [predict(network, parameters, part.pixels, statistics) for parameters in (whole, half)]
+    assert np.abs(said[0] - said[1]).max() < 0.15 and (said[1].argmax(1) == part.labels).mean() > 0.9
+
+
+def test_a_recipe_in_float32_is_known_as_before_there_was_a_choice():
+    assert "precision" not in Recipe().model_dump(mode="json")
+    half = Recipe(precision="bfloat16")
+    assert half.model_dump(mode="json")["precision"] == "bfloat16"
+    assert Recipe.model_validate(half.model_dump(mode="json")) == half and Recipe.model_validate({}) == Recipe()
+
+
 def test_batch_norm_uses_its_running_means_when_it_predicts():
     """An image's prediction must not depend on the others beside it."""
     part, statistics = _halves(), Statistics((0.5,), (0.25,), "none")

@@ -9,7 +9,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from medistill.errors import ConfigError, nearest
 
@@ -71,6 +79,16 @@ class Recipe(Settings):
     weight_decay: float = Field(0.5, ge=0, le=10, description="decoupled weight decay")
     width: int = Field(64, ge=1, le=4096, description="filters per convolution of the ConvNet")
     augment: bool = Field(True, description="random affine and intensity changes in training")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="what the layers compute in while a network trains; bfloat16 takes less time where the "
+        "processor has it, and is another recipe",
+    )
+
+    @model_serializer(mode="wrap")
+    def _told(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes were known by their values before there was a choice of precision; what was measured stays found.
+        return {k: v for k, v in dump(self).items() if (k, v) != ("precision", "float32")}
 
 
 class EvaluateConfig(Settings):

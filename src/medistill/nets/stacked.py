@@ -20,7 +20,7 @@ from medistill.data.preprocess import Part
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
 from medistill.nets.pixels import Pixels, normalise
-from medistill.nets.training import AfterStep, Order, Statistics, descent, steps_for
+from medistill.nets.training import AfterStep, Order, Statistics, descent, precision_of, steps_for
 from medistill.nets.zoo import Network
 
 
@@ -73,7 +73,8 @@ def train_stacked(
         if recipe.augment:
             drawn = [drawn_changes(batch, key.child("augment", step).generator()) for key in keys]
             x = changed_each(x, torch.cat(drawn), statistics.flips)
-        scores: Tensor = together(parameters, x.unflatten(0, (len(keys), batch))).flatten(0, 1)
+        with precision_of(recipe, device):
+            scores: Tensor = together(parameters, x.unflatten(0, (len(keys), batch))).flatten(0, 1).float()
         # The mean over all, times the networks, is the sum of what each has alone.
         update(len(keys) * functional.cross_entropy(scores, labels[rows.to(device)], label_smoothing=smoothing))
         if after_step is not None:

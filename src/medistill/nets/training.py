@@ -83,6 +83,11 @@ class Order:
         return self.order[self.position - self.batch : self.position]
 
 
+def precision_of(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """The context in which layers compute in the recipe's precision; parameters and their updates stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+
+
 Update = Callable[[Tensor], None]
 
 
@@ -138,10 +143,9 @@ def train(
         x = normalise(pixels[rows], statistics.mean, statistics.std)
         if recipe.augment:
             x = for_training(x, key.child("augment", step).generator(), statistics.flips)
-        loss = functional.cross_entropy(
-            network.logits(parameters, x, training=True), labels[rows], label_smoothing=smoothing
-        )
-        update(loss)
+        with precision_of(recipe, device):
+            scores = network.logits(parameters, x, training=True)
+        update(functional.cross_entropy(scores.float(), labels[rows], label_smoothing=smoothing))
         if after_step is not None:
             after_step(step + 1, parameters)
     return {name: tensor.detach() for name, tensor in parameters.items()}
