@@ -155,20 +155,31 @@ def transfer_page() -> str:
         measured = json.loads(file.read_text())
         rows = [
             "| network | distilled | random, same bytes | random, stored alike | all "
-            "| AUROC: distilled / alike / all | gain over random stored alike | above chance |",
-            "|---" * 8 + "|",
+            "| AUROC: distilled / random / alike / all | gain over random | over random alike | above chance |",
+            "|---" * 9 + "|",
         ]
         for net, scores in measured["nets"].items():
             arms = scores["arms"]
             names = ("distilled", "random", "random_stored_alike", "full")
             means = [with_interval(arms[name]["balanced_accuracy"]) for name in names]
-            areas = " / ".join(f"{arms[name]['auroc']['mean']:.3f}" for name in (names[0], *names[2:]))
-            gain = with_interval(scores["gain_over_random_stored_alike"]["balanced_accuracy"], "+.3f")
+            areas = " / ".join(f"{arms[name]['auroc']['mean']:.3f}" for name in names)
+            over = (
+                scores[gain]["balanced_accuracy"] for gain in ("gain_over_random", "gain_over_random_stored_alike")
+            )
             above = _share(scores["recovery_above_chance"]["balanced_accuracy"])
-            rows.append(f"| {net} | {' | '.join(means)} | {areas} | {gain} | {above} |")
-        how = f"{measured['networks']} networks of each kind, {measured['random_draws']} draws of random images."
+            rows.append(f"| {net} | {' | '.join(means)} | {areas} | {' | '.join(map(_gain, over))} | {above} |")
+        how = (
+            f"{measured['test_images']} test images, {measured['networks']} networks of each kind, "
+            f"{measured['random_draws']} draws of random images; trained in "
+            f"{measured['recipe'].get('precision', 'float32')}. *Above chance* is the share of what all "
+            "images reach, both less what chance does."
+        )
         parts += [f"## {measured['set']}", how, "\n".join(rows)]
     return "\n\n".join(parts) + "\n"
+
+
+def _gain(value: dict[str, Any]) -> str:
+    return with_interval(value, "+.3f")
 
 
 def speed_page() -> str:

@@ -31,6 +31,20 @@ def test_bfloat16_gives_nearly_the_loss_and_gradient_of_float32(name):
     assert torch.nn.functional.cosine_similarity(slope, other, dim=0) > 0.98
 
 
+def test_a_network_trained_on_the_images_in_bfloat16_is_nearly_that_of_float32():
+    problem, found = small_problem(4, size=28), {}
+    for precision in ("float32", "bfloat16"):
+        method = make_method({"name": "dc", **SMALL, "precision": precision, "outer_loops": 2, "inner_loops": 20})
+        state = method.setup(problem, Key(0))
+        start = method._parameters(state, problem, Key(0))
+        method.after_update(state, problem, Key(0))
+        trained = {name.removeprefix("network."): tensor for name, tensor in state.memory.items()}
+        assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
+        found[precision] = torch.cat([(trained[name] - start[name]).flatten() for name in start])
+    plain, half = found.values()
+    assert torch.nn.functional.cosine_similarity(plain, half, dim=0) > 0.98 and not torch.equal(plain, half)
+
+
 @pytest.mark.parametrize("capable", [True, False])
 def test_auto_is_decided_by_the_machine_and_recorded(tmp_path, monkeypatch, capable):
     monkeypatch.setattr(networked, "has_bfloat16", lambda: capable)

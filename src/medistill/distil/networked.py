@@ -29,7 +29,7 @@ class NetworkMethod(Method):
     start: Literal["real", "noise"] = Field("real", description="first images")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",
-        description="in which images are embedded, or real images' gradients computed; "
+        description="in which images are embedded, or real images' gradients computed and networks trained; "
         "auto: bfloat16 where the processor computes in it",
     )
 
@@ -43,6 +43,12 @@ class NetworkMethod(Method):
         if self.precision != "bfloat16":
             return network.embed(parameters, images)
         return network.embed(in_bfloat16(parameters), images.bfloat16()).to(images.dtype)
+
+    def scores(self, network: ConvNet, parameters: Parameters, images: Tensor) -> Tensor:
+        """Class scores (n, classes), computed and given like :meth:`embed`'s embeddings."""
+        if self.precision != "bfloat16":
+            return network.logits(parameters, images)
+        return network.logits(in_bfloat16(parameters), images.bfloat16()).to(images.dtype)
 
     @property
     def starts_from_real_images(self) -> bool:

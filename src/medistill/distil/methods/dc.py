@@ -51,7 +51,7 @@ class DC(NetworkMethod):
     info = MethodInfo(
         name="dc",
         title="Dataset condensation with gradient matching",
-        version=1,
+        version=2,
         kind="distillation",
         cost="hours",
         bibtex=(
@@ -174,7 +174,7 @@ class DC(NetworkMethod):
             for number, rows in enumerate(order.split(self.network_batch)):
                 x = self.change(problem, here.child("augment", number))(images[rows])
                 with torch.enable_grad():
-                    loss = functional.cross_entropy(network.logits(parameters, x), labels[rows])
+                    loss = functional.cross_entropy(self.scores(network, parameters, x), labels[rows])
                 gradients = torch.autograd.grad(loss, list(parameters.values()))
                 for parameter, gradient in zip(parameters.values(), gradients, strict=True):
                     parameter.data.sub_(self.network_learning_rate * gradient)

@@ -19,7 +19,7 @@ class DSA(DC):
     info = MethodInfo(
         name="dsa",
         title="Dataset condensation with differentiable siamese augmentation",
-        version=1,
+        version=2,
         kind="distillation",
         cost="hours",
         bibtex=(
