@@ -79,9 +79,10 @@ def methods_page() -> str:
         "Measured by `make methods-table` (`benchmarks/methods_table.py`; the objects lie in "
         "[methods/](methods/)), each package on the test images of its set, on two CPU cores. `default` is "
         "what `distill` does where no method is named; every other method runs at its `quick` preset or "
-        "defaults, with plain images and plain labels. Gains are over random images of the same bytes and, "
+        "defaults, with plain images and plain labels. Gains are over random images of the same bytes of pixels and, "
         "where the package stores images smaller or has soft labels, over random images stored and labelled "
-        "in the same way; in brackets the 95 % interval. Gains and recovery are of balanced accuracy. Seconds and "
+        "in the same way; in brackets the 95 % interval. *Bytes* are of the package as it "
+        "is sent, compressed. Gains and recovery are of balanced accuracy. Seconds and "
         "peak memory are of distilling, teachers and experts included; the machine was shared, so seconds tell "
         "the order and no more.",
     ]
