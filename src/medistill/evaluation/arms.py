@@ -106,7 +106,7 @@ def train_all(
         arms: the arms.
         classes: outputs of the networks.
         config: recipe and seed.
-        progress: told images of all the work, images done, how many networks are finished, and of how many.
+        progress: told how much work there is and is done, how many networks are finished, and of how many.
         keep_networks: keep the networks themselves too, so that they can be asked for other images.
 
     Returns:

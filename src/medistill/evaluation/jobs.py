@@ -98,8 +98,13 @@ class Job:
         return steps_for(self.recipe, len(parts[self.train]))
 
     def work(self, parts: Parts) -> int:
-        """Images that go through the network in training."""
-        return images_seen(self.recipe, len(parts[self.train]))
+        """What training takes, in images that go through a ConvNet."""
+        return images_seen(self.recipe, len(parts[self.train])) * self.cost
+
+    @property
+    def cost(self) -> int:
+        """What an image costs, in images of the ConvNet."""
+        return zoo.COSTS.get(self.network, 1)
 
 
 def do(job: Job, parts: Parts, advance: Callable[[int], None], device: torch.device | None = None) -> Run:
@@ -108,14 +113,13 @@ def do(job: Job, parts: Parts, advance: Callable[[int], None], device: torch.dev
     Args:
         job: what to do.
         parts: where the images are.
-        advance: told how many images went through the network since it was last called.
+        advance: told how much of :meth:`Job.work` was done since it was last called.
         device: where; the CPU if not given.
     """
     part, network, watch = parts[job.train], job.make_network(parts), Watch(job, parts)
-    batch = min(job.recipe.batch, len(part))
 
     def after_step(done: int, parameters: Parameters) -> None:
-        advance(batch)
+        advance(watch.batch * job.cost)
         watch(done, parameters)
 
     parameters = kept(job, device)

@@ -48,7 +48,7 @@ def _together(
     jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], device: torch.device
 ) -> Iterator[tuple[Job, Run]]:
     watches = [Watch(job, parts) for job in jobs]
-    seen = sum(watch.batch for watch in watches)
+    seen = sum(watch.batch * watch.job.cost for watch in watches)
 
     def after_step(step: int, parameters: Parameters) -> None:
         advance(seen)

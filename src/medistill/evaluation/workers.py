@@ -37,7 +37,7 @@ OVERHEAD = 8
 """Images that cost as much as what a step costs beside its images."""
 
 REPORT_EVERY = 512
-"""Images after which a worker says how far it is."""
+"""Work after which a worker says how far it is."""
 
 OnDone = Callable[[Job, Run], None]
 
@@ -52,7 +52,7 @@ def run_all(jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], d
     Args:
         jobs: what to do.
         parts: images by digest.
-        advance: told how many more images went through a network.
+        advance: told how much more of :meth:`Job.work` was done.
         done: given each result as it comes, in this thread or another, never two at once.
 
     Raises:
@@ -147,8 +147,8 @@ class _Team:
         for line in process.stdout:
             said = json.loads(line)
             with self.lock:
-                if "images" in said:
-                    self.advance(said["images"])
+                if "work" in said:
+                    self.advance(said["work"])
                 else:
                     self.peaks[process.pid] = said["peak_mb"]
                     arrays = load((self.folder / said["result"]).read_bytes())
@@ -178,15 +178,15 @@ def _work(folder: Path) -> None:
                 parts[digest] = Part(pixels, arrays["labels"], arrays.get("soft_labels"))
         pending = 0
 
-        def advance(images: int) -> None:
+        def advance(work: int) -> None:
             nonlocal pending
-            pending += images
+            pending += work
             if pending >= REPORT_EVERY:
-                _say({"images": pending})
+                _say({"work": pending})
                 pending = 0
 
         run = do(job, parts, advance)
-        _say({"images": pending})
+        _say({"work": pending})
         (folder / f"{job.identity}.run").write_bytes(save({"probabilities": run.probabilities, "curve": run.curve}))
         _say({"result": f"{job.identity}.run", "peak_mb": own_peak_mb()})
 

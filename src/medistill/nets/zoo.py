@@ -173,6 +173,10 @@ BUILDERS: dict[str, Callable[[int, int, int, int], nn.Module]] = {
 """Networks by name, from channels, height, width and classes."""
 
 
+COSTS = {"vit": 3, "densenet121": 5, "resnet18": 8}
+"""What training on an image costs, in images of the ConvNet (28 pixels, one core); of other networks about 1."""
+
+
 def make_network(name: str, channels: int, height: int, width: int, classes: int, filters: int) -> Network:
     """A network by name.
 
