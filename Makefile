@@ -22,8 +22,9 @@ install: $(READY) ## create .venv with the pinned versions
 demo: $(READY) ## the whole job on generated images, about two minutes; ends by naming the report
 	$(BIN)/medistill demo --out demo --fresh
 
+# Two processes, because much of the time one waits for others; threads that wait must not keep a core from working.
 test: $(READY) ## the fast tests
-	$(BIN)/pytest
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: $(READY) ## the tests that take minutes (real data, full runs)
 	$(BIN)/pytest -m slow

@@ -73,13 +73,19 @@ def kill_one(find, database):
 
 
 def busy_parent(words):
-    """The process whose command line has these words and that has a run of ours below it."""
+    """The process below this one whose command line has these words and that has a run of ours below it."""
     # Not psutil, which takes a process for another one where the machine corrects its clock meanwhile.
     listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     told = {row[0]: row[2] for row in rows if len(row) == 3}
+    above = {row[0]: row[1] for row in rows}
+
+    def ours(process):
+        return process == str(os.getpid()) or (process in above and ours(above[process]))
+
     for row in rows:
-        if "medistill.study.work" in row[-1] and words in told.get(row[1], ""):
+        # Tests in other processes have runs too.
+        if "medistill.study.work" in row[-1] and words in told.get(row[1], "") and ours(row[1]):
             return int(row[1])
     return None
 
