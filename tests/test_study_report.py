@@ -113,7 +113,15 @@ def test_sentences_say_what_the_figures_say():
     found = statements(cells(runs()), runs())
     text = [s.text for s in found]
     assert any(re.search(r"^a: 10 images per class .*by dm reach 94% ", t) for t in text), text
-    assert "With 1 image per class the best method was dm on 1 of 1 data sets." in text
+    assert "With 1 image per class, of dm and random the best was dm on 1 of 1 data sets." in text
+    alone = record(identity="alone", data="b", method="random", ipc=1, result=result(0.9, images=2))
+    herding = dataclasses.replace(alone, identity="h", data="c", method="herding")
+    more = [*runs(), alone, herding, dataclasses.replace(alone, identity="r", data="c")]
+    counted = [s.text for s in statements(cells(more), more) if " the best was " in s.text and "1 image " in s.text]
+    assert [t[:69] for t in counted] == [
+        "With 1 image per class, of dm and random the best was dm on 1 of 1 da",
+        "With 1 image per class, of herding and random the best was herding on",
+    ], "one method alone is no contest, others are contests of their own"
     assert any(
         re.search("^With 10 images per class dm gains .* above zero, on 1 of 1 data sets: a.$", t) for t in text
     )

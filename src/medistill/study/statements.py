@@ -25,16 +25,6 @@ def statements(of: list[Cell], runs: list[Record]) -> list[Statement]:
     return [*_where(of), *_which(of), *_worth(of), *_sites(runs), *_pooled(runs)]
 
 
-def _best(of: list[Cell]) -> list[Cell]:
-    """The best method of each data set and size, by balanced accuracy."""
-    best: dict[tuple[object, ...], Cell] = {}
-    for c in of:
-        place = (c.data, c.ipc, c.ratio)
-        if c.level() is not None and (place not in best or (c.level() or 0) > (best[place].level() or 0)):
-            best[place] = c
-    return list(best.values())
-
-
 def _share(c: Cell) -> float:
     return c.mean(lambda r: r["compression"]["images"]) or 0.0
 
@@ -61,15 +51,21 @@ def _where(of: list[Cell]) -> list[Statement]:
 
 
 def _which(of: list[Cell]) -> list[Statement]:
-    """Which method was best how often, and what it takes."""
-    best = _best(of)
-    sizes = dict.fromkeys(c.words for c in best)
+    """Which method was best how often, and what it takes; only where the same methods were measured."""
+    places: dict[tuple[str, str], dict[str, float]] = {}
+    for c in of:
+        level = c.level()
+        if level is not None:
+            places.setdefault((c.words, c.data), {})[c.method] = level
+    contests: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (size, _data), levels in places.items():
+        if len(levels) > 1:
+            contests.setdefault((size, tuple(sorted(levels))), []).append(max(levels, key=lambda m: levels[m]))
     made = []
-    for size in sizes:
-        own = [c for c in best if c.words == size]
-        methods = sorted({c.method for c in own}, key=lambda m: (-sum(c.method == m for c in own), m))
-        counted = listed([f"{m} on {sum(c.method == m for c in own)}" for m in methods])
-        made.append(f"With {size} the best method was {counted} of {len(own)} data sets.")
+    for (size, methods), won in contests.items():
+        winners = sorted(set(won), key=lambda m: (-won.count(m), m))
+        counted = listed([f"{m} on {won.count(m)}" for m in winners])
+        made.append(f"With {size}, of {listed(list(methods))} the best was {counted} of {len(won)} data sets.")
     return [Statement(text, "results") for text in made]
 
 
