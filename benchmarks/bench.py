@@ -220,7 +220,7 @@ def normalisation(prepared: Prepared) -> Statistics:
 def evaluation(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
     """Five networks by one recipe: one after the other out of torch's modules, and ours side by side."""
     problem = make_problem(prepared, 10, None)
-    part = Part(problem.quantise(problem.random_images(loops.Key(0))).numpy(), problem.labels.numpy())
+    part = random_part(problem)
     exam, own, plain = prepared.parts["val"], normalisation(prepared), Recipe()
     found = {}
     for precision in ("float32", "bfloat16"):
@@ -234,6 +234,11 @@ def evaluation(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]
     return found
 
 
+def random_part(problem: Problem) -> Part:
+    """Random images, as many as the problem asks for."""
+    return Part(problem.quantise(problem.random_images(loops.Key(0))).numpy(), problem.labels.numpy())
+
+
 PRECISION_SETS = ("pneumoniamnist", "breastmnist", "bloodcells_28")
 
 
@@ -244,9 +249,8 @@ def precision(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
         prepared = prepare(load(given.data.parent / f"{name}.npz"))
         own, exam = normalisation(prepared), prepared.parts["val"]
         problem = make_problem(prepared, 10, None)
-        few = Part(problem.quantise(problem.random_images(loops.Key(0))).numpy(), problem.labels.numpy())
         for title, part, networks in (
-            ("ten random images per class", few, 6),
+            ("ten random images per class", random_part(problem), 6),
             ("all training images", prepared.train, 2),
         ):
             scores = {

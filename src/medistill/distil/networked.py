@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Self
 
 from pydantic import Field
@@ -40,15 +41,18 @@ class NetworkMethod(Method):
 
     def embed(self, network: ConvNet, parameters: Parameters, images: Tensor) -> Tensor:
         """Embeddings (n, d), computed in the precision asked for and given in that of the images."""
-        if self.precision != "bfloat16":
-            return network.embed(parameters, images)
-        return network.embed(in_bfloat16(parameters), images.bfloat16()).to(images.dtype)
+        return self._in_precision(network.embed, parameters, images)
 
     def scores(self, network: ConvNet, parameters: Parameters, images: Tensor) -> Tensor:
         """Class scores (n, classes), computed and given like :meth:`embed`'s embeddings."""
+        return self._in_precision(network.logits, parameters, images)
+
+    def _in_precision(
+        self, compute: Callable[[Parameters, Tensor], Tensor], parameters: Parameters, images: Tensor
+    ) -> Tensor:
         if self.precision != "bfloat16":
-            return network.logits(parameters, images)
-        return network.logits(in_bfloat16(parameters), images.bfloat16()).to(images.dtype)
+            return compute(parameters, images)
+        return compute(in_bfloat16(parameters), images.bfloat16()).to(images.dtype)
 
     @property
     def starts_from_real_images(self) -> bool:

@@ -17,9 +17,6 @@ from medistill.evaluation.workers import run_all
 from medistill.keys import Key
 from medistill.nets.training import Statistics
 
-BALANCED = "full_balanced"
-"""All images of the smallest class and as many of every other: the first network's only, a reference and no rival."""
-
 
 @dataclass(frozen=True)
 class Exam:
@@ -38,11 +35,13 @@ class Arm:
         name: "distilled", "random", "full" or "full_balanced".
         sets: the training set of each run.
         exam: test and validation images.
+        first_only: whether only the first kind of network is trained on it.
     """
 
     name: str
     sets: tuple[Part, ...]
     exam: Exam
+    first_only: bool = False
 
 
 def subset(part: Part, counts: list[int], key: Key, repeat: bool = False) -> Part:
@@ -117,7 +116,7 @@ def train_all(
         net: {
             arm.name: jobs_of(arm, classes, config, parts, net, keep_networks)
             for arm in arms
-            if arm.name != BALANCED or net == config.nets[0]
+            if net == config.nets[0] or not arm.first_only
         }
         for net in config.nets
     }

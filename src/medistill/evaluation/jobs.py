@@ -119,7 +119,7 @@ def do(job: Job, parts: Parts, advance: Callable[[int], None], device: torch.dev
     part, network, watch = parts[job.train], job.make_network(parts), Watch(job, parts)
 
     def after_step(done: int, parameters: Parameters) -> None:
-        advance(watch.batch * job.cost)
+        advance(watch.work)
         watch(done, parameters)
 
     parameters = kept(job, device)
@@ -148,6 +148,7 @@ class Watch:
         self.job, self.network, self.test = job, job.make_network(parts), parts[job.test]
         self.val = None if job.val is None else parts[job.val]
         self.batch, steps = min(job.recipe.batch, len(parts[job.train])), job.steps(parts)
+        self.work = self.batch * job.cost
         spread = np.geomspace(min(10, steps), steps, job.curve_points)
         self.points = set() if self.val is None else set(np.unique(spread.astype(int)).tolist())
         self.curve: list[tuple[float, float, float]] = []

@@ -30,8 +30,9 @@ from medistill.types import Json, Labels
 ALIKE = "random_stored_alike"
 """Random real images stored as the package's are, as many, in as many bytes, with labels of the same kind."""
 
-ARMS = ("distilled", "random", ALIKE, "full", arms.BALANCED)
-"""In the order of tables. Only a package with smaller images or soft labels has the third."""
+ARMS = ("distilled", "random", ALIKE, "full", "full_balanced")
+"""In the order of tables. Only a package with smaller images or soft labels has the third; the last is a reference
+for the first kind of network only."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,7 @@ def _arms(package: Package, prepared: Prepared, config: EvaluateConfig, progress
         arms.Arm("random", tuple(draws), exam),
         *([arms.Arm(ALIKE, tuple(alike), exam)] if alike else []),
         arms.Arm("full", (prepared.train,) * config.networks, exam),
-        arms.Arm(arms.BALANCED, tuple(even), exam),
+        arms.Arm("full_balanced", tuple(even), exam, first_only=True),
     ]
 
 

@@ -48,10 +48,10 @@ def _together(
     jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], device: torch.device
 ) -> Iterator[tuple[Job, Run]]:
     watches = [Watch(job, parts) for job in jobs]
-    seen = sum(watch.batch * watch.job.cost for watch in watches)
+    work = sum(watch.work for watch in watches)
 
     def after_step(step: int, parameters: Parameters) -> None:
-        advance(seen)
+        advance(work)
         if any(step in watch.points for watch in watches):
             for watch, own in zip(watches, taken_apart(parameters, len(jobs)), strict=True):
                 watch(step, own)

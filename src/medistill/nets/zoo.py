@@ -92,7 +92,7 @@ def mlp(channels: int, height: int, width: int, classes: int) -> nn.Module:
 
 
 class _ChannelsLast(nn.Module):
-    """Lays the channels of a pixel side by side, where convolutions and batch norm take up to a third less time."""
+    """Lays the channels of a pixel side by side, where convolutions and batch norm take less time."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Equal images."""
@@ -174,7 +174,8 @@ BUILDERS: dict[str, Callable[[int, int, int, int], nn.Module]] = {
 
 
 COSTS = {"vit": 3, "densenet121": 5, "resnet18": 8}
-"""What training on an image costs, in images of the ConvNet (28 pixels, one core); of other networks about 1."""
+"""What training on an image costs, roughly, in images of the ConvNet; of other networks about 1.
+Only order and time left follow from it."""
 
 
 def make_network(name: str, channels: int, height: int, width: int, classes: int, filters: int) -> Network:
