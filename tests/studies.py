@@ -24,7 +24,7 @@ def write(folder, **changes):
 
 
 def record(**changes):
-    asked = {"method": {"method": changes.get("method", "dm")}}
+    asked = {"method": {"method": changes.get("method", "dm")}, "evaluate": {"recipe": {}, "nets": ["convnet"]}}
     base = Record(
         "i", "s", "distilled", "a", "g", "d", "dm", 10, None, 0, asked, "done", None, 1, 2.0,
         "2026-01-01T00:00:00+00:00", "m", "0", {},

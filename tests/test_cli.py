@@ -119,10 +119,39 @@ def test_bad_data(name, cli, tmp_path, tiny):
         (["--ipc", "2", "--flips", "sideways"], "data.flips"),
         (["--ipc", "2", "--size", "3"], "greater than or equal to 16"),
         (["--ipc", "2", "--config", "absent.yaml"], "absent.yaml"),
+        (["--ipc", "2", "--set", "memory_limit_mb=.inf"], "memory_limit_mb: inf"),
     ],
 )
 def test_bad_settings(options, needed, cli, tmp_path):
     _one_clear_line(cli("distill", SOURCE, "--out", tmp_path / "p", *options), needed, tmp_path, [])
+
+
+def test_misspelled_settings_of_data_are_told(cli, tmp_path):
+    for words in (["check", SOURCE, "--set", "dat.size=28"], ["predict", SOURCE, "--ipc", 1, "--set", "dta.size=20"]):
+        status, out, err = cli(*words)
+        assert status == 2 and out == "" and "unknown setting" in err and "did you mean 'data'" in err
+    (tmp_path / "c.yaml").write_text("netwroks: 5\nevaluate: {bootstrap: 100}\n")
+    status, out, err = cli("evaluate", "absent", "--on", SOURCE, "--config", tmp_path / "c.yaml")
+    assert status == 2 and out == "" and "unknown setting 'netwroks'; did you mean 'networks'" in err
+
+
+def test_files_of_settings_that_are_no_yaml(cli, tmp_path):
+    for text, needed in (
+        ("a: [1,\n", "line 2"),
+        ("ipc: 1\nipc: 2\n", "'ipc' stands twice, line 1"),
+        ("a:\n\tb: 1\n", "line 2"),
+    ):
+        (tmp_path / "c.yaml").write_text(text)
+        status, _, err = cli("distill", SOURCE, "--out", tmp_path / "p", "--config", tmp_path / "c.yaml")
+        assert status == 2 and needed in err and len(err.strip().splitlines()) == 1, err
+
+
+def test_names_of_outputs_that_mislead(cli, tmp_path):
+    (tmp_path / "d.zip").mkdir()
+    for name, needed in (("d.zip", "is a folder"), ("p.tar.gz", "no other archives"), ("x" * 300, "too long")):
+        status, _, err = cli("distill", SOURCE, "--ipc", 1, "--out", tmp_path / name, *QUICK)
+        assert status == 2 and needed in err.splitlines()[-1].lower() and "Traceback" not in err, err
+    assert [p.name for p in tmp_path.iterdir()] == ["d.zip"] and not any((tmp_path / "d.zip").iterdir())
 
 
 def test_output_that_cannot_be_written(cli, tmp_path):

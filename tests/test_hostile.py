@@ -98,6 +98,11 @@ def test_every_field_of_the_wrong_kind_is_refused(package, tmp_path):
         lambda m: m["images"].update(count=10**6),
         lambda m: m["images"].update(folders=["../a", "b", "c"]),
         lambda m: m.update(seed=0.5),
+        lambda m: m["configuration"]["labels"]["recipe"].update(width=-4),
+        lambda m: m["configuration"]["labels"].update(temperature=0),
+        lambda m: m["preprocessing"].update(size=[4096, 4096]),
+        lambda m: m["preprocessing"].update(std=[1e-300]),
+        lambda m: m["class_names"].__setitem__(0, "a\x1b[31m"),
     ],
 )
 def test_consistent_nonsense_is_refused(package, tmp_path, change):
@@ -231,17 +236,28 @@ def _folder(root, count=4):
     return root
 
 
-def _rgb16(path):
+def _png16(path, colour, samples):
     # Pillow writes no such PNG, so its chunks are put together by hand.
     import zlib
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    rows = b"".join(b"\0" + bytes(24 * 6) for _ in range(20))
-    head = struct.pack(">IIBBBBB", 24, 20, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + bytes(24 * 2 * samples) for _ in range(20))
+    head = struct.pack(">IIBBBBB", 24, 20, 16, colour, 0, 0, 0)
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+def _tiff16(path):
+    # Nor such a TIFF: little-endian, one strip, three samples of 16 bits.
+    tags = [(256, 3, 1, 4), (257, 3, 1, 4), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 14),
+            (277, 3, 1, 3), (278, 3, 1, 4), (279, 4, 1, 96)]  # fmt: skip
+    content = struct.pack("<HHH", 16, 16, 16) + bytes(96)
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    path.write_bytes(
+        b"II*\0" + struct.pack("<I", 8 + len(content)) + content + struct.pack("<H", len(tags)) + entries + bytes(4)
     )
 
 
@@ -260,13 +276,24 @@ def _bomb(path):
 @pytest.mark.parametrize(
     ("spoil", "needed"),
     [
-        (lambda r: _rgb16(r / "a" / "x.png"), "16 bits per colour"),
+        (lambda r: _png16(r / "a" / "x.png", 2, 3), "16 bits per sample in colour"),
+        (lambda r: _png16(r / "a" / "x.png", 4, 2), "16 bits per sample in colour or with transparency"),
+        (lambda r: _tiff16(r / "a" / "x.tif"), "16 bits per sample in colour"),
         (lambda r: _pages(r / "a" / "x.png"), "2 pages"),
         (lambda r: _bomb(r / "a" / "x.png"), "x.png"),
         (lambda r: (r / "a" / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n"), "x.png"),
         (lambda r: (r / "patients.csv").write_bytes("file,patient\na/0.png,M\xfcller".encode("latin-1")), "UTF-8"),
         (lambda r: (r / "patients.csv").write_text("file,patient\na/0.png\n"), "names no patient"),
         (lambda r: (r / "patients.csv").write_text("name,id\n"), "columns"),
+        (
+            lambda r: (r / "patients.csv").write_text("file,patient\na/0.png,P\na/0.png,Q\n"),
+            "two patients for a/0.png",
+        ),
+        (lambda r: (r / "patients.csv").write_text("file,patient\na\\0.png,P\n"), "with / between folders"),
+        (
+            lambda r: (r / "a").rename(r / "train") and _folder(r / "extra"),
+            "in 'b', which is no split, beside train",
+        ),
     ],
 )
 def test_odd_folders(tmp_path, spoil, needed):

@@ -63,7 +63,7 @@ def law(groups=8, sizes=(1, 10, 50), noise=0.02, seed=0):
                     "random images": {"balanced_accuracy": random, "auroc": level(0.0)},
                     "all images": {"balanced_accuracy": level(2.0, chance), "auroc": level(2.0)},
                 }
-                found.append(Example(f"g{group}", f"d{group}", method, known, values, arms))
+                found.append(Example(f"g{group}", f"d{group}", method, 1, known, values, arms))
     return found
 
 
@@ -83,7 +83,9 @@ def test_noise_is_not_explained():
     """Where nothing can be foretold, it says so by a wide interval and no explained variance."""
     rng = np.random.default_rng(1)
     noisy = [
-        Example(e.group, e.data, e.method, e.features, {q: float(rng.uniform(0.3, 0.9)) for q in QUANTITIES}, e.arms)
+        Example(
+            e.group, e.data, e.method, 1, e.features, {q: float(rng.uniform(0.3, 0.9)) for q in QUANTITIES}, e.arms
+        )
         for e in law()
     ]
     gain = next(a for a in assess(noisy) if (a.predictor, a.quantity) == ("indicator", "gain"))
@@ -191,11 +193,13 @@ def test_features_of_few_images_and_a_class_of_one(short, images):
 def database(tmp_path_factory):
     """A real study on three scanners, measured with tiny networks."""
     folder = tmp_path_factory.mktemp("study")
-    data = [{"source": f"{SMALL},site={site}", "name": f"scanner {site}"} for site in "abc"]
-    study = {"name": "tiny", "data": data, "methods": ["random", "herding"], "ipc": [1, 2], "evaluate": EVALUATE}
+    data = [{"source": f"{SMALL},site={site}", "name": f"scanner {site}", "group": site} for site in "abc"]
+    methods = ["random", "herding"]
+    data[0]["methods"] = [*methods, {"method": "herding", "name": "herding, smaller", "settings": {"factor": 2}}]
+    study = {"name": "tiny", "data": data, "methods": methods, "ipc": [1, 2], "evaluate": EVALUATE}
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     result = medistill.study_run(folder / "study.yaml", processes=2)
-    assert result["done"] == 12 and not result["errors"]
+    assert result["done"] == 14 and not result["errors"]
     return folder / "study.db"
 
 
@@ -218,6 +222,30 @@ def test_predict_learns_from_a_study(database, cli):
     assert status == 0 and "learned from" in out and "herding" in out
 
 
+def test_methods_that_store_smaller_images_are_foretold_by_their_bytes(database, monkeypatch):
+    """A class of few images does not fill a package of twenty quarter images; what it holds has fewer bytes."""
+    asked = []
+
+    def remembered(prepared, counts, seed):
+        asked.append(list(counts))
+        return features(prepared, counts, seed)
+
+    monkeypatch.setattr("medistill.commands.predict.features", remembered)
+    result = medistill.predict(SMALL, ipc=5, db=database)
+    assert set(result["predictions"]) == {"random", "herding", "herding, smaller"}
+    (few,) = {tuple(counts) for counts in asked} - {(5, 5, 5)}
+    assert list(few) == [-(-min(20, n) // 4) for n in medistill.load(SMALL).counts("train")]
+
+
+def test_small_images_leave_out_what_cannot_store_them(database, monkeypatch):
+    from medistill.prediction.indicator import Indicator
+
+    monkeypatch.setattr(Indicator, "factors", {"random": 1, "herding": 1, "herding, smaller": 3})
+    assert set(medistill.predict(SMALL, ipc=1, db=database)["predictions"]) == {"random", "herding"}
+    with pytest.raises(ConfigError, match="--factor: 3, which leaves 5x5"):
+        medistill.predict(SMALL, ipc=1, db=database, method="herding, smaller")
+
+
 def test_what_predict_cannot_do_is_one_line(database, cli, tmp_path):
     with pytest.raises(ConfigError, match="no study measured 'herdin'; did you mean 'herding'"):
         medistill.predict(SMALL, ipc=1, method="herdin", db=database)
@@ -233,11 +261,11 @@ def test_a_study_assesses_its_indicator(database):
 
     with Store(database) as store:
         runs, tables = store.runs(), {t.key: t for t in all_tables(store)}
-    assert len(examples_of(runs)) == 12
+    assert len(examples_of(runs)) == 14
     rows = tables["indicator"].rows
     assert {row[0] for row in rows} == {q.replace("_", " ") for q in QUANTITIES}
     assert {row[1] for row in rows} >= {"indicator", "mean of the others", "number of classes"}
-    assert all(row[2] == 12 and 0 <= row[-1] <= 1 for row in rows)
+    assert all(row[2] == 14 and 0 <= row[-1] <= 1 for row in rows)
 
 
 def test_origins_that_share_data_are_one(tmp_path):
@@ -259,7 +287,32 @@ def test_recipes_are_not_mixed(tmp_path):
 
     for number in (1, 2):
         with Store(tmp_path / f"{number}.db", write=True) as store:
-            asked = {"evaluate": {"recipe": {"width": number}}}
-            store.record(record(identity=str(number), specification=asked), [])
+            asked = {"evaluate": {"recipe": {"width": number}, "nets": ["convnet"]}}
+            store.record(record(identity=str(number), specification=asked, result={"features": {"a": 1}}), [])
     with pytest.raises(DataError, match=r"2\.db: holds packages that were evaluated by another recipe"):
         read_examples([tmp_path / "1.db", tmp_path / "2.db"])
+
+
+def test_only_what_is_learned_from_must_be_of_one_recipe(tmp_path):
+    """A trial with another recipe, since replaced, does not spoil a database for ever."""
+    from medistill.prediction.examples import _usable
+    from studies import record
+
+    measured = {"features": {"a": 1}}
+    old, new = (
+        record(
+            identity=str(n), finished=f"2026-0{n}-01", result=measured, specification={"evaluate": {"networks": n}}
+        )
+        for n in (1, 2)
+    )
+    moved = record(identity="3", kind="transfer", result=measured, specification={"site": {"entry": {"name": "b"}}})
+    assert [r.identity for r in _usable([old, new, moved])] == ["2"]
+
+
+def test_random_images_with_labels_of_teachers_are_a_method_of_their_own():
+    from studies import record
+
+    plain = record(method="random")
+    told = {"determined": {"distil": {"labels": {"teachers": 2}}}}
+    assert plain.is_random and not record(method="random", specification=told).is_random
+    assert not record(method="random", specification={"determined": {"distil": {"factor": 2}}}).is_random

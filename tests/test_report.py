@@ -84,7 +84,7 @@ def _result(distilled, random, full, low):
     return {
         "arms": arms, "recovery": {"balanced_accuracy": distilled / full},
         "recovery_above_chance": {"balanced_accuracy": above}, "gain_over_random": {"balanced_accuracy": gain},
-        "data": {"name": "x", "same_as_distilled": True}, "images": {"distilled": 20}, "compression": {"images": 0.01, "stored_images": 0.01}, "class_names": ["a", "b"],
+        "data": {"name": "x", "same_as_distilled": True}, "test_images": 200, "images": {"distilled": 20}, "compression": {"images": 0.01, "stored_images": 0.01}, "class_names": ["a", "b"],
         "details": {"distilled": {"recall": [distilled, distilled]}, "full": {"recall": [full, full]}},
     }  # fmt: skip
 
@@ -107,6 +107,11 @@ def test_verdict_follows_the_figures(values, first, second):
     assert first in said[0] and second in said[1]
     assert "Leakage was not measured" in said[-1]
     assert "real patient images" in verdict(_result(*values), coreset=True)[-1]
+
+
+def test_few_test_images_carry_no_verdict():
+    result = {**_result(0.9, 0.7, 0.9, 0.1), "test_images": 4}
+    assert verdict(result, False)[0].startswith("With 4 test images nothing can be said of its worth: networks")
 
 
 def test_weak_classes_are_named():

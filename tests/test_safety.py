@@ -16,7 +16,7 @@ import medistill
 from conftest import SMALL_DM, TINY, npz_arrays
 from medistill.errors import ConfigError, MedistillError, OutputError, PackageError
 from medistill.files import new_folder, require_writable, write_atomically
-from medistill.package.container import read_files
+from medistill.package.container import read_files, write_files
 
 SOURCE = "phantom:classes=3,images=36,size=16"
 
@@ -56,6 +56,38 @@ def test_nothing_but_packages_is_replaced(tmp_path, fresh):
         with pytest.raises(ConfigError, match="exists and is"):
             medistill.distill(SOURCE, out=tmp_path / name, ipc=1, fresh=fresh, settings=SMALL_DM)
     assert _content(tmp_path) == before
+
+
+def test_pages_and_networks_replace_neither_data_nor_packages_nor_other_files(package, tmp_path, images):
+    zipped = tmp_path / "z.zip"
+    write_files(zipped, read_files(package))
+    (tmp_path / "thesis.html").write_text("years of work")
+    before = _content(tmp_path)
+    wrong = [zipped, images, images / "a" / "0.png", images / "new.html", tmp_path / "thesis.html", tmp_path]
+    for target in wrong:
+        with pytest.raises((ConfigError, OutputError)):
+            medistill.report(zipped, on=images, out=target, config=TINY)
+        with pytest.raises((ConfigError, OutputError)):
+            medistill.train(zipped, on=images, save=target, config=TINY)
+    with pytest.raises(ConfigError, match="which is read"):
+        medistill.train(package, on=images, save=package / "net.safetensors", config=TINY)
+    assert _content(tmp_path) == before
+
+
+def test_the_same_command_replaces_what_it_wrote(package, tmp_path):
+    for _ in range(2):
+        medistill.train(package, on=SOURCE, save=tmp_path / "n.safetensors", config=TINY)
+
+
+def test_images_smaller_than_networks_take_are_known_again(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(8):
+            pixels = np.random.default_rng(i).integers(0, 256, (12, 12), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / label / f"{i}.png")
+    medistill.distill(tmp_path / "data", out=tmp_path / "p", ipc=1, method="random", settings={})
+    result = medistill.evaluate(tmp_path / "p", on=tmp_path / "data", config=TINY, attach=True)
+    assert result["data"]["same_as_distilled"] and result["test_images"] < 16
 
 
 def test_an_unfinished_run_does_not_replace_what_came_in_between(tmp_path):
@@ -196,7 +228,7 @@ def test_control_c_says_how_to_go_on(tmp_path):
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
-    assert running.returncode == 130 and "goes on from the last checkpoint" in err and "Traceback" not in err
+    assert running.returncode == 130 and "goes on from what was kept" in err and "Traceback" not in err
 
 
 def test_one_split_source_is_tested_on_its_own_test_part(tmp_path, images):

@@ -7,6 +7,7 @@ from PIL import Image
 from conftest import npz_arrays
 from medistill.config import DataConfig
 from medistill.data import medmnist
+from medistill.data.checks import require_usable
 from medistill.data.dataset import Dataset, Description, Split
 from medistill.data.load import load
 from medistill.data.phantom import SITES, Phantom, make_phantom, parse_phantom
@@ -194,3 +195,24 @@ def test_real_second_site_without_validation_gets_one(real):
     dataset = load(real("whitecells_28.npz"))
     assert "val" in dataset.splits and len(dataset.splits["test"]) == 149
     assert dataset.counts("train")[4] == 1  # the only basophil stays in training
+
+
+def test_training_and_testing_are_splits(tmp_path):
+    _folder(tmp_path, splits=("Training", "Testing"))
+    dataset = load(tmp_path)
+    assert dataset.description.class_names == ("cat", "dog") and len(dataset.splits["test"]) == 12
+
+
+def test_files_that_are_left_out_are_told(tmp_path):
+    _folder(tmp_path, splits=("",))
+    for name in ("scan.dcm", "second.dcm", "Thumbs.db", ".DS_Store", "notes"):
+        (tmp_path / "cat" / name).write_bytes(b"x")
+    (note, *_) = load(tmp_path).description.notes
+    assert note.startswith("3 files in class folders were left out (.dcm, without suffix)")
+
+
+def test_unprintable_class_names_are_blocking(tmp_path, tiny):
+    for name in ("\ud800", "a\nb"):
+        np.savez(tmp_path / "x.npz", **npz_arrays(tiny), class_names=np.array([name, "b", "c"][: tiny.classes]))
+        with pytest.raises(DataError, match="unprintable"):
+            require_usable(load(tmp_path / "x.npz"))

@@ -14,7 +14,7 @@ import pytest
 import medistill
 from conftest import npz_arrays
 from medistill.data.phantom import Phantom, make_phantom
-from medistill.errors import ConfigError, DataError, MedistillError
+from medistill.errors import ConfigError, DataError, MedistillError, OutputError
 from medistill.store import Store, current
 from medistill.study import engines, work
 from medistill.study.config import StudyConfig, read_study
@@ -170,6 +170,12 @@ def test_killed_in_the_middle_the_same_command_goes_on(tmp_path, monkeypatch, pr
         ({"methods": ["dm", {"method": "dm", "settings": {}}]}, "two methods are called 'dm'"),
         ({"data": [{"source": SMALL, "imgs": 0.5}]}, "did you mean 'images'"),
         ({"evaluate": {"nets": 5}}, "nets: 5"),
+        ({"ipc": [0]}, "ipc.0: 0"),
+        ({"ratio": [5]}, "ratio.0: 5"),
+        ({"ratio": [float("nan")]}, "ratio.0: nan"),
+        ({"seeds": [10**20]}, "seeds.0: 1"),
+        ({"pooled": [{"data": ["a", "b"], "classes": {"c": {}}}]}, "classes of 'c', which is not pooled"),
+        ({"methods": [{"method": "dm", "settings": {"data": {"size": 20}}}]}, "how data are read is no setting"),
         ({"data": [{"source": "x" * 300}]}, "is no usable path"),
         ({"pooled": [{"data": ["a", "b"]}], "data": [STUDY["data"][0], {"source": SMALL + ",size=20", "name": "b"}]}, "cannot be pooled"),
         ({"transfer": [{"from": "a", "to": "c"}]}, "no data set of the study is called 'c'"),
@@ -189,6 +195,9 @@ def test_wrong_engines_are_one_line(tmp_path):
         medistill.study_run(write(tmp_path), engine="slurm")
     with pytest.raises(ConfigError, match="leave --address out"):
         medistill.study_run(write(tmp_path), address="10.0.0.1:80")
+    with pytest.raises(ConfigError, match="--processes: -3; allowed: 1 and more"):
+        medistill.study_run(write(tmp_path), processes=-3)
+    assert [p.name for p in tmp_path.iterdir()] == ["study.yaml"]
 
 
 def test_store_keeps_what_is_done_and_replaces_what_failed(tmp_path):
@@ -298,9 +307,71 @@ def test_a_locked_database_is_one_line(tmp_path, monkeypatch):
         store.connection.execute("PRAGMA busy_timeout = 10")
         holder = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
         holder.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(DataError, match="cannot be used.*locked.*another program writes it"):
+        monkeypatch.setattr("medistill.store.PATIENCE", 2)
+        with pytest.raises(
+            DataError, match="cannot be used.*locked.*another program reads or writes it all the time"
+        ):
             store.record(record(), [])
         holder.close()
+
+
+def test_a_reader_only_delays_a_study(tmp_path, monkeypatch):
+    """A notebook whose query is not read to its end holds the file."""
+    with Store(tmp_path / "s.db", write=True) as store:
+        store.record(record(), [])
+        store.connection.execute("PRAGMA busy_timeout = 10")
+        reader = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
+        unread = reader.execute("SELECT * FROM sqlite_master, runs")
+        unread.fetchone()
+        told = []
+
+        def say(line, enabled):
+            told.append(line)
+            unread.close()
+
+        monkeypatch.setattr("medistill.store.say", say)
+        store.record(record(identity="second"), [])
+        assert len(store.runs()) == 2 and len(told) == 1 and "is held by another program" in told[0]
+        reader.close()
+
+
+def test_databases_of_before_can_be_read_and_gone_on_with(tmp_path):
+    """The first ones did not know when a run was asked for last."""
+    with Store(tmp_path / "s.db", write=True) as store:
+        store.record(record(), [])
+        store.connection.execute("ALTER TABLE runs DROP COLUMN asked")
+    with Store(tmp_path / "s.db") as store:
+        assert [r.asked for r in store.runs()] == [None]
+    with Store(tmp_path / "s.db", write=True) as store:
+        store.record(record(identity="second"), [])
+        assert {r.identity: r.asked is None for r in store.runs()} == {"i": True, "second": False}
+
+
+def test_a_cache_that_cannot_be_written_is_told_as_such(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path / "file"))
+    outcome = work.do("0" * 64, {"kind": "distilled"}, 1)
+    assert outcome["status"] == "failed" and "cannot be written" in outcome["error"]
+    assert "MEDISTILL_CACHE" in outcome["error"] and "memory" not in outcome["error"]
+
+
+def test_what_ends_a_process_is_told(monkeypatch):
+    monkeypatch.setattr(work, "child_environment", lambda threads: {})
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert work.do("1" * 64, {}, 1)["error"] == "the process ended with status 1"
+
+
+def test_a_measured_run_survives_a_cache_that_is_full(monkeypatch):
+    monkeypatch.setattr(work, "perform", lambda specification: {"figure": 1})
+    write_whole = work.write_atomically
+
+    def full(path, *rest):
+        if path.name == "result.json":
+            raise OutputError("cannot be written (No space left on device)")
+        write_whole(path, *rest)
+
+    monkeypatch.setattr(work, "write_atomically", full)
+    assert work._once("2" * 64, {})["result"] == {"figure": 1}
 
 
 def test_names_and_origins_can_be_corrected(tmp_path, monkeypatch):
@@ -319,6 +390,30 @@ def test_another_configuration_is_not_another_seed():
     new = record(identity="new", finished="2026-02-01", specification={"evaluate": {"networks": 3}})
     seed = record(identity="seed", seed=1, finished="2026-01-15", specification={"evaluate": {"networks": 3}})
     assert [r.identity for r in current([old, new, seed])] == ["new", "seed"]
+
+
+def test_the_configuration_asked_for_last_counts(tmp_path, monkeypatch):
+    """Back to three networks after a trial of five: the tables show three, not what was measured last."""
+    in_this_process(monkeypatch)
+    shown = []
+    for networks in (2, 3, 2):
+        data = [{"source": SMALL, "name": "a"}, {"source": SMALL, "name": "the same"}]
+        file = write(tmp_path, data=data, methods=["random"], evaluate={**EVALUATE, "networks": networks})
+        medistill.study_run(file)
+        with Store(tmp_path / "study.db") as store:
+            shown.append([(r.data, r.result["networks"]) for r in current(store.runs())])
+    assert shown == [[("a", 2)], [("a", 3)], [("a", 2)]]
+
+
+def test_a_corrected_transfer_replaces_the_old_one():
+    old, new = (
+        record(
+            identity=str(i), kind="transfer", finished=f"2026-0{i}-01",
+            specification={"site": {"entry": {"name": "b"}, "identity": "x", "classes": {"c": str(i)}}},
+        )
+        for i in (1, 2)
+    )  # fmt: skip
+    assert [r.identity for r in current([old, new])] == ["2"]
 
 
 def test_strange_addresses_are_one_line(tmp_path):

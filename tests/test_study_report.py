@@ -17,6 +17,7 @@ from medistill.reporting.page import Column, Table
 from medistill.store import Store
 from medistill.study.statements import statements
 from medistill.study.tables import (
+    TABLES,
     all_tables,
     boundary,
     cells,
@@ -188,6 +189,34 @@ def test_the_page_and_the_tables_agree_with_the_database(tmp_path, cli):
     first = (tmp_path / "s.html").read_bytes()
     medistill.study_report(tmp_path / "s.db")
     assert (tmp_path / "s.html").read_bytes() == first
+
+
+def test_a_report_does_not_take_its_databases_place(tmp_path, cli):
+    with Store(tmp_path / "s.db", write=True) as store:
+        store.record(runs()[0], [])
+    before = (tmp_path / "s.db").read_bytes()
+    status, out, err = cli("study", "report", tmp_path / "s.db", "--out", tmp_path / "x" / ".." / "s.db")
+    assert status == 2 and out == "" and "which is read; give --out a place apart" in err
+    assert (tmp_path / "s.db").read_bytes() == before
+
+
+def test_tables_of_an_earlier_report_do_not_stay(tmp_path):
+    with Store(tmp_path / "s.db", write=True) as store:
+        store.record(runs()[0], [])
+        store.record(record(identity="bad", status="failed", error="x", result=None, method="mtt"), [])
+        medistill.study_report(tmp_path / "s.db")
+        (tmp_path / "s-tables" / "mine.csv").write_text("a user's own")
+        assert (tmp_path / "s-tables" / "failures.csv").exists()
+        store.record(record(identity="bad", method="mtt", result=runs()[0].result), [])
+    medistill.study_report(tmp_path / "s.db")
+    assert not (tmp_path / "s-tables" / "failures.csv").exists() and (tmp_path / "s-tables" / "mine.csv").exists()
+
+
+def test_keys_of_tables_are_known(tmp_path):
+    with Store(tmp_path / "s.db", write=True) as store:
+        for run in runs():
+            store.record(run, [])
+        assert {table.key for table in all_tables(store)} <= set(TABLES)
 
 
 def test_nothing_to_report_is_one_line(tmp_path, cli):

@@ -80,3 +80,19 @@ def test_versions_of_one_source_share_an_origin(tmp_path):
     data = [{"source": SMALL, "name": "a"}, {"source": SMALL, "name": "half", "images": 0.5}]
     first, second = read_study(write(tmp_path, data=data)).data
     assert first.group == second.group
+
+
+def test_origins_are_told_from_sources(tmp_path):
+    arrays = npz_arrays(make_phantom(Phantom(classes=2, images=20, size=16)))
+    sources = []
+    for folder in ("north", "south"):
+        (tmp_path / folder).mkdir()
+        np.savez(tmp_path / folder / "data.npz", **arrays)
+        sources.append({"source": f"{folder}/data.npz", "name": folder})
+    for name in ("bloodmnist", "bloodmnist_64"):
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        sources.append({"source": f"{name}.npz"})
+    sources += [{"source": SMALL, "name": "p"}, {"source": SMALL + ",site=b", "name": "q"}]
+    groups = [entry.group for entry in read_study(write(tmp_path, data=sources)).data]
+    assert groups[0] != groups[1], "two hospitals that call their file alike"
+    assert groups[2:] == ["bloodmnist", "bloodmnist", "phantom", "phantom"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -29,6 +30,9 @@ On = Annotated[str, typer.Option("--on", help="The data set to measure on.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random; 0 if not given.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, for instance method.iterations=500.")]
+SetData = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting of how data are read, as data.split_seed=1.")
+]
 Config = Annotated[Path | None, typer.Option(help="A YAML file of settings.")]
 
 
@@ -78,15 +82,26 @@ def _data_settings(
 def _data_config(assignments: list[str] | None, size: int | None, channels: int | None, flips: str | None) -> Any:
     from medistill.config import DataConfig, build
 
-    return build(DataConfig, _data_settings(_settings(None, assignments), size, channels, flips), "data")
+    settings = _settings(None, assignments)
+    _require_known(settings, ["data"])
+    return build(DataConfig, _data_settings(settings, size, channels, flips), "data")
+
+
+def _require_known(settings: dict[str, Any], known: list[str]) -> None:
+    from medistill.errors import ConfigError, nearest
+
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"unknown setting '{name}'", remedy=nearest(name, known))
 
 
 def _evaluate_config(
     settings: dict[str, Any], networks: int | None, seed: int | None, nets: str | None = None
 ) -> Any:
-    from medistill.config import EvaluateConfig, build, mapping
+    from medistill.config import DistilConfig, EvaluateConfig, build, mapping
 
     if "evaluate" in settings:  # a file shared with `distill`, whose own settings do not matter here
+        _require_known(settings, ["evaluate", *EvaluateConfig.model_fields, *DistilConfig.model_fields])
         own = {k: v for k, v in settings.items() if k in EvaluateConfig.model_fields and k != "seed"}
         settings = {**mapping(settings["evaluate"], "evaluate"), **own}
     given = {"networks": networks, "seed": seed, "nets": nets}
@@ -100,7 +115,7 @@ def check(
     size: Size = None,
     channels: Channels = None,
     flips: Flips = None,
-    set_: Set = None,
+    set_: SetData = None,
     as_json: AsJson = False,
 ) -> None:
     """List every problem of a data set, and its fingerprint."""
@@ -123,7 +138,7 @@ def predict(
     size: Size = None,
     channels: Channels = None,
     flips: Flips = None,
-    set_: Set = None,
+    set_: SetData = None,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -289,7 +304,7 @@ def study_run(
     data_folder: Annotated[Path | None, typer.Option(help="Where relative paths of data lead.")] = None,
     engine: Annotated[str, typer.Option(help="joblib on this machine, or ray or dask on a cluster.")] = "joblib",
     address: Annotated[str | None, typer.Option(help="Address of the cluster.")] = None,
-    processes: Annotated[int | None, typer.Option(help="Runs at once on this machine.")] = None,
+    processes: Annotated[int | None, typer.Option(min=1, help="Runs at once on this machine.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each run.")] = 1,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do again what failed before.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what would be done.")] = False,
@@ -305,6 +320,8 @@ def study_run(
         retry_failed=retry_failed, only_plan=plan, progress=True,
     )  # fmt: skip
     _print(result, as_json, study_text)
+    if result["failed"] and not result["done"]:
+        raise typer.Exit(1)
 
 
 @study.command("report")
@@ -351,13 +368,18 @@ def main() -> None:
         text = " ".join(problem.format_message().split())
         sys.stderr.write(f"medistill: {text}; see medistill --help\n")
         status = 2
-    except KeyboardInterrupt:
-        status = INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output stopped reading; that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as problem:
+        if problem.errno != errno.ENAMETOOLONG:
+            raise
+        sys.stderr.write(f"medistill: {str(problem.filename)[:60]}...: is no usable path ({problem.strerror})\n")
+        status = 2
+    except KeyboardInterrupt:
+        status = INTERRUPTED
     if status == INTERRUPTED:
-        sys.stderr.write("medistill: stopped; the same command goes on from the last checkpoint\n")
+        sys.stderr.write("medistill: stopped; the same command goes on from what was kept, if anything was\n")
     sys.exit(status)
 
 

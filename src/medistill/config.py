@@ -34,7 +34,7 @@ Net = Literal["convnet", "convnet-bn", "mlp", "resnet18", "densenet121", "vit"]
 class Settings(BaseModel):
     """Base of all settings: immutable, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Settings):
@@ -167,8 +167,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     import yaml
 
+    class Once(yaml.SafeLoader):
+        """The last of two equal keys would win in silence."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            twice = [name for name in names if isinstance(name, str) and names.count(name) > 1]
+            if twice:
+                raise yaml.YAMLError(f"'{twice[0]}' stands twice, line {node.start_mark.line + 1}")
+            return super().construct_mapping(node, deep)
+
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=Once)
+    except yaml.MarkedYAMLError as problem:
+        where = problem.problem_mark or problem.context_mark
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigError(f"is no YAML ({problem.problem or problem.context}{line})", where=path) from problem
     except (OSError, ValueError, yaml.YAMLError) as problem:
         raise ConfigError(f"cannot be read ({str(problem).splitlines()[0]})", where=path) from problem
     if value is not None and not isinstance(value, dict):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medistill.errors import OutputError
+from medistill.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,6 +103,53 @@ def require_writable(path: Path, option: str) -> None:
         finally:
             if made is not None:
                 shutil.rmtree(made, ignore_errors=True)
+
+
+def require_apart(target: Path, option: str, *inputs: str | Path) -> None:
+    """Refuse to write over what is read, or into it, or around it.
+
+    Args:
+        target: what would be written.
+        option: that named it.
+        inputs: data and packages; what is no path (a set's name) has no place.
+
+    Raises:
+        ConfigError: ``target`` is one of the inputs, lies in one, or one lies in it.
+    """
+    place = target.resolve()
+    for given in inputs:
+        try:
+            source = Path(given).expanduser()
+            exists = source.exists()
+        except (OSError, RuntimeError):
+            continue
+        source = source.resolve()
+        if exists and (place == source or place in source.parents or source in place.parents):
+            raise ConfigError(
+                f"would replace, lie in or hold {given}, which is read",
+                where=target,
+                remedy=f"give {option} a place apart from it",
+            )
+
+
+def require_ours(target: Path, option: str, mark: bytes) -> None:
+    """Only what the same command wrote before is replaced.
+
+    Args:
+        target: what would be written.
+        option: that named it.
+        mark: stands near the beginning of everything that the command writes.
+
+    Raises:
+        ConfigError: another file is there.
+    """
+    with refusing_output(target, option):
+        if not target.is_file():
+            return
+        with target.open("rb") as stream:
+            ours = mark in stream.read(65536)
+    if not ours:
+        raise ConfigError("exists and was not made by this command", where=target, remedy=f"give another {option}")
 
 
 def write_atomically(path: Path, content: bytes | str, option: str = "--out") -> None:

@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from medistill.errors import DataError
 from medistill.files import canonical_json, refusing_output
+from medistill.progress import say
 from medistill.types import Json
 
 FORMAT = 1
+
+WAIT = 60.0
+"""Seconds to wait for a file that another program holds, before saying so."""
+
+PATIENCE = 10
+"""How often."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -26,7 +34,7 @@ CREATE TABLE IF NOT EXISTS runs (
     data_identity TEXT NOT NULL, method TEXT NOT NULL, ipc INTEGER, ratio REAL, seed INTEGER NOT NULL,
     status TEXT NOT NULL CHECK (status IN ('done', 'failed')), error TEXT, starts INTEGER NOT NULL,
     seconds REAL NOT NULL, finished TEXT NOT NULL, machine TEXT NOT NULL, medistill TEXT NOT NULL,
-    specification TEXT NOT NULL, result TEXT
+    specification TEXT NOT NULL, result TEXT, asked TEXT
 );
 CREATE TABLE IF NOT EXISTS figures (
     identity TEXT NOT NULL REFERENCES runs, site TEXT NOT NULL, net TEXT NOT NULL, quantity TEXT NOT NULL,
@@ -79,13 +87,28 @@ class Asked:
     @property
     def title(self) -> str:
         """Which run it is, in words."""
-        where = f", tested at {self.specification['site']['entry']['name']}" if self.kind == "transfer" else ""
+        where = f", tested at {self.site}" if self.site else ""
         return f"{self.data}{where}, {self.method}, {self.size_in_words}, seed {self.seed}"
 
     @property
+    def site(self) -> str | None:
+        """Where the networks of a transfer are tested."""
+        return str(self.specification["site"]["entry"]["name"]) if self.kind == "transfer" else None
+
+    @property
+    def factor(self) -> int:
+        """Images are stored at one in so many of their side."""
+        return int(self._distil.get("factor", 1))
+
+    @property
     def is_random(self) -> bool:
-        """Whether the images are random real ones, whatever the method is called."""
-        return bool(self.specification["method"]["method"] == "random")
+        """Whether these are plain random real images, whatever the method is called."""
+        labelled = self._distil.get("labels", {}).get("teachers", 0) > 0
+        return bool(self.specification["method"]["method"] == "random") and self.factor == 1 and not labelled
+
+    @property
+    def _distil(self) -> Json:
+        return dict(self.specification.get("determined", {}).get("distil", {}))
 
 
 @dataclass(frozen=True)
@@ -101,6 +124,7 @@ class Record(Asked):
         machine: where, in words.
         medistill: version.
         result: what was measured; None where it failed.
+        asked: when a study last asked for it, as ``finished``.
     """
 
     status: str
@@ -111,10 +135,11 @@ class Record(Asked):
     machine: str
     medistill: str
     result: Json | None
+    asked: str | None = None
 
 
 def current(runs: Iterable[Record]) -> list[Record]:
-    """Of runs that tables would call the same, those of the newest data and configuration.
+    """Of runs that tables would call the same, those of the data and configuration that were asked for last.
 
     A database keeps what was measured under another recipe or on an earlier version of the data; that must not be
     taken for another seed.
@@ -122,15 +147,14 @@ def current(runs: Iterable[Record]) -> list[Record]:
     known = list(runs)
     newest: dict[tuple[object, ...], tuple[str, str]] = {}
     for run in known:
-        key, configuration = _place(run), _configuration(run)
-        if key not in newest or newest[key][0] < run.finished:
-            newest[key] = (run.finished, configuration)
+        key, configuration, asked = _place(run), _configuration(run), run.asked or run.finished
+        if key not in newest or newest[key][0] < asked:
+            newest[key] = (asked, configuration)
     return [run for run in known if newest[_place(run)][1] == _configuration(run)]
 
 
 def _place(run: Record) -> tuple[object, ...]:
-    site = run.specification["site"]["entry"]["name"] if run.kind == "transfer" else None
-    return (run.kind, run.data, run.group, run.method, run.ipc, run.ratio, site)
+    return (run.kind, run.data, run.group, run.method, run.ipc, run.ratio, run.site)
 
 
 def _configuration(run: Record) -> str:
@@ -138,7 +162,13 @@ def _configuration(run: Record) -> str:
     asked = run.specification
     determined = asked.get("determined", {})
     distil = {k: v for k, v in determined.get("distil", {}).items() if k != "seed"}
-    return canonical_json([run.data_identity, asked.get("evaluate"), distil, determined.get("versions")])
+    site = {k: v for k, v in asked["site"].items() if k != "entry"} if "site" in asked else None
+    return canonical_json([run.data_identity, site, asked.get("evaluate"), distil, determined.get("versions")])
+
+
+def now() -> str:
+    """The time as ``asked`` holds it, finer than seconds so that one study's asking lies after another's."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 Figure = tuple[str, str, str, str, str, float | None, float | None, float | None]
@@ -167,7 +197,7 @@ class Store:
                 path.touch()
         uri = f"{path.resolve().as_uri()}?mode={'rw' if write else 'ro'}"
         with self._telling():
-            self.connection = sqlite3.connect(uri, uri=True, timeout=60)
+            self.connection = sqlite3.connect(uri, uri=True, timeout=WAIT)
             version = self.connection.execute("PRAGMA user_version").fetchone()[0]
             names = {name for (name,) in self.connection.execute("SELECT name FROM sqlite_master")}
             if write and version == 0 and not names:
@@ -175,8 +205,14 @@ class Store:
                     self.connection.executescript(_TABLES)
                     self.connection.execute(f"PRAGMA user_version = {FORMAT}")
                 version, names = FORMAT, {"runs", "figures"}
+            columns = {row[1] for row in self.connection.execute("PRAGMA table_info(runs)")}
+            self._knows_asked = "asked" in columns  # the first databases did not
+            if write and "runs" in names and not self._knows_asked:
+                with self.connection:
+                    self.connection.execute("ALTER TABLE runs ADD COLUMN asked TEXT")
+                self._knows_asked = True
         if not {"runs", "figures"} <= names:
-            raise DataError("is no study's database", where=path, remedy="give --db the name of a new file")
+            raise DataError("is no study's database", where=path, remedy="name another file")
         if version != FORMAT:
             raise DataError(
                 f"has format {version}", where=path, allowed=str(FORMAT), remedy="it was made by another version"
@@ -194,21 +230,35 @@ class Store:
         try:
             yield
         except sqlite3.OperationalError as problem:
-            remedy = "another program writes it; wait, and give the command again"
+            remedy = "another program reads or writes it all the time; close that, and give the command again"
             raise DataError(
                 f"cannot be used ({problem})", where=self.path, remedy=remedy if "locked" in str(problem) else None
             ) from problem
         except sqlite3.DatabaseError as problem:
             raise DataError(f"is no study's database ({problem})", where=self.path) from problem
 
+    def _write(self, work: Callable[[], None]) -> None:
+        """Do ``work`` as one transaction. Programs that look at the file for long must not end a study of hours."""
+        with self._telling():
+            for left in reversed(range(PATIENCE)):
+                try:
+                    with self.connection:
+                        return work()
+                except sqlite3.OperationalError as problem:
+                    if "locked" not in str(problem) or not left:
+                        raise
+                    say(f"{self.path} is held by another program; waiting for it", True)
+
     def record(self, run: Record, figures: list[Figure]) -> None:
         """Keep a run; one that failed before is replaced, one that is done stays as it is."""
-        values = {**run.__dict__}
+
+        values = {**run.__dict__, "asked": run.asked or now()}
         for name in ("specification", "result"):
             values[name] = None if values[name] is None else canonical_json(values[name])
         columns = ", ".join(f'"{name}"' for name in values)
         marks = ", ".join("?" * len(values))
-        with self._telling(), self.connection:
+
+        def work() -> None:
             self.connection.execute("DELETE FROM runs WHERE identity = ? AND status = 'failed'", (run.identity,))
             added = self.connection.execute(
                 f"INSERT OR IGNORE INTO runs ({columns}) VALUES ({marks})", tuple(values.values())
@@ -217,28 +267,37 @@ class Store:
                 rows = [(run.identity, *figure) for figure in figures]
                 self.connection.executemany("INSERT INTO figures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
+        self._write(work)
+
     def call(self, run: Asked) -> None:
-        """Call a run that is kept as its study calls it now; names and origins determine no result."""
-        with self._telling(), self.connection:
-            self.connection.execute(
-                'UPDATE runs SET study = ?, data = ?, "group" = ?, method = ?, specification = ? WHERE identity = ?',
-                (run.study, run.data, run.group, run.method, canonical_json(run.specification), run.identity),
-            )
+        """Call a run that is kept as its study, which asks for it, calls it now; names and origins determine no
+        result.
+        """
+        named = (run.study, run.data, run.group, run.method, canonical_json(run.specification), now())
+        change = 'UPDATE runs SET study = ?, data = ?, "group" = ?, method = ?, specification = ?, asked = ?'
+        self._write(lambda: self._execute(f"{change} WHERE identity = ?", (*named, run.identity)))
+
+    def _execute(self, command: str, given: tuple[object, ...]) -> None:
+        self.connection.execute(command, given)
 
     def runs(self, status: str | None = None) -> list[Record]:
         """Runs in the order of what they are."""
         where = "" if status is None else "WHERE status = ?"
         order = 'ORDER BY "group", data, method, ipc, ratio, seed, kind, identity'
         names = list(Record.__dataclass_fields__)
-        columns = ", ".join(f'"{name}"' for name in names)
+        known = names if self._knows_asked else names[:-1]
+        columns = ", ".join(f'"{name}"' for name in known)
         given = () if status is None else (status,)
         found = []
         with self._telling():
             rows = self.connection.execute(f"SELECT {columns} FROM runs {where} {order}", given).fetchall()
         for row in rows:
-            values: dict[str, Any] = dict(zip(names, row, strict=True))
+            values: dict[str, Any] = dict(zip(known, row, strict=True))
             for name in ("specification", "result"):
-                values[name] = None if values[name] is None else json.loads(values[name])
+                try:
+                    values[name] = None if values[name] is None else json.loads(values[name])
+                except ValueError as problem:
+                    raise DataError(f"is damaged ({name} of run {row[0][:12]})", where=self.path) from problem
             found.append(Record(**values))
         return found
 

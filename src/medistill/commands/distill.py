@@ -23,8 +23,9 @@ from medistill.distil.memory import classes_within, estimate_mb, images_mb, pars
 from medistill.distil.method import Method, State, make_method
 from medistill.distil.presets import default_settings, merged, read_preset
 from medistill.distil.problem import Problem, make_problem
-from medistill.errors import ConfigError, PackageError
+from medistill.errors import PackageError
 from medistill.evaluation.teachers import soft_labels
+from medistill.files import require_apart
 from medistill.keys import Key
 from medistill.nets.training import Statistics
 from medistill.package.container import is_package
@@ -89,7 +90,7 @@ def distill(
     progress = progress and group.first
     folder = RunFolder(Path(out))
     out = folder.out
-    _require_apart(out, data)
+    require_apart(out, "--out", data)
     limit = None if memory_limit is None else parse_limit(memory_limit)
     given = {"factor": factor, "seed": seed, "labels.teachers": teachers, "memory_limit_mb": limit}
     chosen, config = configured(method, ipc, ratio, preset, settings or {}, given)
@@ -176,18 +177,6 @@ def configured(
             *sections, last = name.split(".")
             (values[sections[0]] if sections else values)[last] = value
     return chosen, build(DistilConfig, values)
-
-
-def _require_apart(out: Path, data: str | Path) -> None:
-    """The package must not replace the images it is made of, nor lie among them."""
-    source = Path(data).expanduser()
-    if not source.exists():
-        return
-    source, target = source.resolve(), out.resolve()
-    if target == source or target in source.parents or (source.is_dir() and source in target.parents):
-        raise ConfigError(
-            "lies among the data, or the data in it", where=out, remedy="give --out a place outside the data folder"
-        )
 
 
 def _finished(out: Path, identity: Json) -> Package:

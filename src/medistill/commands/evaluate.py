@@ -110,6 +110,6 @@ def measure(
     }
     if attach:
         kept = {key: result[key] for key in ATTACHED}
-        read = write_package(Path(package), read.with_evaluation(kept))
+        read = write_package(Path(package).expanduser(), read.with_evaluation(kept))
         result["package"]["package_id"] = read.identity
     return Measured(result, read, prepared, warnings)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
 from medistill.config import DataConfig
 from medistill.data.checks import require_usable
 from medistill.data.load import load
-from medistill.data.preprocess import prepare
-from medistill.distil.problem import make_problem
+from medistill.data.preprocess import Prepared, prepare
+from medistill.distil.problem import stored_images
 from medistill.errors import ConfigError, nearest
+from medistill.evaluation.protocol import same_bytes
 from medistill.prediction.examples import RANDOM_METHOD, read_examples, shipped
 from medistill.prediction.features import features
 from medistill.prediction.indicator import Indicator, Prediction
@@ -72,14 +74,17 @@ def predict(
     for problem in require_usable(dataset):
         say(f"warning: {problem.kind}: {problem.found}", progress)
     prepared = prepare(dataset, config)
-    counts = list(make_problem(prepared, ipc, ratio, 1).counts)
+    _, counts = stored_images(prepared, ipc, ratio, 1)
+    chosen = _possible(prepared, ipc, ratio, indicator, progress) if method is None else [method]
+    predictions = {}
     with Progress("training small networks on random images", 0, enabled=progress):
-        found = features(prepared, counts, seed)
-    chosen = indicator.methods if method is None else (method,)
-    predictions = {name: indicator.predict(found, name) for name in chosen}
+        found = features(prepared, list(counts), seed)
+        for name in chosen:
+            alike = _plain_counts(prepared, ipc, ratio, indicator.factors[name])
+            predictions[name] = indicator.predict(features(prepared, alike, seed), name)
     return {
         "data": dataset.description.name,
-        "images_per_class": counts,
+        "images_per_class": list(counts),
         "predictions": {
             name: {quantity: {"mean": p.mean, "ci95": [p.low, p.high]} for quantity, p in each.items()}
             for name, each in predictions.items()
@@ -93,6 +98,32 @@ def predict(
         },
         "seconds": round(time.monotonic() - started, 3),
     }
+
+
+def _plain_counts(prepared: Prepared, ipc: int | None, ratio: float | None, factor: int) -> list[int]:
+    """Random images of each class that have the bytes of a package whose images are stored smaller; fewer than asked
+    for where a class has not as many images as the package would hold.
+    """
+    stored, counts = stored_images(prepared, ipc, ratio, factor)
+    share = math.prod(stored) / math.prod(prepared.train.pixels.shape[2:])
+    return same_bytes(counts, share)
+
+
+def _possible(
+    prepared: Prepared, ipc: int | None, ratio: float | None, indicator: Indicator, progress: bool
+) -> list[str]:
+    """The methods that can store images of this size; at least plain ones can."""
+    found = []
+    for name in indicator.methods:
+        try:
+            stored_images(prepared, ipc, ratio, indicator.factors[name])
+        except ConfigError as problem:
+            if indicator.factors[name] == 1:
+                raise
+            say(f"warning: {name} left out: {problem}", progress)
+        else:
+            found.append(name)
+    return found
 
 
 def _verdict(found: dict[str, float], predictions: dict[str, dict[str, Prediction]]) -> Json:

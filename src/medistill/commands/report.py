@@ -10,10 +10,9 @@ from medistill.commands.evaluate import measure
 from medistill.config import EvaluateConfig
 from medistill.data.preprocess import Part
 from medistill.distil.checkpoint import RunFolder
-from medistill.errors import ConfigError
-from medistill.files import require_writable, write_atomically
+from medistill.files import require_apart, require_ours, require_writable, write_atomically
 from medistill.keys import Key
-from medistill.reporting.html import RealImages, render
+from medistill.reporting.html import PAGE_MARK, RealImages, render
 from medistill.types import Json
 
 SHOWN = 10
@@ -43,14 +42,12 @@ def report(
         ``report`` (path of the page) and ``evaluation``.
 
     Raises:
-        PackageError, DataError, OutputError: one line each.
+        PackageError, DataError, ConfigError, OutputError: one line each.
     """
     folder = RunFolder(Path(package))
     target = Path(out).expanduser() if out is not None else folder.path / "report.html"
-    if folder.out.resolve() in target.resolve().parents:
-        raise ConfigError(
-            "lies in the package, which it would spoil", where=target, remedy="give --out a place outside of it"
-        )
+    require_apart(target, "--out", folder.out, on)
+    require_ours(target, "--out", PAGE_MARK)
     require_writable(target, "--out")
     measured = measure(package, on, config or EvaluateConfig(), attach=False, progress=progress)
     real = _real_images(measured.prepared.train, measured.prepared.classes)

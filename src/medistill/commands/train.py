@@ -9,10 +9,11 @@ import numpy as np
 from medistill.config import EvaluateConfig
 from medistill.data.checks import require_usable
 from medistill.data.preprocess import Part
+from medistill.distil.checkpoint import RunFolder
 from medistill.evaluation.align import load_for
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights
 from medistill.evaluation.metrics import METRICS, details
-from medistill.files import require_writable, write_atomically
+from medistill.files import require_apart, require_ours, require_writable, write_atomically
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
 from medistill.nets.training import Statistics, predict, steps_for
@@ -51,11 +52,14 @@ def train(
         ``test_images``, ``notes`` and ``saved``.
 
     Raises:
-        PackageError, DataError, OutputError: one line each.
+        PackageError, DataError, ConfigError, OutputError: one line each.
     """
     prepare_torch()
-    if save is not None:
-        require_writable(Path(save), "--save")
+    target = None if save is None else Path(save).expanduser()
+    if target is not None:
+        require_apart(target, "--save", RunFolder(Path(package)).out, on)
+        require_ours(target, "--save", b'"package_id"')
+        require_writable(target, "--save")
     config = config or EvaluateConfig()
     read = read_package(package)
     statistics = read.preprocessing
@@ -78,12 +82,12 @@ def train(
             key = Key(config.seed).child("network", index)
             parameters = fit(network, part, normal, config.recipe, key, lambda *_: shown.advance(), device())
             runs.append(predict(network, parameters, test.pixels, normal))
-            if save is not None and index == 0:
+            if target is not None and index == 0:
                 from safetensors.torch import save as serialise
 
                 header = {"package_id": read.identity, "network": repr(network)}
-                write_atomically(Path(save), serialise(parameters, header), "--save")
-                saved = str(save)
+                write_atomically(target, serialise(parameters, header), "--save")
+                saved = str(target)
     key = Key(config.seed).child("bootstrap")
     weights = bootstrap_weights(len(test), config.bootstrap, key, split.patients)
     measured = Bootstrap.of(runs, test.labels, weights, key)

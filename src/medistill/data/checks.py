@@ -88,12 +88,14 @@ def _labels(dataset: Dataset) -> Iterator[Problem]:
             "distilling needs one class an image: make a data set for one of the findings",
         )
         return
-    wrong_names = [n for n in names if not n.strip() or len(n) > LONGEST_NAME or names.count(n) > 1]
+    wrong_names = [
+        n for n in names if not n.strip() or len(n) > LONGEST_NAME or names.count(n) > 1 or not n.isprintable()
+    ]
     if wrong_names:
         yield Problem(
             "blocking",
             "class names",
-            f"'{wrong_names[0][:40]}' is empty, too long or given twice",
+            f"{wrong_names[0][:40]!r} is empty, too long, unprintable or given twice",
             f"give every class its own name of 1 to {LONGEST_NAME} characters",
         )
     if len(names) < 2:
@@ -181,7 +183,10 @@ def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Problem]:
     counts = dataset.counts("train") if dataset.train.labels.ndim == 1 else []
     if ipc is not None and counts and not 1 <= ipc <= max(counts):
         yield Problem(
-            "blocking", "images per class", f"{ipc} asked for", f"ask for 1 to {max(counts)}, the largest class"
+            "blocking",
+            "images per class",
+            f"{ipc} asked for",
+            f"ask for 1 to {max(counts)}; the largest class has no more training images",
         )
         ipc = None
     small = [i for i, n in enumerate(counts) if ipc is not None and 0 < n < ipc]

@@ -19,7 +19,12 @@ from medistill.data.resize import resize
 from medistill.errors import DataError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
+SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+"""What operating systems leave in folders, beside names that begin with a dot."""
 LAYOUT = "train/<class>/*.png, or <class>/*.png without split folders (PNG, JPEG, TIFF, BMP)"
 
 Pixels = npt.NDArray[Any]
@@ -49,7 +54,7 @@ def read_folder(root: Path, size: tuple[int, int] | None = None, channels: int |
         rows = [(file, label) for label, group in enumerate(groups) for file in group]
         if rows:
             splits[split] = _split(root, rows, pixels, size, patients)
-    return Dataset(splits, Description(root.resolve().name, tuple(names)))
+    return Dataset(splits, Description(root.resolve().name, tuple(names), notes=_left_out(tops)))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -61,6 +66,14 @@ def _split_folders(root: Path) -> dict[str, Path]:
             raise DataError(f"has both '{tops[split].name}' and '{folder.name}'", where=root, remedy="merge the two")
         if split:
             tops[split] = folder
+    beside = [f for f in _folders(root) if tops and f not in tops.values() and _images(f)]
+    if beside:
+        raise DataError(
+            f"has images in '{beside[0].name}', which is no split, beside {', '.join(sorted(tops))}",
+            where=root,
+            allowed=", ".join(sorted(set(SPLIT_NAMES))),
+            remedy="rename that folder, or move it elsewhere",
+        )
     if tops and "train" not in tops:
         raise DataError(f"has {', '.join(sorted(tops))} but no train folder", where=root, allowed=LAYOUT)
     return tops or {"train": root}
@@ -92,6 +105,24 @@ def _images(path: Path) -> list[Path]:
     return [f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()] if path.is_dir() else []
 
 
+def _left_out(tops: dict[str, Path]) -> tuple[str, ...]:
+    """A note on files that are no images of a kind read here."""
+    others = [
+        file
+        for top in tops.values()
+        for folder in _folders(top)
+        for file in folder.rglob("*")
+        if file.is_file()
+        and file.suffix.lower() not in SUFFIXES
+        and not file.name.startswith(".")
+        and file.name.lower() not in SYSTEM_FILES
+    ]
+    if not others:
+        return ()
+    kinds = ", ".join(sorted({file.suffix.lower() or "without suffix" for file in others}))
+    return (f"{len(others)} files in class folders were left out ({kinds}); images read are PNG, JPEG, TIFF and BMP",)
+
+
 def read_image(path: Path, channels: int | None = None) -> Pixels:
     """One image as (h, w, c), ``uint8`` or ``uint16``; transparency is dropped, palettes are resolved.
 
@@ -107,8 +138,10 @@ def read_image(path: Path, channels: int | None = None) -> Pixels:
         pages = getattr(opened, "n_frames", 1)
         if pages > 1:
             raise ValueError(f"{pages} pages; save one file for each")
-        if opened.format == "PNG" and _png_depth(path) == (16, True):
-            raise ValueError("16 bits per colour; save it with 8 bits per colour, or as 16-bit gray")
+        if _deeper_than_read(path, opened):
+            raise ValueError(
+                "16 bits per sample in colour or with transparency; save it with 8 bits per sample, or as 16-bit gray"
+            )
         image: Image.Image = ImageOps.exif_transpose(opened)
         if image.mode in ("I;16", "I;16B", "I;16L", "I"):
             array = np.asarray(image)
@@ -124,11 +157,16 @@ def read_image(path: Path, channels: int | None = None) -> Pixels:
         return array[..., None] if array.ndim == 2 else array
 
 
-def _png_depth(path: Path) -> tuple[int, bool]:
-    """Bits per sample and whether there is colour, from a PNG's header; Pillow would cut 16 to 8."""
-    with path.open("rb") as stream:
-        header = stream.read(26)
-    return header[24], bool(header[25] & 2)
+def _deeper_than_read(path: Path, opened: Any) -> bool:
+    """Whether Pillow would cut more than 8 bits per sample to 8, as it does where there are several samples."""
+    if opened.format == "PNG":
+        with path.open("rb") as stream:
+            header = stream.read(26)
+        return header[24] == 16 and header[25] != 0  # 0: gray alone
+    if opened.format == "TIFF":
+        bits = opened.tag_v2.get(258, 1)
+        return isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8
+    return False
 
 
 def _is_gray(image: Any) -> bool:
@@ -146,7 +184,8 @@ def _read_all(files: list[Path], channels: int | None) -> dict[Path, Pixels]:
             reason = "is empty (0 bytes)" if file.stat().st_size == 0 else f"cannot be read ({problem})"
             bad.append((file, reason.replace(f" {str(file)!r}", "")))
     if bad:
-        more = f"; {len(bad) - 1} more files like it: {', '.join(f.name for f, _ in bad[1:4])}" if bad[1:] else ""
+        others = ", ".join(f"{f.parent.name}/{f.name}" for f, _ in bad[1:4])
+        more = f"; {len(bad) - 1} more files like it: {others}" if bad[1:] else ""
         raise DataError(
             bad[0][1] + more, where=bad[0][0], allowed="PNG, JPEG, TIFF, BMP", remedy="remove or replace it"
         )
@@ -193,7 +232,11 @@ def _split(
         keys = [file.relative_to(root).as_posix() for file, _ in rows]
         missing = [k for k in keys if not patients.get(k)]
         if missing:
-            raise DataError(f"names no patient for {missing[0]} ({len(missing)} in all)", where=root / "patients.csv")
+            raise DataError(
+                f"names no patient for {missing[0]} ({len(missing)} in all)",
+                where=root / "patients.csv",
+                remedy="name every image by its path below the folder, with / between folders",
+            )
         ids = np.array([patients[k] for k in keys])
     return Split(images, np.array([label for _, label in rows], dtype=np.int64), ids)
 
@@ -207,7 +250,16 @@ def _patients(root: Path) -> dict[str, str] | None:
             reader = csv.DictReader(stream)
             if not {"file", "patient"} <= set(reader.fieldnames or ()):
                 raise DataError(f"has the columns {reader.fieldnames}", where=path, allowed="file, patient")
-            return {str(row["file"]): (row["patient"] or "").strip() for row in reader}
+            found: dict[str, str] = {}
+            for row in reader:
+                file, patient = str(row["file"]), (row["patient"] or "").strip()
+                if found.setdefault(file, patient) != patient:
+                    raise DataError(
+                        f"names two patients for {file}: {found[file]} and {patient}",
+                        where=path,
+                        remedy="keep one line for each image",
+                    )
+            return found
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise DataError(
             f"cannot be read ({problem})", where=path, allowed="a CSV file in UTF-8", remedy="save it as UTF-8"

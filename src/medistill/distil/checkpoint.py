@@ -17,11 +17,13 @@ from medistill.config import differing
 from medistill.distil.method import State
 from medistill.errors import ConfigError, DataError
 from medistill.files import canonical_json, pretty_json, read_json, write_atomically
-from medistill.package.container import is_package
+from medistill.package.container import is_package, is_zip
 from medistill.runtime import device_name, device_peak, peak_memory_mb
 from medistill.types import Json
 
 CHECKPOINT_SECONDS = 10.0
+NAMES = "the name of a folder, or of a .zip file, to make"
+ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 
 
 @dataclass
@@ -45,7 +47,9 @@ class RunFolder:
         # A link keeps its own name; "." gets the folder's.
         self.out = given.resolve() if given.name in ("", "..") else given.parent.resolve() / given.name
         if not self.out.name:
-            raise ConfigError(f"'{out}'", where="--out", allowed="the name of a folder, or of a .zip file, to make")
+            raise ConfigError(f"'{out}'", where="--out", allowed=NAMES)
+        if self.out.suffix.lower() in ARCHIVES:
+            raise ConfigError(f"'{out}'", where="--out", allowed=NAMES, remedy="no other archives are written")
         self.path = self.out.with_name(self.out.name + ".run")
 
     def open(self, identity: Json, fresh: bool) -> None:
@@ -85,6 +89,8 @@ class RunFolder:
 
     def _require_ours(self, recorded: bool) -> None:
         remedy = "give another --out; nothing was touched"
+        if is_zip(self.out) and self.out.is_dir():
+            raise ConfigError("is a folder", where=self.out, remedy=remedy)
         if os.path.lexists(self.out) and not _is_empty(self.out) and not is_package(self.out):
             raise ConfigError("exists and is no package", where=self.out, remedy=remedy)
         if os.path.lexists(self.path) and not _is_empty(self.path) and not recorded:
@@ -99,12 +105,13 @@ class RunFolder:
 
     def read_log(self) -> list[float]:
         """Loss of every step so far, as last saved."""
-        log = self._read("log.json")
-        return list(log["loss"]) if log else []
+        log = (self._read("log.json") or {}).get("loss")
+        return [float(loss) for loss in log] if isinstance(log, list) else []
 
     def read_cost(self) -> Json | None:
         """Seconds, peak memory and device of the finished run."""
-        return self._read("cost.json")
+        cost = self._read("cost.json")
+        return cost if cost and {"seconds", "peak_memory_mb", "device"} <= set(cost) else None
 
     def load(self) -> Checkpoint | None:
         """Where the run stands; None if it has not come so far."""

@@ -150,6 +150,30 @@ def make_problem(
             divided by ``factor`` is under 8 pixels.
     """
     sizes = prepared.counts
+    stored, counts = stored_images(prepared, ipc, ratio, factor)
+    order = np.argsort(prepared.train.labels, kind="stable")
+    statistics = prepared.preprocessing
+    return Problem(
+        take(prepared.train.pixels, order),
+        tuple(sizes),
+        counts,
+        stored,
+        statistics.mean,
+        statistics.std,
+        prepared.dataset.description.flips,
+        device or torch.device("cpu"),
+    )
+
+
+def stored_images(
+    prepared: Prepared, ipc: int | None, ratio: float | None, factor: int
+) -> tuple[tuple[int, int], tuple[int, ...]]:
+    """Height and width of the images that are stored, and how many of each class.
+
+    Raises:
+        ConfigError: see :func:`make_problem`.
+    """
+    sizes = prepared.counts
     asked = images_per_class(sizes, ipc, ratio)
     height, width = prepared.train.pixels.shape[2:]
     stored = (height // factor, width // factor)
@@ -159,18 +183,7 @@ def make_problem(
             where="--factor",
             allowed=f"1 to {min(height, width) // SMALLEST_SIDE} for this size",
         )
-    order = np.argsort(prepared.train.labels, kind="stable")
-    statistics = prepared.preprocessing
-    return Problem(
-        take(prepared.train.pixels, order),
-        tuple(sizes),
-        tuple(min(asked * factor**2, n) for n in sizes),
-        stored,
-        statistics.mean,
-        statistics.std,
-        prepared.dataset.description.flips,
-        device or torch.device("cpu"),
-    )
+    return stored, tuple(min(asked * factor**2, n) for n in sizes)
 
 
 def images_per_class(sizes: list[int], ipc: int | None, ratio: float | None) -> int:
@@ -187,5 +200,7 @@ def images_per_class(sizes: list[int], ipc: int | None, ratio: float | None) -> 
         ipc = max(1, int(ratio * sum(sizes) / len(sizes)))
     assert ipc is not None
     if not 1 <= ipc <= max(sizes):
-        raise ConfigError(f"{ipc}", where="--ipc", allowed=f"1 to {max(sizes)}, the images of the largest class")
+        raise ConfigError(
+            f"{ipc}", where="--ipc", allowed=f"1 to {max(sizes)}, the training images of the largest class"
+        )
     return ipc

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from medistill.config import DataConfig
 from medistill.data.dataset import Dataset, Split
 from medistill.data.load import load
+from medistill.data.preprocess import MINIMUM_SIDE
 from medistill.data.split import complete
 from medistill.errors import DataError, nearest
 from medistill.keys import Key
@@ -37,11 +38,22 @@ def load_for(package: Package, on: str | Path, complete_splits: bool = True) -> 
     config = data_config(package)
     raw = load(on, config, complete_splits=False)
     completed = complete(raw, Key(config.split_seed))
+    if not is_source(package, completed) and MINIMUM_SIDE in package.preprocessing.size:
+        completed = _not_enlarged(on, config, completed)
     if is_source(package, completed):
         flips = package.manifest["flips"]
         described = replace(completed.description, class_names=package.class_names, flips=flips)
         return Dataset(completed.splits, described), []
     return align(completed if complete_splits else raw, package.class_names)
+
+
+def _not_enlarged(on: str | Path, config: DataConfig, enlarged: Dataset) -> Dataset:
+    """The data as they were before folders of smaller images were brought to the package's size."""
+    try:
+        raw = load(on, config.model_copy(update={"size": None, "channels": None}), complete_splits=False)
+    except DataError:  # of several sizes: they were brought to one for distilling too
+        return enlarged
+    return complete(raw, Key(config.split_seed))
 
 
 def is_source(package: Package, dataset: Dataset) -> bool:
@@ -138,6 +150,8 @@ def renamed(dataset: Dataset, mapping: Mapping[str, str | None]) -> Dataset:
             remedy=nearest(unknown[0], own),
         )
     names = [mapping.get(name, name) for name in own]
+    if "" in names:
+        raise DataError("gives a class an empty name", where=dataset.description.name, remedy="null leaves it out")
     known = tuple(dict.fromkeys(name for name in names if name is not None))
     splits = {}
     for part, split in dataset.splits.items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -225,8 +226,17 @@ def compare(
 def plain_counts(package: Package) -> npt.NDArray[np.int64]:
     """Images per class of the networks' size whose pixels take the bytes of the package's."""
     counts = np.bincount(package.labels, minlength=len(package.class_names))
-    ratio = np.prod(package.pixels.shape[2:]) / np.prod(package.preprocessing.size)
-    return np.ceil(counts * ratio - 1e-9).astype(np.int64)
+    share = np.prod(package.pixels.shape[2:]) / np.prod(package.preprocessing.size)
+    return np.array(same_bytes(counts.tolist(), float(share)), dtype=np.int64)
+
+
+def same_bytes(counts: Sequence[int], share: float) -> list[int]:
+    """How many whole images have the bytes of so many images that have each a ``share`` of their pixels.
+
+    >>> same_bytes([40, 25], 1 / 4)
+    [10, 7]
+    """
+    return [math.ceil(count * share - 1e-9) for count in counts]
 
 
 def _exam_at(site: Dataset, package: Package, prepared: Prepared, arm: arms.Arm) -> arms.Exam:

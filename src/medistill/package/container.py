@@ -127,13 +127,18 @@ def zip_bytes(files: Files) -> bytes:
     return stream.getvalue()
 
 
+def is_zip(out: Path) -> bool:
+    """Whether a package of that name is a zip."""
+    return out.suffix.lower() == ".zip"
+
+
 def write_files(out: Path, files: Files) -> None:
     """Write a package to a folder, or to a zip where ``out`` ends in ``.zip``; whole or not at all.
 
     Raises:
         OutputError: it cannot be written.
     """
-    if out.suffix == ".zip":
+    if is_zip(out):
         write_atomically(out, zip_bytes(files))
         return
     with new_folder(out) as folder, refusing_output(out):

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from medistill.config import Recipe
 from medistill.errors import PackageError
 from medistill.files import canonical_json, pretty_json, sha256_text
 from medistill.types import Json
@@ -27,12 +28,21 @@ def _safe_name(name: str) -> str:
 
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("unprintable characters")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Folder = Annotated[str, Field(pattern=r"^[0-9]+(_[a-z0-9-]+)?$")]
 Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Intensity = Annotated[float, Field(ge=-1e12, le=1e12)]
 Mean = Annotated[float, Field(ge=0, le=1)]
-Deviation = Annotated[float, Field(gt=0, le=1)]
+Deviation = Annotated[float, Field(ge=1e-3, le=1)]
+"""Preprocessing makes none under 1/255."""
 
 
 class _Section(BaseModel):
@@ -83,6 +93,13 @@ class _Labels(_Section):
     teachers: Annotated[int, Field(ge=0, le=100)]
     balance: bool
     calibrate: bool
+    temperature: Annotated[float, Field(gt=0, le=100)]
+    recipe: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _recipe_can_be_followed(self) -> _Labels:
+        Recipe.model_validate(self.recipe)
+        return self
 
 
 class _Configuration(_Section):
@@ -133,8 +150,9 @@ class _Manifest(BaseModel):
             raise ValueError("counts that do not fit the classes")
         if len(set(self.class_names)) != classes or len(set(self.images.folders)) != classes:
             raise ValueError("a class twice")
-        if any(s > n for s, n in zip(self.images.stored_size, self.preprocessing.size, strict=True)):
-            raise ValueError("images stored larger than they are")
+        factor = self.configuration.factor
+        if self.images.stored_size != [n // factor for n in self.preprocessing.size]:
+            raise ValueError("images of a size that does not follow from the factor")
         return self
 
 

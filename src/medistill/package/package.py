@@ -144,7 +144,7 @@ def read_package(path: str | Path) -> Package:
     Raises:
         PackageError: anything altered, missing, surplus, inconsistent or unsafe.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     files = read_files(path)
     manifest = _manifest(path, files)
     _require_hashes(path, files, manifest)
@@ -167,13 +167,16 @@ def _require_hashes(path: Path, files: Files, manifest: Json) -> None:
     listed: dict[str, str] = manifest["files"]
     present = set(files) - {"manifest.json"}
     problems = [f"'{name}' is missing" for name in sorted(set(listed) - present)]
-    problems += [f"'{name}' is surplus" for name in sorted(present - set(listed))]
+    surplus = sorted(present - set(listed))
     for name in sorted(present & set(listed)):
         if hashlib.sha256(files[name]).hexdigest() != listed[name]:
             problems.append(f"'{name}' was altered")
     if problems:
-        more = f" ({len(problems) - 1} more)" if problems[1:] else ""
+        more = f" ({len(problems) + len(surplus) - 1} more)" if [*problems, *surplus][1:] else ""
         raise PackageError(problems[0] + more, where=path, remedy="ask the sender for the package again")
+    if surplus:
+        more = f" ({len(surplus) - 1} more)" if surplus[1:] else ""
+        raise PackageError(f"'{surplus[0]}' is surplus{more}", where=path, remedy="remove what is no part of it")
 
 
 def _images(files: Files, manifest: Json) -> tuple[npt.NDArray[np.uint8], Labels, npt.NDArray[np.float32] | None]:

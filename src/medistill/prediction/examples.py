@@ -26,12 +26,10 @@ def shipped() -> list[Path]:
 
 
 def examples_of(runs: Iterable[Record]) -> list[Example]:
-    """Runs that are done, with what they measured; runs whose full training is at chance have no recovery."""
+    """What distilled packages measured; where a metric is not defined there is nothing to learn."""
     found = []
-    for run in current(runs):
-        result = run.result
-        if run.status != "done" or run.kind != "distilled" or not result or not result.get("features"):
-            continue
+    for run in _usable(runs):
+        result = run.result or {}
         level = result["arms"]["distilled"]
         values = {
             "balanced_accuracy": level[METRIC]["mean"],
@@ -45,28 +43,35 @@ def examples_of(runs: Iterable[Record]) -> list[Example]:
         }
         if None not in [*values.values(), *arms[RANDOM].values(), *arms[FULL].values()]:
             method = RANDOM_METHOD if run.is_random else run.method
-            found.append(Example(run.group, run.data, method, result["features"], values, arms))
+            found.append(Example(run.group, run.data, method, run.factor, result["features"], values, arms))
     return found
+
+
+def _usable(runs: Iterable[Record]) -> list[Record]:
+    return [
+        r for r in current(runs) if r.status == "done" and r.kind == "distilled" and (r.result or {}).get("features")
+    ]
 
 
 def read_examples(paths: Iterable[Path]) -> list[Example]:
     """The examples of several databases, each run once; origins that share data are one.
 
     Raises:
-        DataError: a path is no study's database, or packages were evaluated by different recipes.
+        DataError: a path is no study's database, or packages were evaluated by different recipes or networks.
     """
     runs: dict[str, Record] = {}
     recipes: dict[str, Path] = {}
     for path in paths:
         with Store(path) as store:
-            for run in store.runs("done"):
+            for run in _usable(store.runs()):
                 runs[run.identity] = run
-                recipes.setdefault(canonical_json(run.specification["evaluate"]["recipe"]), path)
+                how = run.specification["evaluate"]
+                recipes.setdefault(canonical_json([how["recipe"], how["nets"][0]]), path)
     if len(recipes) > 1:
         raise DataError(
-            "holds packages that were evaluated by another recipe",
+            "holds packages that were evaluated by another recipe or with another network",
             where=list(recipes.values())[-1],
-            remedy="levels reached by different recipes cannot be learned from together; evaluate by the default one",
+            remedy="such levels cannot be learned from together; evaluate by the default recipe, with convnet first",
         )
     return examples_of(_joined(list(runs.values())))
 

@@ -18,6 +18,7 @@ import numpy as np
 from medistill.config import Recipe
 from medistill.data.preprocess import Part, Prepared
 from medistill.errors import DataError
+from medistill.evaluation import cache
 from medistill.evaluation.arms import subset
 from medistill.evaluation.cache import Run, part_digest
 from medistill.evaluation.jobs import Job, Parts
@@ -143,10 +144,20 @@ def _networks(
             todo.append(Job(digest, part_digest(held), None, statistics, prepared.classes, SHORT, 2, seed, index))
     reached: dict[str, list[dict[str, float]]] = {kind: [] for kind in sets}
 
-    def keep(job: Job, run: Run) -> None:
+    def take(job: Job, run: Run) -> None:
         reached[jobs[job.index]].append(metrics(run.probabilities, held.labels))
 
-    run_all(todo, parts, advance, keep)
+    def keep(job: Job, run: Run) -> None:
+        cache.write(job.identity, run)
+        take(job, run)
+
+    # Sizes of one data set share the network of all images.
+    known = {job.index: cache.read(job.identity) for job in todo}
+    for job in todo:
+        run = known[job.index]
+        if run is not None:
+            take(job, run)
+    run_all([job for job in todo if known[job.index] is None], parts, advance, keep)
     return {
         # Where images of one class only could be held out no area is defined; that says nothing, as chance does.
         f"{kind}.{metric}": float(np.mean(sorted(np.nan_to_num(r[metric], nan=0.5) for r in each)))

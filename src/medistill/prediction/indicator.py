@@ -45,6 +45,7 @@ class Example:
     Args:
         group: origin of the data; examples of one group are never on both sides of a split.
         data, method: names.
+        factor: the method stores images at one in so many of their side.
         features: of the data at the run's size, see :func:`medistill.prediction.features.features`.
         values: what was measured, by quantity.
         arms: balanced accuracy and AUROC of :data:`RANDOM` and of :data:`FULL`, by metric.
@@ -53,6 +54,7 @@ class Example:
     group: str
     data: str
     method: str
+    factor: int
     features: dict[str, float]
     values: dict[str, float]
     arms: dict[str, dict[str, float]]
@@ -270,7 +272,12 @@ class Indicator:
     @property
     def methods(self) -> tuple[str, ...]:
         """Those that there is something known about."""
-        return tuple(sorted({e.method for e in self.examples}))
+        return tuple(sorted(self.factors))
+
+    @property
+    def factors(self) -> dict[str, int]:
+        """The factor of each method; its features are of as many random images as have its bytes."""
+        return {e.method: e.factor for e in self.examples}
 
     def predict(self, features: dict[str, float], method: str) -> dict[str, Prediction]:
         """What a method is expected to reach, by quantity."""

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import jinja2
 
 
+PAGE_MARK = b'<meta name="generator" content="medistill">'
+"""Stands at the beginning of every page of ours."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture with its text alternative."""

@@ -7,6 +7,9 @@ from medistill.types import Json
 GOOD_RECOVERY = 0.90
 """Share of full training's score, above chance, that counts as standing in for the data."""
 
+FEW_TESTED = 30
+"""Test images below which a verdict would be chance."""
+
 ARM_TITLES = {
     "distilled": "This package",
     "random": "Random real images, same number",
@@ -58,8 +61,11 @@ def verdict(result: Json, coreset: bool) -> list[str]:
             "look at the data and labels first."
         )
     else:
+        tested = result["test_images"]
         opening = (
-            "It can stand in for the data" if above >= GOOD_RECOVERY
+            f"With {tested} test {'image' if tested == 1 else 'images'} nothing can be said of its worth"
+            if tested < FEW_TESTED
+            else "It can stand in for the data" if above >= GOOD_RECOVERY
             else "It is a partial substitute" if above >= 0.5
             else "It cannot stand in for the data"
         )  # fmt: skip

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from medistill.config import DataConfig, EvaluateConfig, Settings, build, read_yaml
+from medistill.data.medmnist import parse_name
 from medistill.errors import ConfigError, nearest
 
 DATA_VARIABLE = "MEDISTILL_DATA"
+PHANTOM = "phantom"
+
+
+Ratio = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""What the database can hold."""
 
 
 class MethodEntry(Settings):
@@ -26,6 +33,13 @@ class MethodEntry(Settings):
     def title(self) -> str:
         """What tables call it: its name, or the method with its preset."""
         return self.name or " ".join(filter(None, (self.method, self.preset)))
+
+    @field_validator("settings")
+    @classmethod
+    def _settings(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if "data" in value:
+            raise ValueError("how data are read is no setting of a method; say it at the data set, below data")
+        return value
 
 
 class DataEntry(Settings):
@@ -42,9 +56,9 @@ class DataEntry(Settings):
     label_noise: float = Field(0.0, ge=0, lt=1, description="share of the training labels replaced by another class")
     variation_seed: int = Field(0, description="of what is left out and replaced")
     methods: tuple[MethodEntry, ...] | None = Field(None, description="instead of the study's")
-    ipc: tuple[int, ...] | None = Field(None, description="instead of the study's")
-    ratio: tuple[float, ...] | None = Field(None, description="instead of the study's")
-    seeds: tuple[int, ...] | None = Field(None, description="instead of the study's")
+    ipc: tuple[PositiveInt, ...] | None = Field(None, description="instead of the study's")
+    ratio: tuple[Ratio, ...] | None = Field(None, description="instead of the study's")
+    seeds: tuple[Seed, ...] | None = Field(None, description="instead of the study's")
 
     @property
     def varied(self) -> bool:
@@ -83,9 +97,9 @@ class StudyConfig(Settings):
     name: str = Field(description="of the study")
     data: tuple[DataEntry, ...] = Field(min_length=1)
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
-    ipc: tuple[int, ...] = Field((), description="images per class")
-    ratio: tuple[float, ...] = Field((), description="distilled images per training image")
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    ipc: tuple[PositiveInt, ...] = Field((), description="images per class")
+    ratio: tuple[Ratio, ...] = Field((), description="distilled images per training image")
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     transfer: tuple[Transfer, ...] = ()
     pooled: tuple[Pooled, ...] = ()
@@ -109,6 +123,10 @@ class StudyConfig(Settings):
         for name in [n for t in self.transfer for n in (t.from_, t.to)] + [n for p in self.pooled for n in p.data]:
             if name not in names:
                 raise ValueError(f"no data set of the study is called '{name}'; {nearest(name, names)}")
+        for pooled in self.pooled:
+            for name in pooled.classes:
+                if name not in pooled.data:
+                    raise ValueError(f"classes of '{name}', which is not pooled; {nearest(name, pooled.data)}")
         for methods in (self.methods, *(entry.methods or () for entry in self.data)):
             titles = [method.title for method in methods]
             twice = sorted({title for title in titles if titles.count(title) > 1})
@@ -140,6 +158,8 @@ def read_study(path: Path, data_folder: Path | None = None) -> StudyConfig:
         ConfigError: unreadable, or a setting is unknown or wrong.
     """
     config = build(StudyConfig, read_yaml(path), str(path))
+    if data_folder is not None and not data_folder.is_dir():
+        raise ConfigError("no such folder", where=f"--data-folder {data_folder}")
     folder = data_folder or Path(os.environ.get(DATA_VARIABLE) or path.parent)
     found = []
     for entry in config.data:
@@ -155,7 +175,26 @@ def read_study(path: Path, data_folder: Path | None = None) -> StudyConfig:
                 remedy=f"name the folder of the data with --data-folder, or in {DATA_VARIABLE}",
             )
         name = entry.name or own_name(entry.source)
-        # Versions of one source are of one origin, whatever they are called.
-        group = entry.group or own_name(entry.source)
-        found.append(entry.model_copy(update={"source": source, "name": name, "group": group}))
-    return config.model_copy(update={"data": tuple(found)})
+        found.append(entry.model_copy(update={"source": source, "name": name}))
+    return config.model_copy(update={"data": tuple(_grouped(found))})
+
+
+def _grouped(entries: list[DataEntry]) -> list[DataEntry]:
+    """Entries with the origin that nobody named: versions of one source are of one, two files of one name are not."""
+    own = {entry.source: origin(entry.source) for entry in entries}
+    groups = []
+    for entry in entries:
+        name = own[entry.source]
+        alone = list(own.values()).count(name) == 1 or name in (PHANTOM, entry.source)
+        if not alone and parse_name(name) is None:
+            name = str(Path(entry.source).with_suffix(""))
+        groups.append(entry.group or name)
+    return [entry.model_copy(update={"group": g}) for entry, g in zip(entries, groups, strict=True)]
+
+
+def origin(source: str) -> str:
+    """Who made the data, as far as the source's name tells: resolutions of a MedMNIST set are of one origin, and so
+    are all phantoms.
+    """
+    known = parse_name(own_name(source))
+    return known[0] if known else PHANTOM if source.split(":")[0] == PHANTOM else own_name(source)

@@ -110,14 +110,22 @@ def _end_with(asked_by: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-@contextmanager
-def _engine(engine: str, address: str | None, processes: int, threads: int) -> Iterator[None]:
-    from joblib import parallel_config
+def require_engine(engine: str, address: str | None) -> None:
+    """Before anything is written.
 
+    Raises:
+        ConfigError: no such engine, or an address for the one that has none.
+    """
     if engine not in ENGINES:
         raise ConfigError(f"'{engine}'", where="--engine", allowed=", ".join(ENGINES))
     if engine == "joblib" and address is not None:
         raise ConfigError("has no address", where="--engine joblib", remedy="leave --address out")
+
+
+@contextmanager
+def _engine(engine: str, address: str | None, processes: int, threads: int) -> Iterator[None]:
+    from joblib import parallel_config
+
     _require_answer(engine, address)
     with ExitStack() as stack:
         if engine == "joblib":

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from medistill.errors import DataError
-from medistill.files import require_writable, write_atomically
+from medistill.files import require_apart, require_ours, require_writable, write_atomically
 from medistill.progress import duration
+from medistill.reporting.html import PAGE_MARK
 from medistill.reporting.page import Page, render_page
-from medistill.store import Record, Store
+from medistill.store import Record, Store, current
 from medistill.study.pictures import pictures
 from medistill.study.statements import CHOSEN, statements
-from medistill.study.tables import all_tables, cells
+from medistill.study.tables import TABLES, all_tables, cells
 from medistill.types import Json
+
+SUFFIXES = ("csv", "parquet", "tex")
 
 
 def study_report(db: str | Path, *, out: str | Path | None = None, tables: str | Path | None = None) -> Json:
@@ -28,16 +31,19 @@ def study_report(db: str | Path, *, out: str | Path | None = None, tables: str |
 
     Raises:
         DataError: no database, or nothing in it.
+        ConfigError: the page would take the database's place.
         OutputError: the page or a table cannot be written.
     """
     base = Path(db)
     with Store(base) as store:
-        runs = store.runs()
+        runs = current(store.runs())
         made = all_tables(store)
     if not runs:
         raise DataError("holds no run yet", where=base, remedy="fill it with `medistill study run`")
     target = Path(out).expanduser() if out is not None else base.with_suffix(".html")
     folder = Path(tables).expanduser() if tables is not None else target.with_name(f"{target.stem}-tables")
+    require_apart(target, "--out", base)
+    require_ours(target, "--out", PAGE_MARK)
     require_writable(target, "--out")
     require_writable(folder / "results.csv", "--tables")
     of = cells(runs)
@@ -45,8 +51,12 @@ def study_report(db: str | Path, *, out: str | Path | None = None, tables: str |
     page = Page(_title(sorted({r.study for r in runs})), _lead(runs), told, pictures(of), made)
     write_atomically(target, render_page(page))
     for table in made:
-        for suffix, content in (("csv", table.csv()), ("parquet", table.parquet()), ("tex", table.latex())):
+        contents: tuple[bytes | str, ...] = (table.csv(), table.parquet(), table.latex())
+        for suffix, content in zip(SUFFIXES, contents, strict=True):
             write_atomically(folder / f"{table.key}.{suffix}", content, "--tables")
+    for key in set(TABLES) - {table.key for table in made}:  # of an earlier report
+        for suffix in SUFFIXES:
+            (folder / f"{key}.{suffix}").unlink(missing_ok=True)
     return {
         "report": str(target.resolve()),
         "tables": str(folder.resolve()),

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from medistill.errors import ConfigError
 from medistill.progress import Progress, duration, say
 from medistill.runtime import usable_cores
 from medistill.store import Asked, Record, Store
@@ -52,11 +53,15 @@ def study_run(
         OutputError: the database cannot be written.
         EngineError: the engine cannot be used.
     """
-    from medistill.study.engines import execute
+    from medistill.study.engines import execute, require_engine
 
-    path = Path(file)
-    base = Path(db) if db is not None else path.with_suffix(".db")
-    planned = plan(read_study(path, None if data_folder is None else Path(data_folder)))
+    require_engine(engine, address)
+    for option, number in (("--processes", processes), ("--threads", threads)):
+        if number is not None and number < 1:
+            raise ConfigError(f"{number}", where=option, allowed="1 and more")
+    path = Path(file).expanduser()
+    planned = _once(plan(read_study(path, None if data_folder is None else Path(data_folder).expanduser())))
+    base = Path(db).expanduser() if db is not None else path.with_suffix(".db")
     parallel = processes or max(1, usable_cores() // threads)
     opened = nullcontext(None) if only_plan and not base.exists() else Store(base, write=not only_plan)
     with opened as store:
@@ -99,10 +104,13 @@ def study_run(
 
 def _to_do(runs: list[Run], statuses: dict[str, str], retry_failed: bool) -> list[Run]:
     again = {"failed"} if retry_failed else set()
-    unique = {run.identity: run for run in reversed(runs)}  # two entries may describe the same run
-    return [
-        run for run in runs if unique[run.identity] is run and statuses.get(run.identity, "new") in {"new", *again}
-    ]
+    return [run for run in runs if statuses.get(run.identity, "new") in {"new", *again}]
+
+
+def _once(runs: list[Run]) -> list[Run]:
+    """Two entries may describe the same run; it has the first one's name."""
+    unique = {run.identity: run for run in reversed(runs)}
+    return [run for run in runs if unique[run.identity] is run]
 
 
 def _record(run: Run, outcome: Json) -> Record:

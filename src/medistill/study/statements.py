@@ -91,8 +91,8 @@ def _sites(runs: list[Record]) -> list[Statement]:
     found: dict[tuple[str, str, str], dict[str, list[Json]]] = {}
     for run in current(runs):
         if run.kind == "transfer" and run.status == "done":
-            for site, scores in (run.result or {})["sites"].items():
-                place = (run.data, site, run.size_in_words)
+            for scores in (run.result or {})["sites"].values():
+                place = (run.data, run.site or "", run.size_in_words)
                 found.setdefault(place, {}).setdefault(run.method, []).append(scores)
     made = []
     for (data, site, size), by_method in found.items():

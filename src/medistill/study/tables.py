@@ -201,10 +201,10 @@ def sites(runs: Iterable[Record]) -> Table:
         Column("gain over random", "+.3f"), Column("low", "+.3f"), Column("high", "+.3f"),
     ]  # fmt: skip
     rows = [
-        [run.data, site, run.method, run.size, run.seed, *_compared(scores)]
+        [run.data, run.site, run.method, run.size, run.seed, *_compared(scores)]
         for run in current(runs)
         if run.status == "done" and run.kind == "transfer"
-        for site, scores in (run.result or {})["sites"].items()
+        for scores in (run.result or {})["sites"].values()
     ]
     note = "Trained on one hospital's images, tested on another's. Balanced accuracy."
     return Table("sites", "Another site", note, columns, rows)
@@ -306,9 +306,16 @@ def indicator(runs: Iterable[Record]) -> Table:
 def failures(runs: Iterable[Record]) -> Table:
     """Runs that failed, and why."""
     columns = [Column("run"), Column("kind"), Column("error")]
-    failed = [r for r in runs if r.status == "failed"]
+    failed = [r for r in current(runs) if r.status == "failed"]
     rows: list[list[Any]] = [[r.title, r.kind, (r.error or "").strip().splitlines()[-1]] for r in failed]
     return Table("failures", "What failed", "", columns, rows)
+
+
+TABLES = (
+    "boundary", "results", "equivalents", "networks", "sites", "pooled", "robustness", "representativeness",
+    "indicator", "failures",
+)  # fmt: skip
+"""Keys of all that there may be."""
 
 
 def all_tables(store: Store) -> list[Table]:

@@ -13,15 +13,25 @@ import platform
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from medistill import __version__
-from medistill.errors import MedistillError
-from medistill.files import canonical_json, pretty_json, read_json, user_cache, write_atomically
+from medistill.errors import MedistillError, OutputError
+from medistill.files import (
+    CACHE_VARIABLE,
+    canonical_json,
+    pretty_json,
+    read_json,
+    refusing_output,
+    user_cache,
+    write_atomically,
+)
 from medistill.runtime import child_environment
 from medistill.types import Json
 
@@ -44,23 +54,32 @@ def do(identity: str, specification: Json, threads: int) -> Json:
         return dict(read_json(kept))
     environment = child_environment(threads)
     command = [sys.executable, "-m", "medistill.study.work", identity]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True
-    )
     started = time.monotonic()
-    try:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(specification) + "\n")
-        process.stdin.flush()
-        said = process.stdout.read()  # ends when the process does
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True
+        )
+        try:
+            assert process.stdin is not None and process.stdout is not None
+            with suppress(BrokenPipeError):  # it ended before it had read; what it said tells why
+                process.stdin.write(json.dumps(specification) + "\n")
+                process.stdin.flush()
+            said = process.stdout.read()  # ends when the process does
+            process.wait(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+        errors.seek(0)
+        complaint = errors.read().strip()[-2000:]
     lines = said.splitlines()
     if lines:
         return dict(json.loads(lines[-1]))
-    ended = f"the process ended with status {process.returncode}, perhaps for want of memory"
-    return _outcome("failed", error=ended, seconds=time.monotonic() - started)
+    if process.returncode < 0:
+        ended = f"the process was ended by signal {-process.returncode}, perhaps for want of memory"
+    else:
+        ended = f"the process ended with status {process.returncode}"
+        ended = f"{complaint}\n{ended}" + (f": {complaint.splitlines()[-1]}" if complaint else "")
+    return _outcome("failed", error=ended.strip(), seconds=time.monotonic() - started)
 
 
 def _outcome(status: str, **values: object) -> Json:
@@ -88,8 +107,6 @@ def perform(specification: Json) -> Json:
 
 
 def _work(identity: str) -> None:
-    from filelock import FileLock
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us decides
     specification = json.loads(sys.stdin.readline())
 
@@ -98,30 +115,53 @@ def _work(identity: str) -> None:
         os._exit(1)
 
     threading.Thread(target=end_when_nobody_listens, daemon=True).start()
-    folder = folder_of(identity)
-    folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    # A process of a killed study may not have ended yet.
-    with FileLock(folder / "lock"):
+    try:
+        outcome = _once(identity, specification)
+    except Exception as problem:
+        outcome = _outcome("failed", error=_told(problem), seconds=round(time.monotonic() - started, 3))
+    sys.stdout.write("\n" + json.dumps(outcome) + "\n")
+    sys.stdout.flush()
+
+
+def _once(identity: str, specification: Json) -> Json:
+    """Do the run if nobody did it, and keep what it gave.
+
+    Raises:
+        OutputError: the cache cannot be written.
+    """
+    from filelock import FileLock
+
+    folder = folder_of(identity)
+    lock = FileLock(folder / "lock")
+    with refusing_output(folder, CACHE_VARIABLE):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()  # a process of a killed study may not have ended yet
+    try:
         if (folder / "result.json").exists():  # done while this process waited
-            sys.stdout.write("\n" + json.dumps(read_json(folder / "result.json")) + "\n")
-            return
+            return dict(read_json(folder / "result.json"))
+        started = time.monotonic()
         starts = folder / "starts"
         started_before = len(starts.read_text()) if starts.exists() else 0
-        starts.write_text("x" * (started_before + 1))
+        write_atomically(starts, "x" * (started_before + 1), CACHE_VARIABLE)
         try:
             outcome = _outcome("done", result=perform(specification))
             canonical_json(outcome)  # so that what cannot be written is found here
-        except MedistillError as problem:
-            outcome = _outcome("failed", error=str(problem))
-        except Exception:
-            outcome = _outcome("failed", error=traceback.format_exc())
+        except Exception as problem:
+            outcome = _outcome("failed", error=_told(problem))
         outcome["starts"] = started_before + 1
         outcome["seconds"] = round(time.monotonic() - started, 3)
         if outcome["status"] == "done":
-            write_atomically(folder / "result.json", pretty_json(outcome))
-    sys.stdout.write("\n" + json.dumps(outcome) + "\n")
-    sys.stdout.flush()
+            with suppress(OutputError):  # a full disk must not lose what was measured; it is told to whoever asked
+                write_atomically(folder / "result.json", pretty_json(outcome))
+        return outcome
+    finally:
+        lock.release()
+
+
+def _told(problem: Exception) -> str:
+    """One line where the user can mend it, else where in our code it happened."""
+    return str(problem) if isinstance(problem, MedistillError) else "".join(traceback.format_exception(problem))
 
 
 if __name__ == "__main__":
