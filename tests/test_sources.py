@@ -216,3 +216,24 @@ def test_unprintable_class_names_are_blocking(tmp_path, tiny):
         np.savez(tmp_path / "x.npz", **npz_arrays(tiny), class_names=np.array([name, "b", "c"][: tiny.classes]))
         with pytest.raises(DataError, match="unprintable"):
             require_usable(load(tmp_path / "x.npz"))
+
+
+def test_other_files_are_told_what_is_read(tmp_path):
+    for name in ("labels.csv", "scan.dcm"):
+        (tmp_path / name).write_text("x")
+        with pytest.raises(DataError, match=r"is no kind of file that is read; allowed: a MedMNIST-layout \.npz"):
+            load(tmp_path / name)
+
+
+def test_one_hot_labels_are_told_from_several_findings(tmp_path, tiny):
+    arrays = npz_arrays(tiny)
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_labels"] = np.eye(tiny.classes, dtype=np.uint8)[arrays[f"{split}_labels"][:, 0]]
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(DataError, match=r"of which one is set.*argmax"):
+        require_usable(load(tmp_path / "x.npz"))
+
+
+def test_few_test_images_are_told(tiny):
+    found = {p.kind: p.found for p in require_usable(tiny)}
+    assert found["few test images"] == f"test: {len(tiny.splits['test'])} images"

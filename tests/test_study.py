@@ -172,6 +172,8 @@ def test_killed_in_the_middle_the_same_command_goes_on(tmp_path, monkeypatch, pr
         ({"evaluate": {"nets": 5}}, "nets: 5"),
         ({"ipc": [0]}, "ipc.0: 0"),
         ({"ratio": [5]}, "ratio.0: 5"),
+        ({"ratio": 5}, "ratio.0: 5"),
+        ({"methods": None, "ipc": "many"}, r"methods: None.*wrong too: ipc"),
         ({"ratio": [float("nan")]}, "ratio.0: nan"),
         ({"seeds": [10**20]}, "seeds.0: 1"),
         ({"pooled": [{"data": ["a", "b"], "classes": {"c": {}}}]}, "classes of 'c', which is not pooled"),

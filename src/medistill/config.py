@@ -257,7 +257,12 @@ def build(model: type[Model], values: Mapping[str, Any], where: str = "") -> Mod
             raise ConfigError(f"unknown setting '{name}'", remedy=nearest(path[-1], known)) from problem
         if first["type"] == "value_error":  # a rule of ours about several settings, told in its own words
             raise ConfigError(str(first["ctx"]["error"]), where=name or model.__name__) from problem
-        remedy = f"{problem.error_count() - 1} more settings are wrong" if problem.error_count() > 1 else None
+        if first["type"] == "missing":
+            raise ConfigError("is missing", where=name) from problem
+        others = {error["loc"][:1] for error in problem.errors()} - {first["loc"][:1]}
+        remedy = f"wrong too: {', '.join(sorted(str(loc[0]) for loc in others if loc))}" if others else None
+        if first["type"] == "string_type":
+            remedy = "values are read as YAML; text that looks like something else there needs quotes of its own"
         raise ConfigError(
             f"{first.get('input')!r}",
             where=name or model.__name__,

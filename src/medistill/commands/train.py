@@ -23,7 +23,7 @@ from medistill.progress import Progress, say
 from medistill.runtime import device, prepare_torch
 from medistill.types import Json
 
-TOLD = ("class missing", "constant image", "patients across splits")
+TOLD = ("class missing", "few test images", "constant image", "patients across splits")
 """Warnings that matter to somebody who only tests; no split is missing to them."""
 
 

@@ -20,6 +20,9 @@ Level = Literal["blocking", "warning"]
 NEAR_DUPLICATE = 0.995
 """Pixel correlation above which two images count as near-duplicates."""
 
+FEW_TESTED = 30
+"""Test images below which a verdict would be chance."""
+
 LONGEST_NAME = 200
 """Characters of a class name."""
 
@@ -81,11 +84,15 @@ def require_usable(dataset: Dataset, absent_classes: bool = False) -> list[Probl
 def _labels(dataset: Dataset) -> Iterator[Problem]:
     names = dataset.description.class_names
     if dataset.description.task == "multi-label":
+        labels = dataset.train.labels
+        one_hot = labels.ndim == 2 and bool((labels.sum(axis=1) == 1).all())
         yield Problem(
             "blocking",
             "multi-label",
-            f"each image has {dataset.classes} labels at once",
-            "distilling needs one class an image: make a data set for one of the findings",
+            f"each image has {dataset.classes} labels at once" + (", of which one is set" if one_hot else ""),
+            "save the number of the class instead, labels.argmax(axis=1)"
+            if one_hot
+            else "distilling needs one class an image: make a data set for one of the findings",
         )
         return
     wrong_names = [
@@ -199,6 +206,13 @@ def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Problem]:
         )
     if "test" not in dataset.splits:
         yield Problem("warning", "no test split", "nothing to evaluate on", "provide test images for evaluate")
+    elif 0 < len(dataset.splits["test"]) < FEW_TESTED:
+        yield Problem(
+            "warning",
+            "few test images",
+            f"test: {len(dataset.splits['test'])} images",
+            "figures on so few are chance; provide more of them",
+        )
     known = {s: set(p.patients.tolist()) for s, p in dataset.splits.items() if p.patients is not None}
     for first, second in _pairs(known):
         both = sorted(known[first] & known[second])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def _read(source: str, config: DataConfig) -> Dataset:
             return read_npy_folder(path)
 
         return read_folder(path, config.size, config.channels)
+    if path.is_file() and path.suffix.lower() != ".npz" and not zipfile.is_zipfile(path):
+        raise DataError("is no kind of file that is read", where=path, allowed=SOURCES)
     if path.is_file() or path.suffix == ".npz":
         from medistill.data.medmnist import describe_by_stem
         from medistill.data.npz import read_npz

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from medistill.data.checks import FEW_TESTED
 from medistill.types import Json
 
 GOOD_RECOVERY = 0.90
 """Share of full training's score, above chance, that counts as standing in for the data."""
-
-FEW_TESTED = 30
-"""Test images below which a verdict would be chance."""
 
 ARM_TITLES = {
     "distilled": "This package",

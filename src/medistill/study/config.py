@@ -70,6 +70,11 @@ class DataEntry(Settings):
     def _methods(cls, value: Any) -> Any:
         return value if value is None else _entries(value, "method")
 
+    @field_validator("ipc", "ratio", "seeds", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | float) else value
+
 
 class Transfer(Settings):
     """Packages of one data set, and what they are compared with, tested on another one's test images."""
@@ -113,6 +118,11 @@ class StudyConfig(Settings):
     @classmethod
     def _methods(cls, value: Any) -> Any:
         return _entries(value, "method")
+
+    @field_validator("ipc", "ratio", "seeds", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | float) else value
 
     @model_validator(mode="after")
     def _named(self) -> StudyConfig:
