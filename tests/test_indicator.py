@@ -295,7 +295,7 @@ def test_recipes_are_not_mixed(tmp_path):
 
 def test_only_what_is_learned_from_must_be_of_one_recipe(tmp_path):
     """A trial with another recipe, since replaced, does not spoil a database for ever."""
-    from medistill.prediction.examples import _usable
+    from medistill.prediction.examples import learned_from
     from studies import record
 
     measured = {"features": {"a": 1}}
@@ -306,7 +306,7 @@ def test_only_what_is_learned_from_must_be_of_one_recipe(tmp_path):
         for n in (1, 2)
     )
     moved = record(identity="3", kind="transfer", result=measured, specification={"site": {"entry": {"name": "b"}}})
-    assert [r.identity for r in _usable([old, new, moved])] == ["2"]
+    assert [r.identity for r in learned_from([old, new, moved])] == ["2"]
 
 
 def test_random_images_with_labels_of_teachers_are_a_method_of_their_own():

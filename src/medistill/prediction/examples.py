@@ -28,7 +28,7 @@ def shipped() -> list[Path]:
 def examples_of(runs: Iterable[Record]) -> list[Example]:
     """What distilled packages measured; where a metric is not defined there is nothing to learn."""
     found = []
-    for run in _usable(runs):
+    for run in learned_from(runs):
         result = run.result or {}
         level = result["arms"]["distilled"]
         values = {
@@ -47,7 +47,8 @@ def examples_of(runs: Iterable[Record]) -> list[Example]:
     return found
 
 
-def _usable(runs: Iterable[Record]) -> list[Record]:
+def learned_from(runs: Iterable[Record]) -> list[Record]:
+    """The runs that the indicator can use: packages that were measured, of data whose features are known."""
     return [
         r for r in current(runs) if r.status == "done" and r.kind == "distilled" and (r.result or {}).get("features")
     ]
@@ -63,7 +64,7 @@ def read_examples(paths: Iterable[Path]) -> list[Example]:
     recipes: dict[str, Path] = {}
     for path in paths:
         with Store(path) as store:
-            for run in _usable(store.runs()):
+            for run in learned_from(store.runs()):
                 runs[run.identity] = run
                 how = run.specification["evaluate"]
                 recipes.setdefault(canonical_json([how["recipe"], how["nets"][0]]), path)

@@ -41,7 +41,8 @@ def execute(
 ) -> None:
     """Do all runs, stage by stage, and report each as it ends.
 
-    A run that was on a worker that died is handed out again, the others are not.
+    A run that was on a worker that died is handed out again. On a cluster the others go on; on this machine joblib
+    ends all its processes with one, and what they were doing begins anew.
 
     Args:
         runs: what to do.

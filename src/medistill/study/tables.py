@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from medistill.prediction.assess import assess
-from medistill.prediction.examples import examples_of
-from medistill.prediction.indicator import LEAST_GROUPS
+from medistill.prediction.examples import examples_of, learned_from
+from medistill.prediction.indicator import LEAST_GROUPS, QUANTITIES
 from medistill.prediction.ranks import partial_spearman, spearman
 from medistill.reporting.page import Column, Table
 from medistill.store import Record, Store, current
@@ -20,6 +21,9 @@ from medistill.types import Json
 
 METRIC = "balanced_accuracy"
 ALIKE = "random_stored_alike"
+NORMAL_95 = 1.959964
+"""Standard deviations to either end of a normal distribution's 95 % interval."""
+
 RECOVERED = (0.90, 0.95)
 """Shares of the full data's performance that count as reached."""
 
@@ -288,19 +292,39 @@ def indicator(runs: Iterable[Record]) -> Table:
     """How well the indicator foretells data of origins it has not seen, beside trivial predictors."""
     columns = [
         Column("quantity"), Column("predictor"), Column("runs", "d"), Column("mean absolute error", ".3f"),
-        Column("R²", ".2f"), Column("Spearman", ".2f"), Column("covered", ".0%"),
+        Column("by chance", ".3f"), Column("R²", ".2f"), Column("Spearman", ".2f"), Column("covered", ".0%"),
     ]  # fmt: skip
-    examples = examples_of(runs)
+    known = list(runs)
+    examples = examples_of(known)
     rows: list[list[Any]] = []
     if len({e.group for e in examples}) >= LEAST_GROUPS:
+        chance = _by_chance(learned_from(known))
         for a in assess(examples):
-            found = [a.examples, a.mean_absolute_error, a.r2, a.spearman, a.coverage]
+            found = [a.examples, a.mean_absolute_error, chance[a.quantity], a.r2, a.spearman, a.coverage]
             rows.append([a.quantity.replace("_", " "), a.predictor, *found])
     note = (
-        "Each origin of data left out in turn, predicted from the others. Every predictor knows the method; covered: "
-        "share of results within the predicted 95 % interval."
+        "Each origin of data left out in turn, predicted from the others. Every predictor knows the method; by "
+        "chance: the error that the choice of test images, networks and random draws alone would leave, by the "
+        "measured intervals; covered: share of results within the predicted 95 % interval."
     )
     return Table("indicator", "The indicator on unseen origins", note, columns, rows)
+
+
+def _by_chance(runs: list[Record]) -> dict[str, float]:
+    """Mean absolute deviation of a normal error as wide as the measured 95 % intervals say, by quantity."""
+    found: dict[str, list[float]] = {quantity: [] for quantity in QUANTITIES}
+    for run in runs:
+        result = run.result or {}
+        level = result["arms"]["distilled"]
+        intervals = {
+            "balanced_accuracy": level[METRIC]["ci95"], "auroc": level["auroc"]["ci95"],
+            "recovery": result["recovery_ci95"][METRIC], "gain": result["gain_over_random"][METRIC]["ci95"],
+        }  # fmt: skip
+        for quantity, interval in intervals.items():
+            if interval is not None:
+                deviation = (interval[1] - interval[0]) / (2 * NORMAL_95)
+                found[quantity].append(deviation * math.sqrt(2 / math.pi))
+    return {quantity: fmean(values) if values else math.nan for quantity, values in found.items()}
 
 
 def failures(runs: Iterable[Record]) -> Table:
