@@ -357,7 +357,12 @@ def large(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "made-up.npz"
             write_made_up(source, shape, classes)
-            guess, cost = distilled(source, Path(folder), f"--ipc 10 --memory-limit 4GB{options}")
+            try:
+                guess, cost = distilled(source, Path(folder), f"--ipc 10 --memory-limit 4GB{options}")
+            except subprocess.CalledProcessError as problem:
+                found[name] = {"refused": problem.stderr.strip().splitlines()[-1], "options": options.strip()}
+                say(f"{name}: {found[name]['refused']}")
+                continue
         measured = {"measured": cost["peak_memory_mb"], "seconds": cost["seconds"]}
         found[name] = {"estimated": guess, **measured, "options": options.strip()}
         say(f"{name}: estimated {guess:.0f} MB, measured {cost['peak_memory_mb']:.0f} MB, {cost['seconds']:.0f} s")

@@ -267,6 +267,9 @@ def _speed_large(of: dict[str, Any]) -> list[str]:
     for name, row in of.items():
         if isinstance(row, dict):
             steps = f"few: `{row['options']}`" if row["options"] else "all"
+            if "refused" in row:
+                rows.append(f"| {name} | refused: `{row['refused'].removeprefix('medistill: ')}` | - | - | - |")
+                continue
             rows.append(
                 f"| {name} | {row['estimated']:.0f} | {row['measured']:.0f} | {row['seconds']:.0f} | {steps} |"
             )
