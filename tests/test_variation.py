@@ -93,6 +93,6 @@ def test_origins_are_told_from_sources(tmp_path):
         np.savez(tmp_path / f"{name}.npz", **arrays)
         sources.append({"source": f"{name}.npz"})
     sources += [{"source": SMALL, "name": "p"}, {"source": SMALL + ",site=b", "name": "q"}]
-    groups = [entry.group for entry in read_study(write(tmp_path, data=sources)).data]
+    groups = [entry.group for entry in read_study(write(tmp_path, data=sources), tmp_path).data]
     assert groups[0] != groups[1], "two hospitals that call their file alike"
     assert groups[2:] == ["bloodmnist", "bloodmnist", "phantom", "phantom"]
