@@ -5,6 +5,7 @@ import dataclasses
 import yaml
 
 from medistill.store import Record
+from medistill.study import engines, work
 
 SMALL = "phantom:classes=3,images=36,size=16"
 EVALUATE = {
@@ -32,3 +33,16 @@ def record(**changes):
     if "specification" in changes:
         changes["specification"] = {**asked, **changes["specification"]}
     return dataclasses.replace(base, **changes)
+
+
+def in_this_process(monkeypatch):
+    """Runs without processes of their own; what they measure is the same."""
+
+    def do(identity, specification, threads):
+        return {**work._outcome("done", result=work.perform(specification)), "seconds": 1.0}
+
+    def execute(runs, engine, address, processes, threads, done):
+        for run in runs:
+            done(run, do(run.identity, run.specification, threads))
+
+    monkeypatch.setattr(engines, "execute", execute)

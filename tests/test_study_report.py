@@ -153,6 +153,10 @@ def test_other_sites_and_pooled_packages_are_told():
     )
     assert any("are better than its own alone (+0.200 [+0.100, +0.300])" in t for t in text)
     assert sites(found).rows[0][:5] == ["a", "b", "dm", "10", 0] and len(pooled(found).rows) == 2
+    assert not any("guessing" in t for t in text)
+    blind = {**base, "recovery_above_chance": dict.fromkeys(METRICS)}
+    guessed = [dataclasses.replace(found[0], result={"sites": {"b": blind}})]
+    assert "Not even all images are better than guessing there." in statements([], guessed)[0].text
     assert cells(found) == []
 
 

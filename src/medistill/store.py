@@ -237,13 +237,14 @@ class Store:
         except sqlite3.DatabaseError as problem:
             raise DataError(f"is no study's database ({problem})", where=self.path) from problem
 
-    def _write(self, work: Callable[[], None]) -> None:
+    def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Do ``work`` as one transaction. Programs that look at the file for long must not end a study of hours."""
         with self._telling():
             for left in reversed(range(PATIENCE)):
                 try:
                     with self.connection:
-                        return work()
+                        work(self.connection)
+                    return
                 except sqlite3.OperationalError as problem:
                     if "locked" not in str(problem) or not left:
                         raise
@@ -251,21 +252,20 @@ class Store:
 
     def record(self, run: Record, figures: list[Figure]) -> None:
         """Keep a run; one that failed before is replaced, one that is done stays as it is."""
-
         values = {**run.__dict__, "asked": run.asked or now()}
         for name in ("specification", "result"):
             values[name] = None if values[name] is None else canonical_json(values[name])
         columns = ", ".join(f'"{name}"' for name in values)
         marks = ", ".join("?" * len(values))
 
-        def work() -> None:
-            self.connection.execute("DELETE FROM runs WHERE identity = ? AND status = 'failed'", (run.identity,))
-            added = self.connection.execute(
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM runs WHERE identity = ? AND status = 'failed'", (run.identity,))
+            added = connection.execute(
                 f"INSERT OR IGNORE INTO runs ({columns}) VALUES ({marks})", tuple(values.values())
             )
             if added.rowcount:
                 rows = [(run.identity, *figure) for figure in figures]
-                self.connection.executemany("INSERT INTO figures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                connection.executemany("INSERT INTO figures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
         self._write(work)
 
@@ -275,10 +275,7 @@ class Store:
         """
         named = (run.study, run.data, run.group, run.method, canonical_json(run.specification), now())
         change = 'UPDATE runs SET study = ?, data = ?, "group" = ?, method = ?, specification = ?, asked = ?'
-        self._write(lambda: self._execute(f"{change} WHERE identity = ?", (*named, run.identity)))
-
-    def _execute(self, command: str, given: tuple[object, ...]) -> None:
-        self.connection.execute(command, given)
+        self._write(lambda connection: connection.execute(f"{change} WHERE identity = ?", (*named, run.identity)))
 
     def runs(self, status: str | None = None) -> list[Record]:
         """Runs in the order of what they are."""

@@ -74,14 +74,15 @@ def predict(
     for problem in require_usable(dataset):
         say(f"warning: {problem.kind}: {problem.found}", progress)
     prepared = prepare(dataset, config)
-    _, counts = stored_images(prepared, ipc, ratio, 1)
-    chosen = _possible(prepared, ipc, ratio, indicator, progress) if method is None else [method]
-    predictions = {}
+    counts = _plain_counts(prepared, ipc, ratio, 1)
+    alike = _counts_by_method(prepared, ipc, ratio, indicator, method, progress)
+    by_counts: dict[tuple[int, ...], dict[str, float]] = {}
     with Progress("training small networks on random images", 0, enabled=progress):
-        found = features(prepared, list(counts), seed)
-        for name in chosen:
-            alike = _plain_counts(prepared, ipc, ratio, indicator.factors[name])
-            predictions[name] = indicator.predict(features(prepared, alike, seed), name)
+        for each in (counts, *alike.values()):
+            if each not in by_counts:
+                by_counts[each] = features(prepared, list(each), seed)
+    found = by_counts[counts]
+    predictions = {name: indicator.predict(by_counts[each], name) for name, each in alike.items()}
     return {
         "data": dataset.description.name,
         "images_per_class": list(counts),
@@ -100,29 +101,30 @@ def predict(
     }
 
 
-def _plain_counts(prepared: Prepared, ipc: int | None, ratio: float | None, factor: int) -> list[int]:
+def _plain_counts(prepared: Prepared, ipc: int | None, ratio: float | None, factor: int) -> tuple[int, ...]:
     """Random images of each class that have the bytes of a package whose images are stored smaller; fewer than asked
     for where a class has not as many images as the package would hold.
     """
     stored, counts = stored_images(prepared, ipc, ratio, factor)
     share = math.prod(stored) / math.prod(prepared.train.pixels.shape[2:])
-    return same_bytes(counts, share)
+    return tuple(same_bytes(counts, share))
 
 
-def _possible(
-    prepared: Prepared, ipc: int | None, ratio: float | None, indicator: Indicator, progress: bool
-) -> list[str]:
-    """The methods that can store images of this size; at least plain ones can."""
-    found = []
-    for name in indicator.methods:
+def _counts_by_method(
+    prepared: Prepared, ipc: int | None, ratio: float | None, indicator: Indicator, only: str | None, progress: bool
+) -> dict[str, tuple[int, ...]]:
+    """For each method, or the one asked for, how many random images have its package's bytes.
+
+    Methods that cannot store images of this size are left out where others can.
+    """
+    found = {}
+    for name in indicator.methods if only is None else [only]:
         try:
-            stored_images(prepared, ipc, ratio, indicator.factors[name])
+            found[name] = _plain_counts(prepared, ipc, ratio, indicator.factors[name])
         except ConfigError as problem:
-            if indicator.factors[name] == 1:
+            if only is not None or indicator.factors[name] == 1:
                 raise
             say(f"warning: {name} left out: {problem}", progress)
-        else:
-            found.append(name)
     return found
 
 

@@ -43,7 +43,9 @@ def read_folder(root: Path, size: tuple[int, int] | None = None, channels: int |
     """
     tops = _split_folders(root)
     names = _class_names(tops)
-    files = {split: [sorted(_images(top / n)) for n in names] for split, top in tops.items()}
+    found = {split: [_files(top / name) for name in names] for split, top in tops.items()}
+    files = {split: [images for images, _ in groups] for split, groups in found.items()}
+    others = [file for groups in found.values() for _, each in groups for file in each]
     if not any(files["train"]):
         raise DataError("holds no image", where=tops["train"], allowed=LAYOUT)
     pixels = _read_all([f for groups in files.values() for group in groups for f in group], channels)
@@ -54,7 +56,7 @@ def read_folder(root: Path, size: tuple[int, int] | None = None, channels: int |
         rows = [(file, label) for label, group in enumerate(groups) for file in group]
         if rows:
             splits[split] = _split(root, rows, pixels, size, patients)
-    return Dataset(splits, Description(root.resolve().name, tuple(names), notes=_left_out(tops)))
+    return Dataset(splits, Description(root.resolve().name, tuple(names), notes=_left_out(others)))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -66,7 +68,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
             raise DataError(f"has both '{tops[split].name}' and '{folder.name}'", where=root, remedy="merge the two")
         if split:
             tops[split] = folder
-    beside = [f for f in _folders(root) if tops and f not in tops.values() and _images(f)]
+    beside = [f for f in _folders(root) if tops and f not in tops.values() and _files(f)[0]]
     if beside:
         raise DataError(
             f"has images in '{beside[0].name}', which is no split, beside {', '.join(sorted(tops))}",
@@ -101,22 +103,16 @@ def _folders(path: Path) -> list[Path]:
     return sorted(d for d in path.iterdir() if d.is_dir() and not d.name.startswith(".")) if path.is_dir() else []
 
 
-def _images(path: Path) -> list[Path]:
-    return [f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()] if path.is_dir() else []
+def _files(path: Path) -> tuple[list[Path], list[Path]]:
+    """Images below a folder, sorted, and its other files but those of operating systems."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    others = [file for file in files if file.suffix.lower() not in SUFFIXES]
+    return images, [f for f in others if not f.name.startswith(".") and f.name.lower() not in SYSTEM_FILES]
 
 
-def _left_out(tops: dict[str, Path]) -> tuple[str, ...]:
+def _left_out(others: list[Path]) -> tuple[str, ...]:
     """A note on files that are no images of a kind read here."""
-    others = [
-        file
-        for top in tops.values()
-        for folder in _folders(top)
-        for file in folder.rglob("*")
-        if file.is_file()
-        and file.suffix.lower() not in SUFFIXES
-        and not file.name.startswith(".")
-        and file.name.lower() not in SYSTEM_FILES
-    ]
     if not others:
         return ()
     kinds = ", ".join(sorted({file.suffix.lower() or "without suffix" for file in others}))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from medistill.config import Recipe
+from medistill.config import LabelConfig
 from medistill.errors import PackageError
 from medistill.files import canonical_json, pretty_json, sha256_text
 from medistill.types import Json
@@ -90,15 +90,15 @@ class _Split(_Section):
 
 
 class _Labels(_Section):
-    teachers: Annotated[int, Field(ge=0, le=100)]
+    teachers: int
     balance: bool
     calibrate: bool
-    temperature: Annotated[float, Field(gt=0, le=100)]
+    temperature: float
     recipe: dict[str, Any]
 
     @model_validator(mode="after")
-    def _recipe_can_be_followed(self) -> _Labels:
-        Recipe.model_validate(self.recipe)
+    def _can_be_followed(self) -> _Labels:
+        LabelConfig.model_validate({name: getattr(self, name) for name in LabelConfig.model_fields})
         return self
 
 

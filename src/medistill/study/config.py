@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from medistill.config import DataConfig, EvaluateConfig, Settings, build, read_yaml
 from medistill.data.medmnist import parse_name
@@ -16,9 +16,18 @@ DATA_VARIABLE = "MEDISTILL_DATA"
 PHANTOM = "phantom"
 
 
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) else value
+
+
 Ratio = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 """What the database can hold."""
+
+# One value may stand for itself.
+Ipcs = Annotated[tuple[PositiveInt, ...], BeforeValidator(_several)]
+Ratios = Annotated[tuple[Ratio, ...], BeforeValidator(_several)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_several)]
 
 
 class MethodEntry(Settings):
@@ -56,9 +65,9 @@ class DataEntry(Settings):
     label_noise: float = Field(0.0, ge=0, lt=1, description="share of the training labels replaced by another class")
     variation_seed: int = Field(0, description="of what is left out and replaced")
     methods: tuple[MethodEntry, ...] | None = Field(None, description="instead of the study's")
-    ipc: tuple[PositiveInt, ...] | None = Field(None, description="instead of the study's")
-    ratio: tuple[Ratio, ...] | None = Field(None, description="instead of the study's")
-    seeds: tuple[Seed, ...] | None = Field(None, description="instead of the study's")
+    ipc: Ipcs | None = Field(None, description="instead of the study's")
+    ratio: Ratios | None = Field(None, description="instead of the study's")
+    seeds: Seeds | None = Field(None, description="instead of the study's")
 
     @property
     def varied(self) -> bool:
@@ -69,11 +78,6 @@ class DataEntry(Settings):
     @classmethod
     def _methods(cls, value: Any) -> Any:
         return value if value is None else _entries(value, "method")
-
-    @field_validator("ipc", "ratio", "seeds", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int | float) else value
 
 
 class Transfer(Settings):
@@ -102,9 +106,9 @@ class StudyConfig(Settings):
     name: str = Field(description="of the study")
     data: tuple[DataEntry, ...] = Field(min_length=1)
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
-    ipc: tuple[PositiveInt, ...] = Field((), description="images per class")
-    ratio: tuple[Ratio, ...] = Field((), description="distilled images per training image")
-    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
+    ipc: Ipcs = Field((), description="images per class")
+    ratio: Ratios = Field((), description="distilled images per training image")
+    seeds: Seeds = Field((0,), min_length=1)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     transfer: tuple[Transfer, ...] = ()
     pooled: tuple[Pooled, ...] = ()
@@ -118,11 +122,6 @@ class StudyConfig(Settings):
     @classmethod
     def _methods(cls, value: Any) -> Any:
         return _entries(value, "method")
-
-    @field_validator("ipc", "ratio", "seeds", mode="before")
-    @classmethod
-    def _several(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int | float) else value
 
     @model_validator(mode="after")
     def _named(self) -> StudyConfig:

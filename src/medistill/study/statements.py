@@ -102,9 +102,12 @@ def _sites(runs: list[Record]) -> list[Statement]:
 
         each = listed([f"{mean(m, 'distilled'):.3f} by {m}" for m in by_method])
         first = next(iter(by_method))
+        scores = [s for each in by_method.values() for s in each]
+        guessing = all(s["recovery_above_chance"]["balanced_accuracy"] is None for s in scores)
         made.append(
             f"Trained on {data}, tested at {site}, with {size}: balanced accuracy {each}; {mean(first, 'full'):.3f} "
             f"with all images, {mean(first, 'random'):.3f} with random ones."
+            + (" Not even all images are better than guessing there." if guessing else "")
         )
     return [Statement(text, "sites") for text in made]
 

@@ -65,7 +65,8 @@ def do(identity: str, specification: Json, threads: int) -> Json:
                 process.stdin.write(json.dumps(specification) + "\n")
                 process.stdin.flush()
             said = process.stdout.read()  # ends when the process does
-            process.wait(timeout=60)
+            with suppress(subprocess.TimeoutExpired):  # it has said what it had to say, and is ended below
+                process.wait(timeout=60)
         finally:
             process.kill()
             process.wait()
@@ -74,12 +75,15 @@ def do(identity: str, specification: Json, threads: int) -> Json:
     lines = said.splitlines()
     if lines:
         return dict(json.loads(lines[-1]))
-    if process.returncode < 0:
-        ended = f"the process was ended by signal {-process.returncode}, perhaps for want of memory"
-    else:
-        ended = f"the process ended with status {process.returncode}"
-        ended = f"{complaint}\n{ended}" + (f": {complaint.splitlines()[-1]}" if complaint else "")
-    return _outcome("failed", error=ended.strip(), seconds=time.monotonic() - started)
+    return _outcome("failed", error=_ended(process.returncode, complaint), seconds=time.monotonic() - started)
+
+
+def _ended(status: int, complaint: str) -> str:
+    """Why a process said nothing; tables show the last line."""
+    if status < 0:
+        return f"the process was ended by signal {-status}, perhaps for want of memory"
+    ended = f"the process ended with status {status}"
+    return f"{complaint}\n{ended}: {complaint.splitlines()[-1]}" if complaint else ended
 
 
 def _outcome(status: str, **values: object) -> Json:
