@@ -1,14 +1,26 @@
 """A bound on memory: what fits, what is refused, and that dividing the work changes nothing but rounding."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+import torch
 
 import medistill
+from medistill.config import LabelConfig, Recipe
 from medistill.data.load import load
 from medistill.data.preprocess import prepare
-from medistill.distil.memory import classes_within, estimate_mb, images_mb, parse_limit
+from medistill.distil.memory import parse_limit, planned
 from medistill.distil.method import make_method
+from medistill.distil.networked import in_parts
 from medistill.distil.problem import make_problem
 from medistill.errors import ConfigError
+from medistill.evaluation import teachers
+from medistill.keys import Key
+from medistill.nets import training
+from medistill.nets.convnet import ConvNet
+from medistill.nets.training import Statistics, at_once, predict, train
+from medistill.nets.zoo import make_network
 from medistill.package.package import read_package
 from medistill.testing import small_problem
 
@@ -16,20 +28,88 @@ SOURCE = "phantom:classes=4,images=80,size=16"
 DM = {"method": {"iterations": 3, "networks": 2, "filters": 64, "real_batch": 8}}
 
 
+def plan_for(name, limit, problem=None, **teaching):
+    networked = {} if name == "random" else {"filters": 64}
+    method = make_method({"name": name, **networked})
+    return planned(method, problem or small_problem(10), prepare(load(SOURCE)), limit, **teaching)
+
+
 @pytest.mark.parametrize("name", ["dm", "ncfm", "dc", "dsa"])
 def test_fewer_classes_need_less(name):
-    problem, method = small_problem(10), make_method({"name": name, "filters": 64})
-    sizes = [estimate_mb(method, problem, n) for n in (1, 2, 3)]
-    assert sizes == sorted(sizes) and sizes[0] < sizes[2]
-    assert classes_within(method, problem, sizes[1] + 0.001) == 2
-    assert classes_within(method, problem, 1e6) == 3
+    whole = plan_for(name, None)
+    assert whole.classes == 3 and whole.problem.images_at_once is None
+    divided = plan_for(name, whole.needed_mb - 0.001)
+    assert divided.classes < 3 and divided.problem.images_at_once is None
+    assert divided.needed_mb < whole.needed_mb
+    assert plan_for(name, whole.needed_mb).classes == 3
+
+
+@pytest.mark.parametrize("name", ["dm", "ncfm", "frepo", "herding"])
+def test_images_are_divided_where_classes_cannot_be(name):
+    """Large ones, of which not even a single class fits."""
+    large = replace(small_problem(10), pixels=np.zeros((30, 1, 128, 128), np.uint8))
+    least = plan_for(name, None, large)
+    while least.needed_mb > 500:
+        least = plan_for(name, least.needed_mb - 0.001, large)
+    assert least.problem.images_at_once is not None
+
+
+def test_without_a_limit_the_work_is_divided_as_if_4_gb_were_there():
+    huge = replace(small_problem(10), pixels=np.zeros((30, 1, 1024, 1024), np.uint8))
+    plan = plan_for("dm", None, huge)
+    assert plan.classes == 1 and plan.problem.images_at_once is not None
+    joint = plan_for("mtt", None, huge)
+    assert joint.needed_mb > 4000, "what cannot be divided is not refused where nobody asked"
+
+
+def test_fewer_teachers_side_by_side_need_less(monkeypatch):
+    monkeypatch.setattr(teachers, "usable_cores", lambda: 3)
+    part = prepare(load(SOURCE)).train
+    ways = teachers.side_by_side(part, 4, LabelConfig(teachers=4), torch.device("cpu"))
+    assert [n for n, _ in ways] == [3, 2, 1] and ways == sorted(ways, reverse=True)
+    plan = plan_for("random", None, teaching=ways)
+    assert plan.networks == 3
+    assert plan_for("random", plan.needed_mb - 1, teaching=ways).networks == 2
+    least = plan_for("random", None, teaching=ways[2:]).needed_mb
+    with pytest.raises(ConfigError, match="MB or more"):
+        plan_for("random", least - 1, teaching=ways)
+    assert teachers.side_by_side(part, 4, LabelConfig(), torch.device("cpu")) == [(1, 0.0)]
+
+
+def test_training_in_parts_is_training(monkeypatch):
+    part = prepare(load(SOURCE)).train
+    network, statistics = ConvNet(1, 16, 16, 4, filters=8), Statistics((0.5,), (0.25,), "none")
+    recipe = Recipe(least_steps=4, most_steps=4, batch=10)
+
+    def trained():
+        # Biases before a normalisation have no gradient but rounding, so what is said is compared, not parameters.
+        return predict(network, train(network, part, statistics, recipe, Key(0)), part.pixels, statistics)
+
+    whole = trained()
+    assert at_once(network, 10) == 10 and at_once(make_network("convnet-bn", 1, 16, 16, 4, 8), 10) == 10
+    monkeypatch.setattr(training, "AT_ONCE_MB", 3.5 * network.activation_mb)
+    assert at_once(network, 10) == 3, "parts of unequal size weigh unequally"
+    parted = trained()
+    assert np.allclose(parted, whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5, 9])
+def test_parts_have_the_same_gradient(at_once):
+    network = ConvNet(1, 16, 16, 4, filters=8)
+    parameters = {n: p.double().requires_grad_(True) for n, p in network.parameters(Key(0)).items()}
+    images = torch.randn(5, 1, 16, 16, dtype=torch.float64, requires_grad=True)
+    wanted = [images, *parameters.values()]
+    found = []
+    for parts in (5, at_once):
+        scores = in_parts(lambda x: network.logits(parameters, x), images, parts)
+        found.append(torch.autograd.grad(scores.square().sum(), wanted))
+    assert all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("name", ["dm", "mtt", "frepo"])
 def test_too_low_a_limit_is_refused_with_what_is_needed(name):
-    problem, method = small_problem(10), make_method({"name": name})
     with pytest.raises(ConfigError, match=r"--memory-limit.*MB or more") as error:
-        classes_within(method, problem, 10)
+        plan_for(name, 10)
     assert "10 MB" in str(error.value)
 
 
@@ -45,8 +125,9 @@ def test_units():
 
 def test_divided_work_gives_the_same_images_up_to_rounding(tmp_path):
     prepared = prepare(load(SOURCE))
-    problem = make_problem(prepared, 5, None)
-    limit = estimate_mb(make_method({"name": "dm", **DM["method"]}), problem, 1, images_mb(prepared, problem)) + 0.01
+    method, problem = make_method({"name": "dm", **DM["method"]}), make_problem(prepared, 5, None)
+    limit = planned(method, problem, prepared, None).needed_mb - 0.01
+    assert planned(method, problem, prepared, limit).classes < 4
     for name, asked in (("whole", None), ("divided", f"{limit} MB")):
         medistill.distill(SOURCE, out=tmp_path / name, method="dm", ipc=5, settings=DM, memory_limit=asked)
     whole, divided = (read_package(tmp_path / name).pixels.astype(int) for name in ("whole", "divided"))

@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,15 +146,16 @@ def device_name() -> str:
     return f"cpu ({torch.get_num_threads()} threads)"
 
 
-_workers_mb = 0.0
+_together_mb = 0.0
 
 
 def peak_memory_mb() -> float:
     """Largest resident memory so far, in MB (10⁶ bytes), of this process and of those it trained networks in.
 
-    Of those the ones that ran side by side are added up; 0 where the system does not tell.
+    Of those the ones that ran side by side are added up, to what this process held then; 0 where the system does
+    not tell.
     """
-    return round(own_peak_mb() + _workers_mb, 1)
+    return round(max(own_peak_mb(), _together_mb), 1)
 
 
 def device_peak() -> dict[str, float]:
@@ -166,19 +168,24 @@ def device_peak() -> dict[str, float]:
 
 
 def count_workers(peaks_mb: list[float]) -> None:
-    """Take note of the peaks, in MB, of processes that ran side by side."""
-    global _workers_mb
-    _workers_mb = max(_workers_mb, sum(peaks_mb))
+    """Take note of the peaks, in MB, of processes that ran side by side and have just ended."""
+    global _together_mb
+    _together_mb = max(_together_mb, _own_mb("VmRSS") + sum(peaks_mb))
 
 
 def own_peak_mb() -> float:
-    """Largest resident memory of this process so far, in MB.
+    """Largest resident memory of this process so far, in MB."""
+    return _own_mb("VmHWM")
 
-    Linux has it in a file; what ``getrusage`` says there begins with what the parent process had.
+
+def _own_mb(entry: str) -> float:
+    """Resident memory of this process, in MB: its peak (VmHWM), or that of now (VmRSS) where the system tells it.
+
+    Linux has both in a file; what ``getrusage`` says there begins with what the parent process had.
     """
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        found = re.search(r"VmHWM:\s*(\d+) kB", status)
+        found = re.search(rf"{entry}:\s*(\d+) kB", status)
         if found:
             return int(found[1]) * 1024 / 1e6
     except OSError:
@@ -189,3 +196,21 @@ def own_peak_mb() -> float:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1024 if sys.platform != "darwin" else 1) / 1e6
+
+
+def give_memory_back() -> None:
+    """Let the system have what was freed and :func:`prepare_torch` keeps for the next step; now others need it."""
+    if sys.platform.startswith("linux"):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def machine_memory_mb() -> float | None:
+    """Memory of the machine, or of the container, in MB; None where the system does not tell."""
+    found = []
+    with suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # "max" is no number
+            found.append(int(Path(file).read_text(encoding="ascii")))
+    return min(found) / 1e6 if found else None

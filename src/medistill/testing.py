@@ -136,6 +136,11 @@ class MethodConformance:
         whole, parts = self.run(problem), self.run(problem, chunk=1)
         assert torch.allclose(whole.images, parts.images, atol=1e-4)
 
+    def test_a_few_images_at_once_give_the_same_images(self) -> None:
+        problem = small_problem(5)
+        whole, parts = self.run(problem), self.run(replace(problem, images_at_once=3))
+        assert torch.allclose(whole.images, parts.images, atol=1e-4)
+
     def test_unknown_setting_is_refused(self) -> None:
         from medistill.errors import ConfigError
 

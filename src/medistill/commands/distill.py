@@ -19,19 +19,19 @@ from medistill.data.preprocess import Prepared, prepare
 from medistill.distil import loop
 from medistill.distil.checkpoint import Checkpoint, RunFolder, Saver
 from medistill.distil.group import Group, join
-from medistill.distil.memory import classes_within, estimate_mb, images_mb, parse_limit
+from medistill.distil.memory import Plan, parse_limit, planned
 from medistill.distil.method import Method, State, make_method
 from medistill.distil.presets import default_settings, merged, read_preset
 from medistill.distil.problem import Problem, make_problem
 from medistill.errors import PackageError
-from medistill.evaluation.teachers import soft_labels
+from medistill.evaluation.teachers import side_by_side, soft_labels
 from medistill.files import require_apart
 from medistill.keys import Key
 from medistill.nets.training import Statistics
 from medistill.package.container import is_package
 from medistill.package.package import Package, read_package, write_package
 from medistill.progress import Progress, say
-from medistill.runtime import device, prepare_torch
+from medistill.runtime import device, give_memory_back, machine_memory_mb, prepare_torch
 from medistill.types import Json
 
 DEFAULT_METHOD = "dm"
@@ -67,8 +67,7 @@ def distill(
         ratio: distilled images per training image, in (0, 1).
         factor: store images at 1/factor of the side, factor² of them in the bytes of one.
         teachers: networks, trained on the real images, whose probabilities become the labels; 0 for plain classes.
-        memory_limit: as "3GB": stay under it while the images are learned (training teachers takes its own),
-            or refuse with what is needed.
+        memory_limit: as "3GB": stay under it, or refuse with what is needed.
         preset: "paper", the published settings of the method; see ``medistill.distil.presets``.
         seed: of everything random; 0 if neither this nor the settings name one.
         settings: further settings, ``{"method": {...}, "data": {...}}``.
@@ -96,23 +95,21 @@ def distill(
     chosen, config = configured(method, ipc, ratio, preset, settings or {}, given)
     prepared, warnings = _prepare(data, config.data)
     problem = make_problem(prepared, config.ipc, config.ratio, config.factor, device())
-    warnings += _short_classes(prepared, problem)
-    limit_mb = config.memory_limit_mb
-    held = images_mb(prepared, problem)
-    at_once = None if limit_mb is None else classes_within(chosen, problem, limit_mb, held)
+    teaching = side_by_side(prepared.train, prepared.classes, config.labels, problem.device)
+    plan = planned(chosen, problem, prepared, config.memory_limit_mb, teaching)
+    warnings += [*_short_classes(prepared, problem), *_short_memory(plan)]
     group.require_divisible(chosen)
-    needed = estimate_mb(chosen, problem, at_once or problem.classes, held)
-    say(f"learning the images takes about {needed:.0f} MB of memory", progress)
+    say(f"distilling takes about {plan.needed_mb:.0f} MB of memory", progress)
     if not group.first:
-        _assist(chosen, problem, config, at_once, group)
+        _assist(chosen, plan, config, group)
         return {}
     for warning in warnings:
         say(f"warning: {warning}", progress)
     identity = _identity(config, prepared)
     folder.open(identity, fresh)
     if folder.read_cost() is None or not is_package(out):
-        checkpoint = _learn(chosen, problem, config, folder, at_once, group, progress)
-        package = _pack(out, chosen, problem, checkpoint, config, prepared, progress)
+        checkpoint = _learn(chosen, plan, config, folder, group, progress)
+        package = _pack(out, chosen, plan, checkpoint, config, prepared, progress)
         folder.finish(checkpoint)
     else:
         group.agreed(None)
@@ -206,6 +203,17 @@ def _short_classes(prepared: Prepared, problem: Problem) -> list[str]:
     ]
 
 
+def _short_memory(plan: Plan) -> list[str]:
+    """Told, not refused: what the system grants and what it can swap, only it knows."""
+    there = machine_memory_mb()
+    if there is None or plan.needed_mb <= there:
+        return []
+    return [
+        f"memory: distilling takes about {plan.needed_mb:.0f} MB and this machine has {there:.0f}; with "
+        f"--memory-limit {0.8 * there:.0f}MB it would divide the work"
+    ]
+
+
 def _identity(config: DistilConfig, prepared: Prepared) -> Json:
     return {
         "medistill": __version__,
@@ -217,14 +225,9 @@ def _identity(config: DistilConfig, prepared: Prepared) -> Json:
 
 
 def _learn(
-    method: Method,
-    problem: Problem,
-    config: DistilConfig,
-    folder: RunFolder,
-    classes_per_backward: int | None,
-    group: Group,
-    progress: bool,
+    method: Method, plan: Plan, config: DistilConfig, folder: RunFolder, group: Group, progress: bool
 ) -> Checkpoint:
+    problem = plan.problem
     key = Key(config.seed).child("distil")
     checkpoint, steps = folder.load(), method.steps(problem)
     pieces = method.preparations(problem)
@@ -246,27 +249,25 @@ def _learn(
             saver(state, losses)
             shown.advance(len(losses), f"loss {losses[-1]:.4g}")
 
-        loop.run(method, problem, key, checkpoint.state, after_step, classes_per_backward, group)
+        loop.run(method, problem, key, checkpoint.state, after_step, plan.classes, group)
     group.leave()
     folder.save(checkpoint)
     return checkpoint
 
 
-def _assist(
-    method: Method, problem: Problem, config: DistilConfig, classes_per_backward: int | None, group: Group
-) -> None:
+def _assist(method: Method, plan: Plan, config: DistilConfig, group: Group) -> None:
     """What every process but the first does: the same steps from the same state; nothing is read or written."""
     state = group.agreed(None)
     if state is not None:
         key = Key(config.seed).child("distil")
-        loop.run(method, problem, key, state.to(problem.device), None, classes_per_backward, group)
+        loop.run(method, plan.problem, key, state.to(plan.problem.device), None, plan.classes, group)
     group.leave()
 
 
 def _pack(
     out: Path,
     method: Method,
-    problem: Problem,
+    plan: Plan,
     checkpoint: Checkpoint,
     config: DistilConfig,
     prepared: Prepared,
@@ -295,19 +296,21 @@ def _pack(
         "evaluation": None,
     }
     learned = None if state.label_scores is None else state.label_scores.softmax(1).half().float().numpy()
-    package = Package(problem.quantise(state.images).numpy(), state.labels.numpy(), manifest, learned)
+    package = Package(plan.problem.quantise(state.images).numpy(), state.labels.numpy(), manifest, learned)
     if config.labels.teachers:
         started = time.monotonic()
-        package = replace(package, soft_labels=_soft_labels(package, prepared, config, progress))
+        give_memory_back()
+        package = replace(package, soft_labels=_soft_labels(package, prepared, config, plan.networks, progress))
         checkpoint.seconds += time.monotonic() - started
     return write_package(out, package)
 
 
 def _soft_labels(
-    package: Package, prepared: Prepared, config: DistilConfig, progress: bool
+    package: Package, prepared: Prepared, config: DistilConfig, networks_at_once: int, progress: bool
 ) -> npt.NDArray[np.float32]:
     statistics = Statistics(package.preprocessing.mean, package.preprocessing.std, package.manifest["flips"])
     with Progress(f"training {config.labels.teachers} teachers", 0, enabled=progress) as shown:
         return soft_labels(
-            prepared.train, [package.part], statistics, prepared.classes, config.labels, config.seed, shown.reach
-        )[0]
+            prepared.train, [package.part], statistics, prepared.classes, config.labels, config.seed, shown.reach,
+            networks_at_once,
+        )[0]  # fmt: skip

@@ -27,6 +27,11 @@ BLOCK = 2**25
 Array = npt.NDArray[Any]
 
 
+def in_memory(size: int) -> int:
+    """Bytes in memory, at a time, of an array of so many."""
+    return size if size < LARGE else BLOCK
+
+
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8) -> Array:
     """An array to fill: in memory, or from :data:`LARGE` on in a file of the user's cache that goes away with it.
 

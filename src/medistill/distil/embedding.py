@@ -7,12 +7,9 @@ from pydantic import Field
 from torch import Tensor
 
 from medistill.distil.method import Coreset
-from medistill.distil.problem import Problem
+from medistill.distil.problem import CHUNK, Problem
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
-
-CHUNK = 64
-"""Images embedded at once."""
 
 LIBRARY_MB = 60.0
 """Megabytes of what a choice is made with (scikit-learn)."""
@@ -30,7 +27,7 @@ class EmbeddingCoreset(Coreset):
     def memory_mb(self, problem: Problem, classes: int) -> float:
         network = ConvNet(*problem.shape, problem.classes, self.filters)
         embedded = 4e-6 * network.embedding_size * max(problem.sizes)
-        return LIBRARY_MB + CHUNK / 2 * network.activation_mb + 3 * embedded
+        return LIBRARY_MB + problem.at_once(CHUNK) / 2 * network.activation_mb + 3 * embedded
 
     def embed(self, problem: Problem, label: int, key: Key) -> Tensor:
         """Embeddings of all training images of a class, (class size, d), the same network for all classes."""
@@ -39,5 +36,8 @@ class EmbeddingCoreset(Coreset):
         with torch.no_grad():
             rows = torch.arange(problem.sizes[label])
             return torch.cat(
-                [network.embed(parameters, problem.of_class(label, chunk)) for chunk in rows.split(CHUNK)]
+                [
+                    network.embed(parameters, problem.of_class(label, chunk))
+                    for chunk in rows.split(problem.at_once(CHUNK))
+                ]
             )

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
-from medistill.data.arrays import BLOCK, LARGE
+from medistill.data.arrays import in_memory
 from medistill.data.preprocess import Prepared
 from medistill.distil.method import Method
-from medistill.distil.problem import Problem
+from medistill.distil.problem import CHUNK, Problem
 from medistill.errors import ConfigError
 
 PROGRAM_MB = 300.0
 """Megabytes (10⁶ bytes) of the interpreter, torch and what it keeps ready, before any image."""
+
+USUAL_MB = 4000.0
+"""What is kept to where nobody states a limit."""
+
+Way = TypeVar("Way", bound=tuple[Any, ...])
 
 UNITS = {"": 1.0, "MB": 1.0, "GB": 1000.0}
 
@@ -39,28 +47,81 @@ def images_mb(prepared: Prepared, problem: Problem) -> float:
     """
     held = [s.images for s in prepared.dataset.splits.values()] + [p.pixels for p in prepared.parts.values()]
     distinct = {array.ctypes.data: array.nbytes for array in [*held, problem.pixels]}
-    return sum(size if size < LARGE else BLOCK for size in distinct.values()) / 1e6
+    return sum(in_memory(size) for size in distinct.values()) / 1e6
 
 
-def estimate_mb(method: Method, problem: Problem, classes: int, held_mb: float = 0.0) -> float:
-    """Peak megabytes with that many classes in one backward pass, beside ``held_mb`` of images."""
+def learning_mb(method: Method, problem: Problem, classes: int, held_mb: float = 0.0) -> float:
+    """Peak megabytes while images are learned, with that many classes in one backward pass, beside ``held_mb``."""
     return PROGRAM_MB + held_mb + method.memory_mb(problem, classes)
 
 
-def classes_within(method: Method, problem: Problem, limit_mb: float, held_mb: float = 0.0) -> int:
-    """The most classes in one backward pass that stay under the limit.
+@dataclass(frozen=True)
+class Plan:
+    """How a distillation goes about its work.
+
+    Args:
+        problem: what is learned, with the number of images that go through a network at once.
+        classes: in one backward pass.
+        networks: teachers trained side by side, at most.
+        needed_mb: estimated peak of memory, in megabytes.
+    """
+
+    problem: Problem
+    classes: int
+    networks: int
+    needed_mb: float
+
+
+def planned(
+    method: Method,
+    problem: Problem,
+    prepared: Prepared,
+    limit_mb: float | None,
+    teaching: Sequence[tuple[int, float]] = ((1, 0.0),),
+) -> Plan:
+    """The way that stays under a limit and costs least: whole, else by classes, else by images of a class.
+
+    Going by classes costs nothing on a CPU; going by images computes twice what becomes of them in the network.
+    Without a limit a CPU's memory is kept under :data:`USUAL_MB` where that can be done, and a GPU gets everything
+    at once.
+
+    Args:
+        method, problem, prepared: what is learned, from what.
+        limit_mb: the limit; None where nobody stated one.
+        teaching: ways to train teachers, the one that costs least first: networks side by side, and the megabytes
+            that they take beside the program and the images.
 
     Raises:
-        ConfigError: not even the least that the method can do stays under it.
+        ConfigError: no way stays under the limit.
     """
+    held = images_mb(prepared, problem)
+    usual = USUAL_MB if problem.device.type == "cpu" else math.inf
+    limit = usual if limit_mb is None else limit_mb
+    parted, classes, needed = _first_within(limit, list(_learning(method, problem, held)))
+    networks, also = _first_within(limit, [(n, PROGRAM_MB + held + mb) for n, mb in teaching])
+    needed = max(needed, also)
+    if limit_mb is not None and needed > limit_mb:
+        raise ConfigError(
+            f"{limit_mb:g} MB",
+            where="--memory-limit",
+            allowed=f"{math.ceil(needed)} MB or more for {method.info.name} here",
+            remedy="ask for fewer images, a smaller --size, or fewer method.filters",
+        )
+    return Plan(parted, classes, networks, needed)
+
+
+def _first_within(limit: float, ways: Sequence[Way]) -> Way:
+    """The first way whose megabytes, its last number, stay under the limit; else the one that needs least."""
+    return next((way for way in ways if way[-1] <= limit), min(ways, key=lambda way: way[-1]))
+
+
+def _learning(method: Method, problem: Problem, held_mb: float) -> Iterator[tuple[Problem, int, float]]:
+    """Ways to learn the images, the one that costs least first, with their megabytes."""
     least = problem.classes if method.info.joint else 1
     for classes in range(problem.classes, least - 1, -1):
-        if estimate_mb(method, problem, classes, held_mb) <= limit_mb:
-            return classes
-    needed = math.ceil(estimate_mb(method, problem, least, held_mb))
-    raise ConfigError(
-        f"{limit_mb:g} MB",
-        where="--memory-limit",
-        allowed=f"{needed} MB or more for {method.info.name} here",
-        remedy="ask for fewer images, a smaller --size, or fewer method.filters",
-    )
+        yield problem, classes, learning_mb(method, problem, classes, held_mb)
+    images = 1 << (max(sum(problem.counts), CHUNK) - 1).bit_length()
+    while images > 1:
+        images //= 2
+        parted = replace(problem, images_at_once=images)
+        yield parted, least, learning_mb(method, parted, least, held_mb)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from medistill.augment import Augmentation, siamese
 from medistill.distil.method import Method
@@ -14,6 +17,23 @@ from medistill.distil.problem import Problem
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 from medistill.runtime import has_bfloat16
+
+IMAGE_COPIES = 4
+"""Of the images that are made, float32, at once (measured at 224 pixels)."""
+
+
+def in_parts(compute: Callable[[Tensor], Tensor], images: Tensor, at_once: int) -> Tensor:
+    """``compute(images)``, so many images at a time, where each image's result is its own, (n, ...).
+
+    With several parts no part's inner values are kept for the gradient: they are computed again when it is asked for.
+    """
+    if len(images) <= at_once:
+        return compute(images)
+    parts = images.split(at_once)
+    if not torch.is_grad_enabled():
+        return torch.cat([compute(part) for part in parts])
+    kept = [checkpoint(compute, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    return torch.cat(kept)
 
 
 def in_bfloat16(parameters: Parameters) -> Parameters:
@@ -39,9 +59,11 @@ class NetworkMethod(Method):
             return self
         return self.model_copy(update={"precision": "bfloat16" if has_bfloat16() else "float32"})
 
-    def embed(self, network: ConvNet, parameters: Parameters, images: Tensor) -> Tensor:
-        """Embeddings (n, d), computed in the precision asked for and given in that of the images."""
-        return self._in_precision(network.embed, parameters, images)
+    def embed(self, network: ConvNet, parameters: Parameters, images: Tensor, at_once: int | None = None) -> Tensor:
+        """Embeddings (n, d), computed in the precision asked for and given in that of the images, so many at once."""
+        return in_parts(
+            lambda part: self._in_precision(network.embed, parameters, part), images, at_once or len(images)
+        )
 
     def scores(self, network: ConvNet, parameters: Parameters, images: Tensor) -> Tensor:
         """Class scores (n, classes), computed and given like :meth:`embed`'s embeddings."""
@@ -62,6 +84,10 @@ class NetworkMethod(Method):
         """Random real images, or noise, as ``start`` says."""
         here = key.child("start")
         return problem.random_images(here) if self.start == "real" else problem.noise(here)
+
+    def images_mb(self, problem: Problem) -> float:
+        """Megabytes of the images that are made: as networks see them, changed, and their gradients."""
+        return IMAGE_COPIES * 4e-6 * len(problem.labels) * math.prod(problem.shape)
 
     def network(self, problem: Problem) -> ConvNet:
         """The network's shape for these images."""

@@ -17,12 +17,9 @@ from torch import Tensor
 from medistill.augment import Augmentation
 from medistill.distil.method import State
 from medistill.distil.networked import NetworkMethod
-from medistill.distil.problem import Problem
+from medistill.distil.problem import CHUNK, Problem
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
-
-CHUNK = 64
-"""Real images embedded at once, small enough for the cache."""
 
 
 class PooledMatching(NetworkMethod):
@@ -48,10 +45,10 @@ class PooledMatching(NetworkMethod):
 
     def memory_mb(self, problem: Problem, classes: int) -> float:
         network = self.network(problem)
-        made = sum(sorted(problem.counts)[-classes:])
+        made = problem.at_once(sum(sorted(problem.counts)[-classes:]))
         pool = 4e-6 * self.networks * problem.classes * self.statistic_size(network.embedding_size)
-        real = min(CHUNK, self.real_batch, max(problem.sizes)) / 2  # nothing is kept of them
-        return (made + real) * network.activation_mb + 2 * pool
+        real = problem.at_once(min(CHUNK, self.real_batch, max(problem.sizes))) / 2  # nothing is kept of them
+        return (made + real) * network.activation_mb + 2 * pool + self.images_mb(problem)
 
     @abstractmethod
     def statistic_size(self, embedding_size: int) -> int:
@@ -84,7 +81,7 @@ class PooledMatching(NetworkMethod):
         changes = [self.change(problem, here.child("augment", label)) for label in classes]
         made = [change(state.images[problem.made(label)]) for label, change in zip(classes, changes, strict=True)]
         # One forward for all classes; normalisation is per image, so they do not mix.
-        embedded = self.embed(network, parameters, torch.cat(made))
+        embedded = self.embed(network, parameters, torch.cat(made), problem.images_at_once)
         seen = self.statistic(embedded, here.child("statistic")).split([len(m) for m in made])
         total = state.images.new_zeros(())
         for label, change, own in zip(classes, changes, seen, strict=True):
@@ -109,7 +106,7 @@ class PooledMatching(NetworkMethod):
         rows = problem.draw(label, self.real_batch, key.child("real", label))
         with torch.no_grad():
             total = state.images.new_zeros(())
-            for chunk in rows.split(CHUNK):
+            for chunk in rows.split(problem.at_once(CHUNK)):
                 embedded = self.embed(network, parameters, change(problem.of_class(label, chunk)))
                 total = total + self.statistic(embedded, key.child("statistic")).sum(0)
             target = total / len(rows)

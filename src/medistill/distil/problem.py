@@ -23,6 +23,10 @@ SMALLEST_SIDE = 8
 """Pixels of a stored image's side; below it there is little left to see."""
 
 
+CHUNK = 64
+"""Real images given to a network at once where nothing of them is kept, few enough for the cache."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Training images sorted by class, as ``uint8``; normalised only when drawn.
@@ -35,6 +39,8 @@ class Problem:
         mean, std: per channel, of pixels in [0, 1].
         flips: which mirror images keep their class.
         device: where images are given and learned; what is random is drawn on the CPU, alike for every device.
+        images_at_once: how many go through a network together at most; None: as many as a method likes. It changes
+            what memory is needed, and results by rounding alone.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -45,6 +51,7 @@ class Problem:
     std: tuple[float, ...]
     flips: Flips
     device: torch.device = field(default=torch.device("cpu"))
+    images_at_once: int | None = None
 
     @property
     def classes(self) -> int:
@@ -108,6 +115,10 @@ class Problem:
         """Normalised training images of a class: all, or the rows named within the class."""
         start, end = self._starts[label : label + 2]
         return self.images(slice(start, end) if rows is None else rows + start)
+
+    def at_once(self, images: int) -> int:
+        """So many images, or as many as may go through a network together if those are fewer."""
+        return images if self.images_at_once is None else min(images, self.images_at_once)
 
     def parameters(self, network: Network, key: Key) -> Parameters:
         """New parameters of a network, where the images are."""

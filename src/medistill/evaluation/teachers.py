@@ -14,21 +14,33 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from medistill.config import LabelConfig, Recipe
+from medistill.data.arrays import in_memory
 from medistill.data.preprocess import Part
 from medistill.evaluation.arms import rebalanced
 from medistill.evaluation.cache import Run, part_digest
-from medistill.evaluation.calibration import asked_images, class_shift, shifted
+from medistill.evaluation.calibration import IMAGES, asked_images, class_shift, shifted
 from medistill.evaluation.jobs import Job, Parts
 from medistill.evaluation.workers import run_all
 from medistill.keys import Key
-from medistill.nets.training import Statistics, images_seen
+from medistill.nets.convnet import ConvNet
+from medistill.nets.training import Statistics, at_once, images_seen
+from medistill.runtime import usable_cores
 from medistill.types import Probabilities
 
 FIRST_INDEX = 1_000_000
 """Teachers are numbered from here on, so that no network of a comparison starts like one of them."""
 
+WORKER_MB = 330.0
+"""Megabytes of a process that trains a network, before any image."""
+
+FRAGMENTED = 1.6
+"""Training takes as many times what it holds at once (measured at 28 and at 224 pixels)."""
+
+BATCH_COPIES = 8
+"""Of a batch's images, float32, while they are changed."""
 
 Shown = Callable[[int, int], None]
 
@@ -41,6 +53,7 @@ def soft_labels(
     config: LabelConfig,
     seed: int,
     progress: Shown | None = None,
+    networks_at_once: int | None = None,
 ) -> list[npt.NDArray[np.float32]]:
     """Mean probabilities of ``config.teachers`` networks trained on the real images, calibrated if asked for.
 
@@ -55,6 +68,7 @@ def soft_labels(
         config: number of teachers, their recipe, the temperature, calibration.
         seed: of the teachers.
         progress: told the images of all the work, and those done.
+        networks_at_once: that are trained side by side, at most; None: one for each core.
 
     Returns:
         For each set (n, classes), values of half precision, each row about one in sum.
@@ -64,7 +78,7 @@ def soft_labels(
     shown = [rebalanced(train, key) if config.balance else train for key in keys]
     trained = [*shown, *(sets if config.calibrate else ())]
     total = sum(images_seen(config.recipe, len(part)) for part in trained)
-    course = _Course(statistics, classes, config.recipe, seed, total, progress)
+    course = _Course(statistics, classes, config.recipe, seed, total, progress, networks_at_once)
     mean = np.mean(course.ask(shown, every), axis=0)
     sharpened = mean ** (1 / config.temperature)
     labels = _halved(sharpened / sharpened.sum(1, keepdims=True))
@@ -75,6 +89,26 @@ def soft_labels(
     students = [replace(s, soft_labels=soft) for s, soft in zip(sets, each, strict=True)]
     said = course.ask(students, real)
     return [_halved(shifted(soft, class_shift(s, real.labels))) for soft, s in zip(each, said, strict=True)]
+
+
+def side_by_side(train: Part, classes: int, config: LabelConfig, device: torch.device) -> list[tuple[int, float]]:
+    """How many teachers may be trained at once, the most first, and what that takes beside program and images.
+
+    Returns:
+        Pairs of networks and megabytes.
+    """
+    if not config.teachers:
+        return [(1, 0.0)]
+    channels, height, width = train.pixels.shape[1:]
+    network, image_mb = ConvNet(channels, height, width, classes, config.recipe.width), train.pixels[:1].nbytes / 1e6
+    batch = min(config.recipe.batch, len(train))
+    held = at_once(network, batch) * network.activation_mb + BATCH_COPIES * 4 * batch * image_mb
+    shown = config.teachers * in_memory(train.pixels.nbytes) / 1e6 if config.balance else 0.0
+    asked = min(IMAGES, len(train)) * image_mb if config.calibrate else 0.0
+    most = min(config.teachers, usable_cores()) if device.type == "cpu" else 1
+    return [
+        (n, shown + asked + FRAGMENTED * n * held + (n * WORKER_MB if n > 1 else 0.0)) for n in range(most, 0, -1)
+    ]
 
 
 def _halved(labels: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
@@ -92,6 +126,7 @@ class _Course:
     seed: int
     total: int
     progress: Shown | None
+    networks_at_once: int | None
     done: int = 0
     trained: int = 0
 
@@ -113,7 +148,7 @@ class _Course:
         def keep(job: Job, run: Run) -> None:
             found[job.index] = run
 
-        run_all(jobs, parts, self._advance, keep)
+        run_all(jobs, parts, self._advance, keep, self.networks_at_once)
         return [found[job.index].probabilities for job in jobs]
 
     def _advance(self, images: int) -> None:

@@ -31,7 +31,9 @@ from medistill.evaluation.stacked import do_stacked
 from medistill.runtime import child_environment, count_workers, device, own_peak_mb, prepare_torch, usable_cores
 
 SMALL = 1e6
-"""Steps times (images + :data:`OVERHEAD`) times filters below which starting processes costs more than it gains."""
+"""Steps times (images + :data:`OVERHEAD`) times filters, of images of 28×28 pixels, below which starting processes
+costs more than it gains.
+"""
 
 OVERHEAD = 8
 """Images that cost as much as what a step costs beside its images."""
@@ -46,7 +48,9 @@ class WorkerError(MedistillError):
     """A training process ended before its work was done."""
 
 
-def run_all(jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], done: OnDone) -> None:
+def run_all(
+    jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], done: OnDone, side_by_side: int | None = None
+) -> None:
     """Do all jobs, the longest first, or on a GPU those together that are trained alike.
 
     Args:
@@ -54,6 +58,7 @@ def run_all(jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], d
         parts: images by digest.
         advance: told how much more of :meth:`Job.work` was done.
         done: given each result as it comes, in this thread or another, never two at once.
+        side_by_side: processes at once, at most; None: one for each core.
 
     Raises:
         WorkerError: a process was ended, for want of memory for instance.
@@ -62,8 +67,8 @@ def run_all(jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], d
         do_stacked(jobs, parts, advance, done, where)
         return
     ordered = sorted(jobs, key=lambda job: -job.work(parts))
-    effort = sum((job.work(parts) + OVERHEAD * job.steps(parts)) * job.recipe.width for job in jobs)
-    count = min(len(jobs), usable_cores())
+    effort = sum(_effort(job, parts) for job in jobs)
+    count = min(len(jobs), side_by_side or usable_cores())
     if count < 2 or effort < SMALL:
         with _single_thread():
             for job in ordered:
@@ -77,6 +82,11 @@ def run_all(jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], d
             (folder / digest).write_bytes(save({"labels": part.labels, **soft}))
             write_array(folder / f"{digest}.npy", part.pixels)
         _Team(folder, ordered, advance, done).run(count)
+
+
+def _effort(job: Job, parts: Parts) -> float:
+    height, width = parts[job.train].pixels.shape[2:]
+    return (job.work(parts) + OVERHEAD * job.steps(parts)) * job.recipe.width * height * width / 28**2
 
 
 @contextmanager

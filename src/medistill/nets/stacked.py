@@ -76,7 +76,7 @@ def train_stacked(
         with precision_of(recipe, device):
             scores: Tensor = together(parameters, x.unflatten(0, (len(keys), batch))).flatten(0, 1).float()
         # The mean over all, times the networks, is the sum of what each has alone.
-        update(len(keys) * functional.cross_entropy(scores, labels[rows.to(device)], label_smoothing=smoothing))
+        update([len(keys) * functional.cross_entropy(scores, labels[rows.to(device)], label_smoothing=smoothing)])
         if after_step is not None:
             after_step(step + 1, parameters)
     return {name: tensor.detach() for name, tensor in parameters.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,17 +88,35 @@ def precision_of(recipe: Recipe, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
 
-Update = Callable[[Tensor], None]
+AT_ONCE_MB = 500.0
+"""Megabytes of a network's inner values that are held at once; of more images the gradient is added up in parts."""
+
+
+ASKED = 64
+"""Images that a network is asked about at once, small enough for the cache."""
+
+
+def at_once(network: Network, images: int) -> int:
+    """How many of so many images go through a network together, in training and when it is asked."""
+    each = network.activation_mb
+    return images if each is None else max(1, min(images, int(AT_ONCE_MB / each)))
+
+
+Update = Callable[[Iterable[Tensor]], None]
 
 
 def descent(learned: list[Tensor], recipe: Recipe, steps: int) -> Update:
-    """What takes a step down a loss, by the recipe's optimiser and schedule."""
+    """What takes a step down the sum of some losses, by the recipe's optimiser and schedule.
+
+    A loss is asked for when that before it is done with, so that only one's inner values are held.
+    """
     optimiser = torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: one_cycle(step, steps))
 
-    def update(loss: Tensor) -> None:
+    def update(losses: Iterable[Tensor]) -> None:
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        for loss in losses:
+            loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
 
@@ -137,15 +155,21 @@ def train(
     learned = [tensor.requires_grad_(True) for name, tensor in parameters.items() if name not in fixed]
     steps, batch = steps_for(recipe, len(part)), min(recipe.batch, len(part))
     update, order = descent(learned, recipe, steps), Order(len(part), batch, key)
-    smoothing = 0.0 if soft else recipe.label_smoothing
+    smoothing, size = 0.0 if soft else recipe.label_smoothing, at_once(network, batch)
+
+    def losses(x: Tensor, wanted: Tensor) -> Iterator[Tensor]:
+        for own, labels_of_own in zip(x.split(size), wanted.split(size), strict=True):
+            with precision_of(recipe, device):
+                scores = network.logits(parameters, own, training=True)
+            share = len(own) / len(x)
+            yield share * functional.cross_entropy(scores.float(), labels_of_own, label_smoothing=smoothing)
+
     for step in range(steps):
         rows = order.next()
         x = normalise(pixels[rows], statistics.mean, statistics.std)
         if recipe.augment:
             x = for_training(x, key.child("augment", step).generator(), statistics.flips)
-        with precision_of(recipe, device):
-            scores = network.logits(parameters, x, training=True)
-        update(functional.cross_entropy(scores.float(), labels[rows], label_smoothing=smoothing))
+        update(losses(x, labels[rows]))
         if after_step is not None:
             after_step(step + 1, parameters)
     return {name: tensor.detach() for name, tensor in parameters.items()}
@@ -161,9 +185,9 @@ def predict(
     mirrored = statistics.flips != "none"
     seen_by = Pixels(pixels, next(iter(parameters.values())).device)
     with torch.inference_mode():
-        chunks = []
-        for start in range(0, len(pixels), 64):
-            x = normalise(seen_by[start : start + 64], statistics.mean, statistics.std)
+        chunks, size = [], at_once(network, ASKED)
+        for start in range(0, len(pixels), size):
+            x = normalise(seen_by[start : start + size], statistics.mean, statistics.std)
             views = [x, x.flip(3)] if mirrored else [x]
             seen = [network.logits(parameters, view).double().softmax(1) for view in views]
             chunks.append(sum(seen[1:], seen[0]) / len(seen))

@@ -32,6 +32,12 @@ class Network(Protocol):
     def buffers(self) -> frozenset[str]:
         """Names of tensors that training changes but gradients do not, as running means."""
 
+    @property
+    def activation_mb(self) -> float | None:
+        """Megabytes that an image takes in a training step; None where nobody measured it, or where the images of a
+        batch change one another's scores in training, so that a batch cannot be divided.
+        """
+
     def parameters(self, key: Key) -> Parameters:
         """New tensors; equal keys give equal ones."""
 
@@ -61,6 +67,10 @@ class ModuleNetwork:
     @property
     def buffers(self) -> frozenset[str]:
         return frozenset(name for name, _ in self._module.named_buffers())
+
+    @property
+    def activation_mb(self) -> None:
+        return None
 
     def parameters(self, key: Key) -> Parameters:
         # Modules draw from the global generator, which is put back as it was.

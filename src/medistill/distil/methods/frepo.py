@@ -17,10 +17,10 @@ from torch.nn import functional
 
 from medistill.distil.matching import ridge_prediction
 from medistill.distil.method import MethodInfo, State, register
-from medistill.distil.networked import NetworkMethod
+from medistill.distil.networked import NetworkMethod, in_parts
 from medistill.distil.problem import Problem
 from medistill.keys import Key
-from medistill.nets.convnet import Parameters
+from medistill.nets.convnet import ConvNet, Parameters
 
 
 @register
@@ -71,7 +71,8 @@ class FRePo(NetworkMethod):
         features = 8e-6 * network.embedding_size * (self.real_batch + sum(problem.counts))
         real = -(-self.real_batch // problem.classes)
         return (
-            (sum(problem.counts) + real) * network.activation_mb
+            (problem.at_once(sum(problem.counts)) + problem.at_once(real)) * network.activation_mb
+            + self.images_mb(problem)
             + 3 * features
             + self.networks * (4e-6 * network.parameter_count)
         )
@@ -99,12 +100,11 @@ class FRePo(NetworkMethod):
         each = -(-self.real_batch // problem.classes)
         rows = [problem.draw(label, each, here.child("real", label)) for label in range(problem.classes)]
         with torch.no_grad():
-            real = torch.cat(
-                [network.embed(parameters, change(problem.of_class(label, r))) for label, r in enumerate(rows)]
-            )
+            seen = (change(problem.of_class(label, r)) for label, r in enumerate(rows))
+            real = torch.cat([self._embed(problem, network, parameters, images) for images in seen])
         wanted = torch.repeat_interleave(torch.arange(problem.classes), torch.tensor([len(r) for r in rows]))
         wanted = wanted.to(problem.device)
-        made = network.embed(parameters, change(state.images))
+        made = self._embed(problem, network, parameters, change(state.images))
         centre = 1 / problem.classes
         targets = self._labels(state, problem).to(made.dtype) - centre
         predicted = ridge_prediction(made, targets, real, self.ridge)
@@ -130,13 +130,18 @@ class FRePo(NetworkMethod):
         x = self.change(problem, here.child("own"))(state.images.detach()[rows])
         labels = self._labels(state, problem).detach()[rows]
         with torch.enable_grad():
-            loss = functional.cross_entropy(network.logits(parameters, x), labels)
+            scores = in_parts(lambda part: network.logits(parameters, part), x, problem.at_once(len(x)))
+            loss = functional.cross_entropy(scores, labels)
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         updated = {
             name: parameter.detach() - self.network_learning_rate * gradient
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
         }
         self._keep(state, slot, updated)
+
+    @staticmethod
+    def _embed(problem: Problem, network: ConvNet, parameters: Parameters, images: Tensor) -> Tensor:
+        return in_parts(lambda part: network.embed(parameters, part), images, problem.at_once(len(images)))
 
     def _slot(self, key: Key) -> int:
         return int(key.child("slot").numpy().integers(self.networks))
