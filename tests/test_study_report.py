@@ -108,6 +108,21 @@ def test_representativeness_is_ranked_within_a_data_set():
     table = representativeness(cells(runs()))
     by_score = {row[1]: row for row in table.rows}
     assert by_score["pixels.ridge"][3] == pytest.approx(1) and by_score["pixels.mmd"][3] == pytest.approx(-1)
+    assert 0.9 < by_score["pixels.ridge"][4] < 1
+
+
+def test_what_a_score_can_reach_at_most_is_what_measuring_again_would():
+    def most(width):
+        wide = []
+        for run in runs():
+            level = run.result["arms"]["distilled"]
+            mean = level["balanced_accuracy"]["mean"]
+            told = {**level, "balanced_accuracy": {"mean": mean, "std": 0.0, "ci95": [mean - width, mean + width]}}
+            arms = {**run.result["arms"], "distilled": told}
+            wide.append(dataclasses.replace(run, result={**run.result, "arms": arms}))
+        return representativeness(cells(wide)).rows[0][4]
+
+    assert most(0) == pytest.approx(1) and 0.5 < most(0.2) < 0.95 and abs(most(50)) < 0.15
 
 
 def test_sentences_say_what_the_figures_say():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from medistill.keys import Key
 from medistill.prediction.assess import assess
 from medistill.prediction.examples import examples_of, learned_from
 from medistill.prediction.indicator import LEAST_GROUPS, QUANTITIES
@@ -23,6 +25,11 @@ METRIC = "balanced_accuracy"
 ALIKE = "random_stored_alike"
 NORMAL_95 = 1.959964
 """Standard deviations to either end of a normal distribution's 95 % interval."""
+
+REPEATS = 200
+"""Draws of errors that a rank correlation is averaged over."""
+
+Array = npt.NDArray[np.float64]
 
 RECOVERED = (0.90, 0.95)
 """Shares of the full data's performance that count as reached."""
@@ -274,7 +281,8 @@ def representativeness(of: list[Cell]) -> Table:
     """How well each score ranks the packages of a data set, over methods and sizes, and within a size."""
     columns = [
         Column("data"), Column("score"), Column("packages", "d"), Column("Spearman", ".2f"),
-        Column("given the size", ".2f"), Column("low", ".2f"), Column("high", ".2f"),
+        Column("by chance at most", ".2f"), Column("given the size", ".2f"), Column("low", ".2f"),
+        Column("high", ".2f"),
     ]  # fmt: skip
     rows: list[list[Any]] = []
     for data in dict.fromkeys(c.data for c in of):
@@ -282,17 +290,34 @@ def representativeness(of: list[Cell]) -> Table:
         runs = [r for r in runs if r.get("representativeness")]
         if len(runs) < 5:
             continue
-        level = np.array([r["arms"]["distilled"][METRIC]["mean"] for r in runs])
+        reached = [r["arms"]["distilled"][METRIC] for r in runs]
+        level = np.array([each["mean"] for each in reached])
+        most = _measured_again(level, np.array([_deviation(each["ci95"] or (0, 0)) for each in reached]))
         size = np.array([r["images"]["random"] for r in runs], dtype=float)
         for score in runs[0]["representativeness"]:
             values = np.array([r["representativeness"][score] for r in runs])
             partial = partial_spearman(values, level, size)
-            rows.append([data, score, len(runs), spearman(values, level), *partial])
+            rows.append([data, score, len(runs), spearman(values, level), most, *partial])
     note = (
-        "Rank correlation of each score with the measured balanced accuracy; given the size: the partial rank "
+        "Rank correlation of each score with the measured balanced accuracy; by chance at most: that of the levels "
+        "with what measuring them on other test images with other networks would give, by their intervals, which no "
+        "score can be expected to exceed; given the size: the partial rank "
         "correlation with the number of images held fixed, with its 95 % bootstrap interval over packages."
     )
     return Table("representativeness", "Representativeness", note, columns, rows)
+
+
+def _measured_again(level: Array, deviation: Array) -> float | None:
+    """Mean rank correlation of levels with levels that differ from them by normal errors."""
+    errors = Key(0).child("measured again").numpy().normal(0, 1, (REPEATS, len(level))) * deviation
+    found = [spearman(level, level + error) for error in errors]
+    known = [value for value in found if value is not None]
+    return fmean(known) if known else None
+
+
+def _deviation(interval: Sequence[float]) -> float:
+    """Standard deviation of a normal error as wide as a 95 % interval says."""
+    return (interval[1] - interval[0]) / (2 * NORMAL_95)
 
 
 def indicator(runs: Iterable[Record]) -> Table:
@@ -329,8 +354,7 @@ def _by_chance(runs: list[Record]) -> dict[str, float]:
         }  # fmt: skip
         for quantity, interval in intervals.items():
             if interval is not None:
-                deviation = (interval[1] - interval[0]) / (2 * NORMAL_95)
-                found[quantity].append(deviation * math.sqrt(2 / math.pi))
+                found[quantity].append(_deviation(interval) * math.sqrt(2 / math.pi))
     return {quantity: fmean(values) if values else math.nan for quantity, values in found.items()}
 
 
