@@ -4,6 +4,7 @@ import dataclasses
 
 import yaml
 
+from medistill.prediction import features
 from medistill.store import Record
 from medistill.study import engines, work
 
@@ -25,7 +26,10 @@ def write(folder, **changes):
 
 
 def record(**changes):
-    asked = {"method": {"method": changes.get("method", "dm")}, "evaluate": {"recipe": {}, "nets": ["convnet"]}}
+    asked = {
+        "method": {"method": changes.get("method", "dm")}, "evaluate": {"recipe": {}, "nets": ["convnet"]},
+        "determined": {"versions": {"features": features.VERSION}},
+    }  # fmt: skip
     base = Record(
         "i", "s", "distilled", "a", "g", "d", "dm", 10, None, 0, asked, "done", None, 1, 2.0,
         "2026-01-01T00:00:00+00:00", "m", "0", {},
@@ -46,3 +50,6 @@ def in_this_process(monkeypatch):
             done(run, do(run.identity, run.specification, threads))
 
     monkeypatch.setattr(engines, "execute", execute)
+    recipe = features.SHORT.model_copy(update={"least_steps": 6, "most_steps": 8, "width": 8})
+    for name in ("SHORT", "LONG"):
+        monkeypatch.setattr(features, name, recipe)

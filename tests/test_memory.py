@@ -66,7 +66,8 @@ def test_fewer_teachers_side_by_side_need_less(monkeypatch):
     monkeypatch.setattr(teachers, "usable_cores", lambda: 3)
     part = prepare(load(SOURCE)).train
     ways = teachers.side_by_side(part, 4, LabelConfig(teachers=4), torch.device("cpu"))
-    assert [n for n, _ in ways] == [3, 2, 1] and ways == sorted(ways, reverse=True)
+    taken = [mb for _, mb in ways]
+    assert [n for n, _ in ways] == [3, 2, 1] and taken == sorted(taken, reverse=True)
     plan = plan_for("random", None, teaching=ways)
     assert plan.networks == 3
     assert plan_for("random", plan.needed_mb - 1, teaching=ways).networks == 2
@@ -132,3 +133,23 @@ def test_divided_work_gives_the_same_images_up_to_rounding(tmp_path):
         medistill.distill(SOURCE, out=tmp_path / name, method="dm", ipc=5, settings=DM, memory_limit=asked)
     whole, divided = (read_package(tmp_path / name).pixels.astype(int) for name in ("whole", "divided"))
     assert abs(whole - divided).max() <= 1
+
+
+def test_a_run_goes_on_with_another_limit(tmp_path):
+    def made(limit, **more):
+        return medistill.distill(
+            SOURCE, out=tmp_path / "p", method="dm", ipc=2, settings=DM, memory_limit=limit, **more
+        )["package_id"]
+
+    assert made("3GB") == made("2GB") == made(None), "what is finished is found"
+    with pytest.raises(ConfigError, match="another configuration"):
+        made("3GB", seed=1)
+
+
+@pytest.mark.parametrize("name", ["random", "herding", "dm", "frepo"])
+def test_images_that_are_made_count(name):
+    """Of a coreset they are all that there is; at 224 pixels a thousand take a gigabyte."""
+    method, pixels = make_method({"name": name}), np.zeros((30, 1, 224, 224), np.uint8)
+    few, many = (replace(small_problem(n), pixels=pixels, images_at_once=1) for n in (2, 10))
+    more = 24 * 224 * 224 * 4e-6
+    assert method.memory_mb(many, 1) - method.memory_mb(few, 1) >= 4 * more

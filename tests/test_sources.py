@@ -211,6 +211,19 @@ def test_files_that_are_left_out_are_told(tmp_path):
     assert note.startswith("3 files in class folders were left out (.dcm, without suffix)")
 
 
+def test_what_nobody_sees_in_a_folder_is_not_read(tmp_path):
+    _folder(tmp_path, splits=("",))
+    before = load(tmp_path).fingerprint
+    (tmp_path / "cat" / "._0.png").write_bytes(b"no image")
+    (tmp_path / "__MACOSX").mkdir()
+    hidden = tmp_path / "cat" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    image = next((tmp_path / "cat").glob("[0-9a-z]*.png"))
+    (hidden / image.name).write_bytes(image.read_bytes())
+    dataset = load(tmp_path)
+    assert dataset.fingerprint == before and dataset.description.class_names == ("cat", "dog")
+
+
 def test_unprintable_class_names_are_blocking(tmp_path, tiny):
     for name in ("\ud800", "a\nb"):
         np.savez(tmp_path / "x.npz", **npz_arrays(tiny), class_names=np.array([name, "b", "c"][: tiny.classes]))

@@ -16,7 +16,7 @@ from conftest import npz_arrays
 from medistill.data.phantom import Phantom, make_phantom
 from medistill.errors import ConfigError, MedistillError, OutputError
 from medistill.store import Store
-from medistill.study import work
+from medistill.study import engines, work
 from medistill.study.config import StudyConfig, read_study
 from medistill.study.figures import figures_of
 from medistill.study.plan import estimated_seconds, plan
@@ -272,6 +272,20 @@ def test_a_cache_that_cannot_be_written_is_told_as_such(tmp_path, monkeypatch):
     outcome = work.do("0" * 64, {"kind": "distilled"}, 1)
     assert outcome["status"] == "failed" and "cannot be written" in outcome["error"]
     assert "MEDISTILL_CACHE" in outcome["error"] and "memory" not in outcome["error"]
+
+
+def test_errors_are_kept_without_places(tmp_path, monkeypatch):
+    np.savez(tmp_path / "x.npz", **npz_arrays(make_phantom(Phantom(classes=2, images=20, size=16))))
+    told = f"{tmp_path}/x.npz: broken; {work.user_cache()}/study/1; {sys.prefix}/lib/a.py; {work.Path.home()}/b.py"
+
+    def execute(runs, engine, address, processes, threads, done):
+        for run in runs:
+            done(run, work._outcome("failed", error=told) | {"seconds": 1.0})
+
+    monkeypatch.setattr(engines, "execute", execute)
+    file = write(tmp_path, data=[str(tmp_path / "x.npz")], methods=["random"])
+    (error,) = medistill.study_run(file)["errors"].values()
+    assert error == "x.npz: broken; study/1; lib/a.py; b.py"
 
 
 def test_what_ends_a_process_is_told(monkeypatch):

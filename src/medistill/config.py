@@ -153,7 +153,7 @@ class DistilConfig(Settings):
     memory_limit_mb: float | None = Field(
         None,
         gt=0,
-        description="to stay under while distilling; fewer classes go through the network at once",
+        description="to stay under while distilling; fewer classes, images and teachers go at once",
     )
     seed: int = Field(0, description="seed of everything random")
     data: DataConfig = Field(default_factory=DataConfig)

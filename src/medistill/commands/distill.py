@@ -17,7 +17,7 @@ from medistill.data.checks import require_usable
 from medistill.data.load import load
 from medistill.data.preprocess import Prepared, prepare
 from medistill.distil import loop
-from medistill.distil.checkpoint import Checkpoint, RunFolder, Saver
+from medistill.distil.checkpoint import Checkpoint, RunFolder, Saver, determining
 from medistill.distil.group import Group, join
 from medistill.distil.memory import Plan, parse_limit, planned
 from medistill.distil.method import Method, State, make_method
@@ -67,7 +67,8 @@ def distill(
         ratio: distilled images per training image, in (0, 1).
         factor: store images at 1/factor of the side, factor² of them in the bytes of one.
         teachers: networks, trained on the real images, whose probabilities become the labels; 0 for plain classes.
-        memory_limit: as "3GB": stay under it, or refuse with what is needed.
+        memory_limit: as "3GB": stay under it while distilling, or refuse with what is needed; ``evaluate`` takes
+            its own. Without one a CPU's memory is kept under 4 GB where that can be done.
         preset: "paper", the published settings of the method; see ``medistill.distil.presets``.
         seed: of everything random; 0 if neither this nor the settings name one.
         settings: further settings, ``{"method": {...}, "data": {...}}``.
@@ -97,7 +98,10 @@ def distill(
     problem = make_problem(prepared, config.ipc, config.ratio, config.factor, device())
     teaching = side_by_side(prepared.train, prepared.classes, config.labels, problem.device)
     plan = planned(chosen, problem, prepared, config.memory_limit_mb, teaching)
-    warnings += [*_short_classes(prepared, problem), *_short_memory(plan)]
+    warnings += _short_classes(prepared, problem)
+    there = machine_memory_mb()
+    if there is not None and plan.needed_mb > there and problem.device.type == "cpu":
+        warnings.append(_short_memory(plan, there))
     group.require_divisible(chosen)
     say(f"distilling takes about {plan.needed_mb:.0f} MB of memory", progress)
     if not group.first:
@@ -182,8 +186,8 @@ def _finished(out: Path, identity: Json) -> Package:
         package = read_package(out)
     except PackageError as problem:
         raise PackageError(f"was made by this command and changed since ({problem})", remedy=remedy) from problem
-    known = (package.manifest["configuration"], package.manifest["data"]["fingerprint"])
-    if known != (identity["configuration"], identity["data"]):
+    known = {"configuration": package.manifest["configuration"], "data": package.manifest["data"]["fingerprint"]}
+    if determining(known) != determining({name: identity[name] for name in known}):
         raise PackageError("is not the package that this command made", where=out, remedy=remedy)
     return package
 
@@ -203,15 +207,12 @@ def _short_classes(prepared: Prepared, problem: Problem) -> list[str]:
     ]
 
 
-def _short_memory(plan: Plan) -> list[str]:
-    """Told, not refused: what the system grants and what it can swap, only it knows."""
-    there = machine_memory_mb()
-    if there is None or plan.needed_mb <= there:
-        return []
-    return [
-        f"memory: distilling takes about {plan.needed_mb:.0f} MB and this machine has {there:.0f}; with "
-        f"--memory-limit {0.8 * there:.0f}MB it would divide the work"
-    ]
+def _short_memory(plan: Plan, there_mb: float) -> str:
+    """Told, not refused: what the system can swap, only it knows."""
+    return (
+        f"memory: distilling takes about {plan.needed_mb:.0f} MB and this machine has {there_mb:.0f}; --memory-limit "
+        f"divides the work, or says what is needed at least"
+    )
 
 
 def _identity(config: DistilConfig, prepared: Prepared) -> Json:

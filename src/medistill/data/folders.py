@@ -23,8 +23,8 @@ SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
 }  # fmt: skip
-SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
-"""What operating systems leave in folders, beside names that begin with a dot."""
+SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
+"""Files and folders that operating systems leave behind, beside those whose name begins with a dot."""
 LAYOUT = "train/<class>/*.png, or <class>/*.png without split folders (PNG, JPEG, TIFF, BMP)"
 
 Pixels = npt.NDArray[Any]
@@ -100,15 +100,20 @@ def _class_names(tops: dict[str, Path]) -> list[str]:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(d for d in path.iterdir() if d.is_dir() and not d.name.startswith(".")) if path.is_dir() else []
+    return sorted(d for d in path.iterdir() if d.is_dir() and not _hidden(d.name)) if path.is_dir() else []
 
 
 def _files(path: Path) -> tuple[list[Path], list[Path]]:
-    """Images below a folder, sorted, and its other files but those of operating systems."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    """Images below a folder, sorted, and its other files, but nothing that is hidden or an operating system's."""
+    found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    files = [file for file in found if not any(_hidden(part) for part in file.relative_to(path).parts)]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
     others = [file for file in files if file.suffix.lower() not in SUFFIXES]
-    return images, [f for f in others if not f.name.startswith(".") and f.name.lower() not in SYSTEM_FILES]
+    return images, others
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
 def _left_out(others: list[Path]) -> tuple[str, ...]:

@@ -35,6 +35,16 @@ class Checkpoint:
     losses: list[float] = field(default_factory=list)
 
 
+def determining(identity: Json) -> Json:
+    """Of what identifies a run that which determines its result: a limit of memory changes rounding alone, and may be
+    another one when a run goes on.
+    """
+    configuration = identity.get("configuration")
+    if not isinstance(configuration, dict):  # a record that somebody changed
+        return identity
+    return {**identity, "configuration": {n: v for n, v in configuration.items() if n != "memory_limit_mb"}}
+
+
 class RunFolder:
     """The folder beside a package in which its run is recorded.
 
@@ -66,8 +76,8 @@ class RunFolder:
         if fresh:
             shutil.rmtree(self.path, ignore_errors=True)
             known = None
-        if known is not None and known != identity:
-            names = differing(known, identity)
+        if known is not None and determining(known) != determining(identity):
+            names = differing(determining(known), determining(identity))
             raise ConfigError(
                 f"belongs to a run with another configuration: {', '.join(names)}",
                 where=self.out,

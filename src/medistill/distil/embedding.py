@@ -27,7 +27,8 @@ class EmbeddingCoreset(Coreset):
     def memory_mb(self, problem: Problem, classes: int) -> float:
         network = ConvNet(*problem.shape, problem.classes, self.filters)
         embedded = 4e-6 * network.embedding_size * max(problem.sizes)
-        return LIBRARY_MB + problem.at_once(CHUNK) / 2 * network.activation_mb + 3 * embedded
+        inside = problem.at_once(CHUNK) / 2 * network.activation_mb
+        return super().memory_mb(problem, classes) + LIBRARY_MB + inside + 3 * embedded
 
     def embed(self, problem: Problem, label: int, key: Key) -> Tensor:
         """Embeddings of all training images of a class, (class size, d), the same network for all classes."""

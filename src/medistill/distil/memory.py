@@ -105,7 +105,7 @@ def planned(
             f"{limit_mb:g} MB",
             where="--memory-limit",
             allowed=f"{math.ceil(needed)} MB or more for {method.info.name} here",
-            remedy="ask for fewer images, a smaller --size, or fewer method.filters",
+            remedy="ask for fewer images, a smaller --size, fewer method.filters, or a smaller method.real_batch",
         )
     return Plan(parted, classes, networks, needed)
 

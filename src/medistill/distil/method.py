@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import pkgutil
 from abc import ABC
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ from medistill.distil.problem import Problem
 from medistill.errors import ConfigError, nearest
 from medistill.keys import Key
 from medistill.types import Json
+
+IMAGE_COPIES = 8
+"""Of the images that are made, float32, at once: drawn, decoded, changed, with gradients, stored (measured)."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,11 @@ class Method(Settings, ABC):
 
     def memory_mb(self, problem: Problem, classes: int) -> float:
         """Estimated megabytes for the losses of that many classes in one backward pass, beside program and data."""
-        return 0.0
+        return IMAGE_COPIES * self.image_mb(problem)
+
+    def image_mb(self, problem: Problem) -> float:
+        """Megabytes of the images that are made, float32, as networks see them."""
+        return 4e-6 * len(problem.labels) * math.prod(problem.shape)
 
     def setup(self, problem: Problem, key: Key) -> State:
         """The state before the first step; by default random real images."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal, Self
 
@@ -12,14 +11,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from medistill.augment import Augmentation, siamese
-from medistill.distil.method import Method
+from medistill.distil.method import IMAGE_COPIES, Method
 from medistill.distil.problem import Problem
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 from medistill.runtime import has_bfloat16
 
-IMAGE_COPIES = 4
-"""Of the images that are made, float32, at once (measured at 224 pixels)."""
+COPIES_INSIDE = 4
+"""Of the images that are made, float32, while they are in a network (measured at 224 pixels)."""
 
 
 def in_parts(compute: Callable[[Tensor], Tensor], images: Tensor, at_once: int) -> Tensor:
@@ -85,9 +84,12 @@ class NetworkMethod(Method):
         here = key.child("start")
         return problem.random_images(here) if self.start == "real" else problem.noise(here)
 
-    def images_mb(self, problem: Problem) -> float:
-        """Megabytes of the images that are made: as networks see them, changed, and their gradients."""
-        return IMAGE_COPIES * 4e-6 * len(problem.labels) * math.prod(problem.shape)
+    def with_images_mb(self, problem: Problem, inside_mb: float) -> float:
+        """Megabytes of the images that are made and of what is in the network, by whichever is more: fewer copies of
+        the images are there while they are in the network than before and after.
+        """
+        images = self.image_mb(problem)
+        return max(IMAGE_COPIES * images, COPIES_INSIDE * images + inside_mb)
 
     def network(self, problem: Problem) -> ConvNet:
         """The network's shape for these images."""

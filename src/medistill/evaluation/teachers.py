@@ -33,6 +33,9 @@ from medistill.types import Probabilities
 FIRST_INDEX = 1_000_000
 """Teachers are numbered from here on, so that no network of a comparison starts like one of them."""
 
+OPTIMISER_MB = 100.0
+"""Megabytes of what torch's optimisers bring along, where networks are trained in this process."""
+
 WORKER_MB = 330.0
 """Megabytes of a process that trains a network, before any image."""
 
@@ -106,9 +109,8 @@ def side_by_side(train: Part, classes: int, config: LabelConfig, device: torch.d
     shown = config.teachers * in_memory(train.pixels.nbytes) / 1e6 if config.balance else 0.0
     asked = min(IMAGES, len(train)) * image_mb if config.calibrate else 0.0
     most = min(config.teachers, usable_cores()) if device.type == "cpu" else 1
-    return [
-        (n, shown + asked + FRAGMENTED * n * held + (n * WORKER_MB if n > 1 else 0.0)) for n in range(most, 0, -1)
-    ]
+    program = {n: n * WORKER_MB if n > 1 else OPTIMISER_MB for n in range(most, 0, -1)}
+    return [(n, shown + asked + FRAGMENTED * n * held + mb) for n, mb in program.items()]
 
 
 def _halved(labels: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:

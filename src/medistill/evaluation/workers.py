@@ -58,7 +58,7 @@ def run_all(
         parts: images by digest.
         advance: told how much more of :meth:`Job.work` was done.
         done: given each result as it comes, in this thread or another, never two at once.
-        side_by_side: processes at once, at most; None: one for each core.
+        side_by_side: processes at once, at most; None: one for each core. A GPU trains them together anyway.
 
     Raises:
         WorkerError: a process was ended, for want of memory for instance.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medistill.errors import DataError
 from medistill.files import canonical_json
+from medistill.prediction.features import VERSION
 from medistill.prediction.indicator import FULL, METRICS, RANDOM, Example
 from medistill.store import Record, Store, current
 
@@ -48,9 +49,16 @@ def examples_of(runs: Iterable[Record]) -> list[Example]:
 
 
 def learned_from(runs: Iterable[Record]) -> list[Record]:
-    """The runs that the indicator can use: packages that were measured, of data whose features are known."""
+    """The runs that the indicator can use: packages that were measured, of data whose features are known, computed as
+    they are now.
+    """
     return [
-        r for r in current(runs) if r.status == "done" and r.kind == "distilled" and (r.result or {}).get("features")
+        r
+        for r in current(runs)
+        if r.status == "done"
+        and r.kind == "distilled"
+        and (r.result or {}).get("features")
+        and r.specification["determined"]["versions"]["features"] == VERSION
     ]
 
 

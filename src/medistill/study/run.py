@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from medistill.errors import ConfigError
+from medistill.files import user_cache
 from medistill.progress import Progress, duration, say
 from medistill.runtime import usable_cores
 from medistill.store import Asked, Record, Store
@@ -116,7 +119,29 @@ def _once(runs: list[Run]) -> list[Run]:
 def _record(run: Run, outcome: Json) -> Record:
     kept = ("status", "error", "starts", "seconds", "finished", "machine", "medistill", "result")
     asked = {field.name: getattr(_without_folders(run), field.name) for field in fields(Asked)}
-    return Record(**asked, **{name: outcome[name] for name in kept})
+    found = {name: outcome[name] for name in kept}
+    return Record(**asked, **{**found, "error": _without_places(found["error"], run)})
+
+
+def _without_places(error: str | None, run: Run) -> str | None:
+    """An error as it is kept: without the folders of the data, of the cache, of the program and of the user."""
+    if error is None:
+        return None
+    places = [str(Path(source).parent) for source in _sources(run.specification)]
+    for place in [*places, str(user_cache()), sys.prefix, str(Path.home())]:
+        if Path(place).is_absolute() and place != os.sep:
+            error = error.replace(place.rstrip(os.sep) + os.sep, "")
+    return error
+
+
+def _sources(value: Any) -> list[str]:
+    """Every data source that a specification names."""
+    if isinstance(value, list):
+        return [source for item in value for source in _sources(item)]
+    if not isinstance(value, dict):
+        return []
+    own = [value["source"]] if "variation_seed" in value else []
+    return own + [source for item in value.values() for source in _sources(item)]
 
 
 def _without_folders(run: Run) -> Run:

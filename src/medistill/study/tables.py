@@ -281,7 +281,7 @@ def representativeness(of: list[Cell]) -> Table:
     """How well each score ranks the packages of a data set, over methods and sizes, and within a size."""
     columns = [
         Column("data"), Column("score"), Column("packages", "d"), Column("Spearman", ".2f"),
-        Column("by chance at most", ".2f"), Column("given the size", ".2f"), Column("low", ".2f"),
+        Column("reachable", ".2f"), Column("given the size", ".2f"), Column("low", ".2f"),
         Column("high", ".2f"),
     ]  # fmt: skip
     rows: list[list[Any]] = []
@@ -292,16 +292,18 @@ def representativeness(of: list[Cell]) -> Table:
             continue
         reached = [r["arms"]["distilled"][METRIC] for r in runs]
         level = np.array([each["mean"] for each in reached])
-        most = _measured_again(level, np.array([_deviation(each["ci95"] or (0, 0)) for each in reached]))
+        intervals = [each["ci95"] for each in reached]
+        known = None not in intervals
+        most = _measured_again(level, np.array([_deviation(i) for i in intervals])) if known else None
         size = np.array([r["images"]["random"] for r in runs], dtype=float)
         for score in runs[0]["representativeness"]:
             values = np.array([r["representativeness"][score] for r in runs])
             partial = partial_spearman(values, level, size)
             rows.append([data, score, len(runs), spearman(values, level), most, *partial])
     note = (
-        "Rank correlation of each score with the measured balanced accuracy; by chance at most: that of the levels "
-        "with what measuring them on other test images with other networks would give, by their intervals, which no "
-        "score can be expected to exceed; given the size: the partial rank "
+        "Rank correlation of each score with the measured balanced accuracy; reachable: that of the levels with what "
+        "measuring the same packages again, on other test images with other networks, would give by their intervals, "
+        "which no score can be expected to exceed; given the size: the partial rank "
         "correlation with the number of images held fixed, with its 95 % bootstrap interval over packages."
     )
     return Table("representativeness", "Representativeness", note, columns, rows)

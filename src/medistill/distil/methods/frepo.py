@@ -20,7 +20,7 @@ from medistill.distil.method import MethodInfo, State, register
 from medistill.distil.networked import NetworkMethod, in_parts
 from medistill.distil.problem import Problem
 from medistill.keys import Key
-from medistill.nets.convnet import ConvNet, Parameters
+from medistill.nets.convnet import Parameters
 
 
 @register
@@ -69,10 +69,9 @@ class FRePo(NetworkMethod):
     def memory_mb(self, problem: Problem, classes: int) -> float:
         network = self.network(problem)
         features = 8e-6 * network.embedding_size * (self.real_batch + sum(problem.counts))
-        real = -(-self.real_batch // problem.classes)
+        made, real = (problem.at_once(n) for n in (sum(problem.counts), -(-self.real_batch // problem.classes)))
         return (
-            (problem.at_once(sum(problem.counts)) + problem.at_once(real)) * network.activation_mb
-            + self.images_mb(problem)
+            self.with_images_mb(problem, (made + real) * network.activation_mb)
             + 3 * features
             + self.networks * (4e-6 * network.parameter_count)
         )
@@ -100,11 +99,12 @@ class FRePo(NetworkMethod):
         each = -(-self.real_batch // problem.classes)
         rows = [problem.draw(label, each, here.child("real", label)) for label in range(problem.classes)]
         with torch.no_grad():
-            seen = (change(problem.of_class(label, r)) for label, r in enumerate(rows))
-            real = torch.cat([self._embed(problem, network, parameters, images) for images in seen])
+            parts = ((label, p) for label, own in enumerate(rows) for p in own.split(problem.at_once(len(own))))
+            real = torch.cat([network.embed(parameters, change(problem.of_class(*part))) for part in parts])
         wanted = torch.repeat_interleave(torch.arange(problem.classes), torch.tensor([len(r) for r in rows]))
         wanted = wanted.to(problem.device)
-        made = self._embed(problem, network, parameters, change(state.images))
+        shown = change(state.images)
+        made = in_parts(lambda part: network.embed(parameters, part), shown, problem.at_once(len(shown)))
         centre = 1 / problem.classes
         targets = self._labels(state, problem).to(made.dtype) - centre
         predicted = ridge_prediction(made, targets, real, self.ridge)
@@ -138,10 +138,6 @@ class FRePo(NetworkMethod):
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
         }
         self._keep(state, slot, updated)
-
-    @staticmethod
-    def _embed(problem: Problem, network: ConvNet, parameters: Parameters, images: Tensor) -> Tensor:
-        return in_parts(lambda part: network.embed(parameters, part), images, problem.at_once(len(images)))
 
     def _slot(self, key: Key) -> int:
         return int(key.child("slot").numpy().integers(self.networks))
