@@ -28,7 +28,7 @@ from medistill.prediction.indicator import (
     half_width,
     left_out,
 )  # fmt: skip
-from studies import EVALUATE, SMALL
+from studies import EVALUATE, SMALL, in_this_process
 
 OFFSET = {"random": 0.0, "dm": 0.4, "default": 0.8}
 
@@ -198,7 +198,9 @@ def database(tmp_path_factory):
     data[0]["methods"] = [*methods, {"method": "herding", "name": "herding, smaller", "settings": {"factor": 2}}]
     study = {"name": "tiny", "data": data, "methods": methods, "ipc": [1, 2], "evaluate": EVALUATE}
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
-    result = medistill.study_run(folder / "study.yaml", processes=2)
+    with pytest.MonkeyPatch.context() as patch:
+        in_this_process(patch)
+        result = medistill.study_run(folder / "study.yaml")
     assert result["done"] == 14 and not result["errors"]
     return folder / "study.db"
 

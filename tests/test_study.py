@@ -114,7 +114,8 @@ def test_a_failed_run_is_told_and_stops_nothing(tmp_path):
 @pytest.mark.parametrize(("processes", "how"), [("1", signal.SIGKILL), ("2", signal.SIGKILL), ("2", signal.SIGTERM)])
 def test_killed_in_the_middle_the_same_command_goes_on(tmp_path, monkeypatch, processes, how):
     monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path / "cache"))
-    file = write(tmp_path, methods=["random", "herding", "k-means"])
+    data = [{"source": SMALL, "name": "a"}]
+    file = write(tmp_path, data=data, methods=["random", "herding", "k-means"], seeds=[0, 1])
     command = [sys.executable, "-m", "medistill.cli", "study", "run", str(file), "--processes", processes]
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     database = tmp_path / "study.db"
