@@ -276,7 +276,7 @@ def start(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
 
 
 ONE_STEP = " --set method.iterations=1 --set method.real_batch=64"
-FEW_TEACHER_STEPS = " --set labels.recipe.least_steps=8 --set labels.recipe.most_steps=8"
+TEACHER_STEPS = " --set labels.recipe.least_steps={0} --set labels.recipe.most_steps={0}"
 ESTIMATED = (
     ("breastmnist", "--method dm --ipc 10 --set method.iterations=10"),
     ("bloodcells_28", "--method dm --ipc 10 --set method.iterations=8"),
@@ -290,7 +290,7 @@ ESTIMATED = (
     ("pneumoniamnist", "--method dsa --preset quick --ipc 10 --set method.iterations=1"),
     ("bloodcells_28", "--method dm --ipc 10 --size 64 --set method.iterations=6 --set method.networks=2"),
     ("pneumoniamnist", "--method k-means --ipc 10"),
-    ("bloodcells_28", "--ipc 10 --set method.iterations=4" + FEW_TEACHER_STEPS.replace("=8", "=200")),
+    ("bloodcells_28", "--ipc 10 --set method.iterations=4" + TEACHER_STEPS.format(200)),
     ("breastmnist", "--method dm --ipc 10 --factor 2 --size 128 --memory-limit 1GB" + ONE_STEP),
 )
 """What the estimate of memory is compared with the measured peak on: set and options of ``distill``."""
@@ -345,7 +345,7 @@ def memory(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-FEW_STEPS = ONE_STEP + FEW_TEACHER_STEPS
+FEW_STEPS = ONE_STEP + TEACHER_STEPS.format(8)
 LARGE_SETS = (
     ("of TissueMNIST's size", (165_466, 28, 28), 8, ""),
     ("of PathMNIST's at 224 pixels, the first 20,000", (20_000, 224, 224, 3), 9, FEW_STEPS),

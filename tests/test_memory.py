@@ -65,16 +65,16 @@ def test_without_a_limit_the_work_is_divided_as_if_4_gb_were_there():
 def test_fewer_teachers_side_by_side_need_less(monkeypatch):
     monkeypatch.setattr(teachers, "usable_cores", lambda: 3)
     part = prepare(load(SOURCE)).train
-    ways = teachers.side_by_side(part, 4, LabelConfig(teachers=4), torch.device("cpu"))
+    ways = teachers.training_ways(part, 4, LabelConfig(teachers=4), torch.device("cpu"))
     taken = [mb for _, mb in ways]
     assert [n for n, _ in ways] == [3, 2, 1] and taken == sorted(taken, reverse=True)
     plan = plan_for("random", None, teaching=ways)
-    assert plan.networks == 3
-    assert plan_for("random", plan.needed_mb - 1, teaching=ways).networks == 2
+    assert plan.side_by_side == 3
+    assert plan_for("random", plan.needed_mb - 1, teaching=ways).side_by_side == 2
     least = plan_for("random", None, teaching=ways[2:]).needed_mb
     with pytest.raises(ConfigError, match="MB or more"):
         plan_for("random", least - 1, teaching=ways)
-    assert teachers.side_by_side(part, 4, LabelConfig(), torch.device("cpu")) == [(1, 0.0)]
+    assert teachers.training_ways(part, 4, LabelConfig(), torch.device("cpu")) == [(1, 0.0)]
 
 
 def test_training_in_parts_is_training(monkeypatch):

@@ -7,6 +7,7 @@ import medistill
 from medistill.commands import distill
 from medistill.distil import networked
 from medistill.distil.method import make_method
+from medistill.errors import ConfigError
 from medistill.keys import Key
 from medistill.package.package import read_package
 from medistill.testing import small_problem
@@ -15,7 +16,7 @@ SMALL = {"filters": 32, "real_batch": 12}
 SOURCE = "phantom:classes=3,images=36,size=16"
 
 
-@pytest.mark.parametrize("name", ["dm", "ncfm", "dc", "dsa"])
+@pytest.mark.parametrize("name", ["dm", "ncfm", "dc", "dsa", "frepo"])
 def test_bfloat16_gives_nearly_the_loss_and_gradient_of_float32(name):
     problem, found = small_problem(4, size=28), {}
     for precision in ("float32", "bfloat16"):
@@ -52,6 +53,11 @@ def test_auto_is_decided_by_the_machine_and_recorded(tmp_path, monkeypatch, capa
     made = medistill.distill(SOURCE, out=tmp_path / "p", ipc=2, settings=settings)
     kept = read_package(made["package"]).manifest["configuration"]["method"]
     assert kept["precision"] == ("bfloat16" if capable else "float32")
+
+
+def test_a_precision_that_a_method_does_not_compute_in_is_refused():
+    with pytest.raises(ConfigError, match=r"method\.precision"):
+        make_method({"name": "mtt", "precision": "bfloat16"})
 
 
 def test_a_named_method_is_float32():

@@ -24,7 +24,7 @@ from medistill.distil.method import Method, State, make_method
 from medistill.distil.presets import default_settings, merged, read_preset
 from medistill.distil.problem import Problem, make_problem
 from medistill.errors import PackageError
-from medistill.evaluation.teachers import side_by_side, soft_labels
+from medistill.evaluation.teachers import soft_labels, training_ways
 from medistill.files import require_apart
 from medistill.keys import Key
 from medistill.nets.training import Statistics
@@ -96,7 +96,7 @@ def distill(
     chosen, config = configured(method, ipc, ratio, preset, settings or {}, given)
     prepared, warnings = _prepare(data, config.data)
     problem = make_problem(prepared, config.ipc, config.ratio, config.factor, device())
-    teaching = side_by_side(prepared.train, prepared.classes, config.labels, problem.device)
+    teaching = training_ways(prepared.train, prepared.classes, config.labels, problem.device)
     plan = planned(chosen, problem, prepared, config.memory_limit_mb, teaching)
     warnings += _short_classes(prepared, problem)
     there = machine_memory_mb()
@@ -301,17 +301,17 @@ def _pack(
     if config.labels.teachers:
         started = time.monotonic()
         give_memory_back()
-        package = replace(package, soft_labels=_soft_labels(package, prepared, config, plan.networks, progress))
+        package = replace(package, soft_labels=_soft_labels(package, prepared, config, plan.side_by_side, progress))
         checkpoint.seconds += time.monotonic() - started
     return write_package(out, package)
 
 
 def _soft_labels(
-    package: Package, prepared: Prepared, config: DistilConfig, networks_at_once: int, progress: bool
+    package: Package, prepared: Prepared, config: DistilConfig, side_by_side: int, progress: bool
 ) -> npt.NDArray[np.float32]:
     statistics = Statistics(package.preprocessing.mean, package.preprocessing.std, package.manifest["flips"])
     with Progress(f"training {config.labels.teachers} teachers", 0, enabled=progress) as shown:
         return soft_labels(
             prepared.train, [package.part], statistics, prepared.classes, config.labels, config.seed, shown.reach,
-            networks_at_once,
+            side_by_side,
         )[0]  # fmt: skip

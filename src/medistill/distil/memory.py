@@ -62,13 +62,13 @@ class Plan:
     Args:
         problem: what is learned, with the number of images that go through a network at once.
         classes: in one backward pass.
-        networks: teachers trained side by side, at most.
+        side_by_side: teachers trained at once, at most.
         needed_mb: estimated peak of memory, in megabytes.
     """
 
     problem: Problem
     classes: int
-    networks: int
+    side_by_side: int
     needed_mb: float
 
 
@@ -98,7 +98,7 @@ def planned(
     usual = USUAL_MB if problem.device.type == "cpu" else math.inf
     limit = usual if limit_mb is None else limit_mb
     parted, classes, needed = _first_within(limit, list(_learning(method, problem, held)))
-    networks, also = _first_within(limit, [(n, PROGRAM_MB + held + mb) for n, mb in teaching])
+    side_by_side, also = _first_within(limit, [(n, PROGRAM_MB + held + mb) for n, mb in teaching])
     needed = max(needed, also)
     if limit_mb is not None and needed > limit_mb:
         raise ConfigError(
@@ -107,7 +107,7 @@ def planned(
             allowed=f"{math.ceil(needed)} MB or more for {method.info.name} here",
             remedy="ask for fewer images, a smaller --size, fewer method.filters, or a smaller method.real_batch",
         )
-    return Plan(parted, classes, networks, needed)
+    return Plan(parted, classes, side_by_side, needed)
 
 
 def _first_within(limit: float, ways: Sequence[Way]) -> Way:

@@ -60,20 +60,25 @@ class NetworkMethod(Method):
 
     def embed(self, network: ConvNet, parameters: Parameters, images: Tensor, at_once: int | None = None) -> Tensor:
         """Embeddings (n, d), computed in the precision asked for and given in that of the images, so many at once."""
-        return in_parts(
-            lambda part: self._in_precision(network.embed, parameters, part), images, at_once or len(images)
-        )
+        return self._computed(network.embed, parameters, images, at_once)
 
-    def scores(self, network: ConvNet, parameters: Parameters, images: Tensor) -> Tensor:
+    def scores(self, network: ConvNet, parameters: Parameters, images: Tensor, at_once: int | None = None) -> Tensor:
         """Class scores (n, classes), computed and given like :meth:`embed`'s embeddings."""
-        return self._in_precision(network.logits, parameters, images)
+        return self._computed(network.logits, parameters, images, at_once)
 
-    def _in_precision(
-        self, compute: Callable[[Parameters, Tensor], Tensor], parameters: Parameters, images: Tensor
+    def _computed(
+        self,
+        compute: Callable[[Parameters, Tensor], Tensor],
+        parameters: Parameters,
+        images: Tensor,
+        at_once: int | None,
     ) -> Tensor:
-        if self.precision != "bfloat16":
-            return compute(parameters, images)
-        return compute(in_bfloat16(parameters), images.bfloat16()).to(images.dtype)
+        def of(part: Tensor) -> Tensor:
+            if self.precision != "bfloat16":
+                return compute(parameters, part)
+            return compute(in_bfloat16(parameters), part.bfloat16()).to(part.dtype)
+
+        return in_parts(of, images, at_once or len(images))
 
     @property
     def starts_from_real_images(self) -> bool:

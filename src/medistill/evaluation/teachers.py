@@ -56,7 +56,7 @@ def soft_labels(
     config: LabelConfig,
     seed: int,
     progress: Shown | None = None,
-    networks_at_once: int | None = None,
+    side_by_side: int | None = None,
 ) -> list[npt.NDArray[np.float32]]:
     """Mean probabilities of ``config.teachers`` networks trained on the real images, calibrated if asked for.
 
@@ -71,7 +71,7 @@ def soft_labels(
         config: number of teachers, their recipe, the temperature, calibration.
         seed: of the teachers.
         progress: told the images of all the work, and those done.
-        networks_at_once: that are trained side by side, at most; None: one for each core.
+        side_by_side: that are trained side by side, at most; None: one for each core.
 
     Returns:
         For each set (n, classes), values of half precision, each row about one in sum.
@@ -81,7 +81,7 @@ def soft_labels(
     shown = [rebalanced(train, key) if config.balance else train for key in keys]
     trained = [*shown, *(sets if config.calibrate else ())]
     total = sum(images_seen(config.recipe, len(part)) for part in trained)
-    course = _Course(statistics, classes, config.recipe, seed, total, progress, networks_at_once)
+    course = _Course(statistics, classes, config.recipe, seed, total, progress, side_by_side)
     mean = np.mean(course.ask(shown, every), axis=0)
     sharpened = mean ** (1 / config.temperature)
     labels = _halved(sharpened / sharpened.sum(1, keepdims=True))
@@ -94,7 +94,7 @@ def soft_labels(
     return [_halved(shifted(soft, class_shift(s, real.labels))) for soft, s in zip(each, said, strict=True)]
 
 
-def side_by_side(train: Part, classes: int, config: LabelConfig, device: torch.device) -> list[tuple[int, float]]:
+def training_ways(train: Part, classes: int, config: LabelConfig, device: torch.device) -> list[tuple[int, float]]:
     """How many teachers may be trained at once, the most first, and what that takes beside program and images.
 
     Returns:
@@ -128,7 +128,7 @@ class _Course:
     seed: int
     total: int
     progress: Shown | None
-    networks_at_once: int | None
+    side_by_side: int | None
     done: int = 0
     trained: int = 0
 
@@ -150,7 +150,7 @@ class _Course:
         def keep(job: Job, run: Run) -> None:
             found[job.index] = run
 
-        run_all(jobs, parts, self._advance, keep, self.networks_at_once)
+        run_all(jobs, parts, self._advance, keep, self.side_by_side)
         return [found[job.index].probabilities for job in jobs]
 
     def _advance(self, images: int) -> None:

@@ -70,9 +70,8 @@ def features(
     """
     train = prepared.train
     told = {"version": VERSION, "data": part_digest(train), "counts": counts, "seed": seed}
-    told |= {"recipes": [r.model_dump(mode="json") for r in (SHORT, LONG)]}
+    told |= {"recipes": [r.model_dump(mode="json") for r in (SHORT, LONG)], **device_key()}
     told |= {"flips": prepared.dataset.description.flips}
-    told |= device_key()
     identity = sha256_text(canonical_json(told))
     known = read_cached("features", identity)
     if known is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -127,32 +129,27 @@ def _without_places(error: str | None, run: Run) -> str | None:
     """An error as it is kept: without the folders of the data, of the cache, of the program and of the user."""
     if error is None:
         return None
-    places = [str(Path(source).parent) for source in _sources(run.specification)]
+    places = [str(Path(entry["source"]).parent) for entry in _entries(run.specification)]
     for place in [*places, str(user_cache()), sys.prefix, str(Path.home())]:
         if Path(place).is_absolute() and place != os.sep:
             error = error.replace(place.rstrip(os.sep) + os.sep, "")
     return error
 
 
-def _sources(value: Any) -> list[str]:
-    """Every data source that a specification names."""
-    if isinstance(value, list):
-        return [source for item in value for source in _sources(item)]
-    if not isinstance(value, dict):
-        return []
-    own = [value["source"]] if "variation_seed" in value else []
-    return own + [source for item in value.values() for source in _sources(item)]
-
-
 def _without_folders(run: Run) -> Run:
     """The run as it is kept: a database is shared, and where data lie is nobody else's concern."""
+    plain = deepcopy(run.specification)
+    for entry in _entries(plain):
+        entry["source"] = own_name(entry["source"])
+    return replace(run, specification=plain)
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, list):
-            return [plain(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        kept = {name: plain(item) for name, item in value.items()}
-        return {**kept, "source": own_name(kept["source"])} if "variation_seed" in kept else kept
 
-    return replace(run, specification=plain(run.specification))
+def _entries(value: Any) -> Iterator[Json]:
+    """Every data entry of a specification, however deep."""
+    if isinstance(value, dict):
+        if "variation_seed" in value:
+            yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _entries(item)

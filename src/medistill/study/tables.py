@@ -192,10 +192,7 @@ def _inverse(curve: list[tuple[float, float]], level: float) -> tuple[float, str
 def networks(of: list[Cell]) -> Table:
     """Other networks trained on the same packages."""
     columns = [
-        Column("data"), Column("method"), Column("per class"), Column("network"), Column("distilled", ".3f"),
-        Column("random", ".3f"), Column("all images", ".3f"), Column("recovery", ".1%"),
-        Column("above chance", ".1%"), Column("gain over random", "+.3f"), Column("low", "+.3f"),
-        Column("high", "+.3f"),
+        Column("data"), Column("method"), Column("per class"), Column("network"), *COMPARED,
     ]  # fmt: skip
     rows = []
     for c in of:
@@ -209,9 +206,7 @@ def sites(runs: Iterable[Record]) -> Table:
     """Networks asked about another site's images."""
     columns = [
         Column("trained on"), Column("tested on"), Column("method"), Column("per class"), Column("seed", "d"),
-        Column("distilled", ".3f"), Column("random", ".3f"), Column("all images", ".3f"), Column("recovery", ".1%"),
-        Column("above chance", ".1%"), Column("gain over random", "+.3f"), Column("low", "+.3f"),
-        Column("high", "+.3f"),
+        *COMPARED,
     ]  # fmt: skip
     rows = [
         [run.data, run.site, run.method, run.size, run.seed, *_compared(scores)]
@@ -225,6 +220,13 @@ def sites(runs: Iterable[Record]) -> Table:
         "says nothing."
     )
     return Table("sites", "Another site", note, columns, rows)
+
+
+COMPARED = (
+    Column("distilled", ".3f"), Column("random", ".3f"), Column("all images", ".3f"), Column("recovery", ".1%"),
+    Column("above chance", ".1%"), Column("gain over random", "+.3f"), Column("low", "+.3f"), Column("high", "+.3f"),
+)  # fmt: skip
+"""What :func:`_compared` gives."""
 
 
 def _compared(scores: Json) -> list[float | None]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from medistill.distil.matching import ridge_prediction
 from medistill.distil.method import MethodInfo, State, register
-from medistill.distil.networked import NetworkMethod, in_parts
+from medistill.distil.networked import NetworkMethod
 from medistill.distil.problem import Problem
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
@@ -100,11 +100,10 @@ class FRePo(NetworkMethod):
         rows = [problem.draw(label, each, here.child("real", label)) for label in range(problem.classes)]
         with torch.no_grad():
             parts = ((label, p) for label, own in enumerate(rows) for p in own.split(problem.at_once(len(own))))
-            real = torch.cat([network.embed(parameters, change(problem.of_class(*part))) for part in parts])
+            real = torch.cat([self.embed(network, parameters, change(problem.of_class(*part))) for part in parts])
         wanted = torch.repeat_interleave(torch.arange(problem.classes), torch.tensor([len(r) for r in rows]))
         wanted = wanted.to(problem.device)
-        shown = change(state.images)
-        made = in_parts(lambda part: network.embed(parameters, part), shown, problem.at_once(len(shown)))
+        made = self.embed(network, parameters, change(state.images), problem.images_at_once)
         centre = 1 / problem.classes
         targets = self._labels(state, problem).to(made.dtype) - centre
         predicted = ridge_prediction(made, targets, real, self.ridge)
@@ -130,7 +129,7 @@ class FRePo(NetworkMethod):
         x = self.change(problem, here.child("own"))(state.images.detach()[rows])
         labels = self._labels(state, problem).detach()[rows]
         with torch.enable_grad():
-            scores = in_parts(lambda part: network.logits(parameters, part), x, problem.at_once(len(x)))
+            scores = self.scores(network, parameters, x, problem.images_at_once)
             loss = functional.cross_entropy(scores, labels)
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         updated = {

@@ -7,6 +7,7 @@ trained on the real images arrives in a few epochs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -56,6 +57,7 @@ class MTT(NetworkMethod):
     span: int = Field(3, ge=1, le=10_000, description="epochs of the expert that a student should make good")
     student_steps: int = Field(20, ge=1, le=10_000, description="steps of a student on the synthetic images")
     student_batch: int = Field(256, ge=1, le=65536, description="synthetic images per step of a student, at most all")
+    precision: Literal["float32"] = Field("float32", description="it is computed in no other")
     step_size: float = Field(0.01, gt=0, le=10, description="of the student, to begin with")
     step_size_learning_rate: float = Field(1e-5, ge=0, le=1, description="of the student's step size")
 
