@@ -300,8 +300,9 @@ SHOWN = ("boundary", "results", "equivalents", "sites", "pooled", "representativ
 def guidelines() -> str:
     """docs/guidelines.md, from the study that comes with the tool."""
     from medistill.store import Store
+    from medistill.study.report import all_tables
     from medistill.study.statements import CHOSEN, statements
-    from medistill.study.tables import all_tables, cells
+    from medistill.study.tables import cells
 
     with Store(BASIS) as store:
         runs, tables = store.runs(), {table.key: table for table in all_tables(store)}
@@ -330,7 +331,7 @@ def _anchor(title: str) -> str:
 def summary() -> str:
     """The table in the README: the first package of the default for each set."""
     rows = [
-        "| set | images per class | share of images | balanced accuracy: distilled / random / all "
+        "| set | pixels of so many images per class | share of pixels | balanced accuracy: distilled / random / all "
         "| AUROC: distilled / random / all | gain over random | over random stored alike |",
         "|---" * 7 + "|",
     ]

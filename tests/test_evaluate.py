@@ -32,7 +32,8 @@ def test_result_has_the_promised_keys(package):
         for metric in ("accuracy", "balanced_accuracy", "auroc", "f1_macro"):
             value = result["arms"][arm][metric]
             assert set(value) == {"mean", "std", "ci95"}
-            assert value["ci95"][0] - 1e-9 <= value["mean"] <= value["ci95"][1] + 1e-9 or value["std"] > 0
+            low, high = value["ci95"]
+            assert 0 <= low <= high <= 1
             assert 0 <= value["mean"] <= 1
         assert len(result["details"][arm]["recall"]) == 3
         assert 0 <= result["details"][arm]["calibration_error"] <= 1
@@ -147,6 +148,25 @@ def test_recipient_with_one_folder_tests_on_all_of_it(package, tmp_path, tiny):
     np.savez(tmp_path / "mine.npz", train_images=test.images[..., 0], train_labels=test.labels)
     result = medistill.train(package, on=tmp_path / "mine.npz", config=TINY)
     assert result["test_images"] == len(test) and "none for training" in result["notes"][-1]
+    count = np.sum(result["confusion"], axis=1)
+    assert result["recall"] == pytest.approx([result["confusion"][c][c] / count[c] for c in range(3)]), (
+        "of all networks"
+    )
+    arrays = {"train_images": test.images[..., 0], "train_labels": test.labels}
+    np.savez(tmp_path / "more.npz", **arrays, val_images=test.images[:5, ..., 0], val_labels=test.labels[:5])
+    assert medistill.train(package, on=tmp_path / "more.npz", config=TINY)["test_images"] == len(test) + 5
+
+
+def test_nobody_is_tested_on_what_was_distilled(tmp_path, tiny):
+    parts = {f"{n}_{k}": v for n in ("train", "val") for k, v in _arrays(tiny.splits[n]).items()}
+    np.savez(tmp_path / "mine.npz", **parts)
+    medistill.distill(tmp_path / "mine.npz", out=tmp_path / "p", method="random", ipc=2)
+    with pytest.raises(DataError, match=r"mine: has no test images, and the package was made from the others"):
+        medistill.train(tmp_path / "p", on=tmp_path / "mine.npz", config=TINY)
+
+
+def _arrays(split):
+    return {"images": split.images[..., 0], "labels": split.labels}
 
 
 def test_classes_are_matched_by_name():

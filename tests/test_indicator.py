@@ -15,7 +15,7 @@ from medistill.errors import ConfigError, DataError
 from medistill.prediction import features as features_module
 from medistill.prediction.assess import assess
 from medistill.prediction.examples import examples_of
-from medistill.prediction.features import features
+from medistill.prediction.features import VERSION, features
 from medistill.prediction.indicator import (
     QUANTITIES,
     VIEWS,
@@ -27,6 +27,7 @@ from medistill.prediction.indicator import (
     from_above_chance,
     half_width,
     left_out,
+    predictions_without_two,
 )  # fmt: skip
 from studies import EVALUATE, SMALL, in_this_process
 
@@ -228,9 +229,9 @@ def test_methods_that_store_smaller_images_are_foretold_by_their_bytes(database,
     """A class of few images does not fill a package of twenty quarter images; what it holds has fewer bytes."""
     asked = []
 
-    def remembered(prepared, counts, seed):
+    def remembered(prepared, counts, seed, advance):
         asked.append(list(counts))
-        return features(prepared, counts, seed)
+        return features(prepared, counts, seed, advance)
 
     monkeypatch.setattr("medistill.commands.predict.features", remembered)
     result = medistill.predict(SMALL, ipc=5, db=database)
@@ -259,7 +260,7 @@ def test_what_predict_cannot_do_is_one_line(database, cli, tmp_path):
 
 def test_a_study_assesses_its_indicator(database):
     from medistill.store import Store
-    from medistill.study.tables import all_tables
+    from medistill.study.report import all_tables
 
     with Store(database) as store:
         runs, tables = store.runs(), {t.key: t for t in all_tables(store)}
@@ -271,7 +272,7 @@ def test_a_study_assesses_its_indicator(database):
 
 
 def test_origins_that_share_data_are_one(tmp_path):
-    from medistill.prediction.examples import _joined
+    from medistill.prediction.examples import joined
     from studies import record
 
     runs = [
@@ -279,7 +280,7 @@ def test_origins_that_share_data_are_one(tmp_path):
         record(identity="3", group="b", data_identity="y"), record(identity="4", group="c", data_identity="y"),
         record(identity="5", group="d", data_identity="z"),
     ]  # fmt: skip
-    assert len({r.group for r in _joined(runs)}) == 2
+    assert len({r.group for r in joined(runs)}) == 2
 
 
 def test_recipes_are_not_mixed(tmp_path):
@@ -318,3 +319,52 @@ def test_random_images_with_labels_of_teachers_are_a_method_of_their_own():
     told = {"determined": {"distil": {"labels": {"teachers": 2}}}}
     assert plain.is_random and not record(method="random", specification=told).is_random
     assert not record(method="random", specification={"determined": {"distil": {"factor": 2}}}).is_random
+
+
+def test_intervals_of_a_held_out_group_have_no_part_of_it(monkeypatch):
+    """Neither what is predicted nor the errors that make its width come from models that saw the group."""
+    examples = law(5)
+    seen = []
+    whole = Models.fit
+
+    def fit(known, views=VIEWS):
+        seen.append({e.group for e in known})
+        return whole(known, views)
+
+    monkeypatch.setattr(Models, "fit", fit)
+    found = predictions_without_two(examples, VIEWS[:1])
+    groups = {e.group for e in examples}
+    assert all(len(groups - s) == 2 for s in seen) and len(seen) == len(groups) * (len(groups) - 1) / 2
+    for out in groups:
+        filled = [bool(p) for p in found[out]]
+        assert filled == [e.group != out for e in examples]
+    monkeypatch.setattr(Models, "fit", whole)
+    one, other = sorted(groups)[:2]
+    rest = Models.fit([e for e in examples if e.group not in (one, other)], VIEWS[:1])
+    index = next(i for i, e in enumerate(examples) if e.group == other)
+    assert found[one][index] == rest(examples[index].features, examples[index].method)
+
+
+def test_what_is_called_alike_in_another_database_is_told_apart(tmp_path):
+    from medistill.prediction.examples import read_examples
+    from medistill.store import Store
+    from studies import record
+
+    level = {m: {"mean": 0.8} for m in ("balanced_accuracy", "auroc")}
+    result = {
+        "arms": dict.fromkeys(("distilled", "random", "full"), level), "recovery": {"balanced_accuracy": 1.0},
+        "gain_over_random": {"balanced_accuracy": {"mean": 0.0}}, "features": {"images": 2.0},
+    }  # fmt: skip
+    for name, factor in (("basis", 1), ("mine", 2)):
+        with Store(tmp_path / f"{name}.db", write=True) as store:
+            for method in ("dm", "random"):
+                told = {"determined": {"versions": {"features": VERSION}, "distil": {"factor": factor}}}
+                told["method"] = {"method": method}
+                data = {"group": name, "data": name, "data_identity": name}
+                store.record(
+                    record(identity=f"{name} {method}", method=method, specification=told, result=result, **data), []
+                )
+    found = read_examples([tmp_path / "basis.db", tmp_path / "mine.db"])
+    assert {(e.method, e.factor) for e in found} == {
+        ("dm", 1), ("dm (mine)", 2), ("random", 1), ("random (mine)", 2),
+    }  # fmt: skip

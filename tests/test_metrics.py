@@ -50,20 +50,33 @@ def test_absent_class_is_left_out():
     y = np.where(y == 2, 0, y)
     found = metrics(p, y)
     assert np.isfinite(list(found.values())).all()
-    assert details(p, y)["recall"][2] is None
+    assert details([p], y)["recall"][2] is None
 
 
 def test_details():
     p, y = _predictions()
-    found = details(p, y)
+    found = details([p], y)
     assert np.array_equal(found["confusion"], confusion_matrix(y, p.argmax(1)))
-    assert details(np.eye(3)[[0, 1, 2]], np.array([0, 1, 2]))["calibration_error"] == 0
-    assert details(np.eye(2)[[0, 0]], np.array([0, 1]))["calibration_error"] == pytest.approx(0.5)
+    assert details([np.eye(3)[[0, 1, 2]]], np.array([0, 1, 2]))["calibration_error"] == 0
+    assert details([np.eye(2)[[0, 0]]], np.array([0, 1]))["calibration_error"] == pytest.approx(0.5)
 
 
 def test_chance():
     found = chance(np.array([0, 1, 1]), np.array([0, 0, 0, 1]), 2)
     assert found["accuracy"] == 0.25 and found["balanced_accuracy"] == 0.5 and found["auroc"] == 0.5
+    found = chance(np.array([0, 0, 0, 1, 1, 2]), np.array([1, 2, 2]), 3)
+    assert found["balanced_accuracy"] == 0.5, "the most frequent class is not among those tested"
+
+
+def test_many_samples_are_measured_in_blocks(monkeypatch):
+    rng = np.random.default_rng(0)
+    p, y = rng.dirichlet(np.ones(3), 40), rng.integers(0, 3, 40)
+    weights = bootstrap_weights(40, 30, Key(0))
+    assert weights.dtype.itemsize == 2 and (weights.sum(axis=1) == 40).all()
+    whole = weighted_metrics(p, y, weights)
+    monkeypatch.setattr("medistill.evaluation.metrics.BLOCK", 100)
+    for name, values in weighted_metrics(p, y, weights).items():
+        assert np.array_equal(values, whole[name]), name
 
 
 def test_bootstrap_draws_whole_patients():

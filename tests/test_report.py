@@ -95,7 +95,7 @@ def _result(distilled, random, full, low):
         ((0.88, 0.7, 0.9, 0.1), "It can stand in", "is better than"),
         ((0.78, 0.75, 0.9, -0.05), "partial substitute", "not shown to be better"),
         ((0.55, 0.7, 0.9, -0.25), "cannot stand in", "worse than"),
-        ((0.5, 0.5, 0.5, -0.1), "no better than guessing", "not shown"),
+        ((0.5, 0.5, 0.5, -0.1), "not surely better than guessing", "not shown"),
     ],
 )
 def test_verdict_follows_the_figures(values, first, second):

@@ -2,14 +2,23 @@
 
 import numpy as np
 import pytest
+import torch
 
 from medistill.data.phantom import Phantom, make_phantom
 from medistill.data.preprocess import Part, prepare
 from medistill.evaluation.arms import subset
 from medistill.evaluation.robustness import augmentation_robust_score, label_robust_score
 from medistill.keys import Key
-from medistill.prediction.representativeness import _distances, representativeness, targets
-from medistill.prediction.spaces import SPACES, _bank, fit
+from medistill.prediction.representativeness import (
+    _distances,
+    _probability,
+    linear,
+    recall,
+    representativeness,
+    ridge,
+    targets,
+)
+from medistill.prediction.spaces import SPACES, _bank, _learned_patches, _patches, _shrunk, fit
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +92,30 @@ def test_robust_scores_of_an_evaluation(package):
     expected = label_robust_score(scores["hard_label_recovery"], scores["improvement_over_random"])
     assert scores["label_robust_score"] == pytest.approx(expected)
     assert medistill.evaluate(package, on="phantom:classes=3,images=36,size=16", config=TINY)["robustness"] is None
+
+
+def test_patches_equal_the_obvious_loop(prepared):
+    """At each place the patch without brightness and contrast, its answers above the threshold, pooled by quarters."""
+    pixels = prepared.train.pixels[:3]
+    mean, filters = (t.numpy() for t in _learned_patches(prepared.train.pixels[:50]))
+    images = _shrunk(pixels, 28).double().numpy()
+    expected = np.zeros((3, 2 * len(filters), 2, 2))
+    for image, answers in zip(images, expected, strict=True):
+        for y in range(24):
+            for x in range(24):
+                patch = image[:, y : y + 5, x : x + 5].reshape(-1)
+                patch = (patch - patch.mean()) / np.sqrt(patch.var(ddof=1) + 1e-3)
+                said = filters @ (patch - mean)
+                both = np.concatenate([np.maximum(said - 0.25, 0), np.maximum(-said - 0.25, 0)])
+                answers[:, y // 12, x // 12] += both / 144
+    found = _patches(pixels, (torch.from_numpy(mean), torch.from_numpy(filters)))
+    assert found == pytest.approx(expected.reshape(3, -1), abs=1e-4)
+
+
+def test_ridge_tells_apart_what_planes_tell_apart():
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    features = rng.normal(0, 0.1, (40, 5)) + np.where(labels, 1.0, -1.0)[:, None]
+    said = ridge(linear(features), features, np.eye(2)[labels], features)
+    assert recall(said, labels) == 1 and 0.99 < _probability(said, labels) <= 1
+    assert _probability(np.zeros((4, 2)), np.array([0, 1, 0, 1])) == 0.5

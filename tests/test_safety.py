@@ -14,8 +14,9 @@ from PIL import Image
 
 import medistill
 from conftest import SMALL_DM, TINY, npz_arrays
+from medistill.distil.checkpoint import RunFolder
 from medistill.errors import ConfigError, MedistillError, OutputError, PackageError
-from medistill.files import new_folder, require_writable, write_atomically
+from medistill.files import new_folder, read_json, require_writable, write_atomically
 from medistill.package.container import read_files, write_files
 
 SOURCE = "phantom:classes=3,images=36,size=16"
@@ -286,3 +287,23 @@ def test_a_package_folder_with_a_pipe_is_refused(package, tmp_path):
     os.mkfifo(tmp_path / "copy" / "pipe")
     with pytest.raises(PackageError, match="not a plain file"):
         medistill.verify(tmp_path / "copy")
+
+
+def test_what_is_written_has_the_rights_that_the_user_leaves(tmp_path):
+    before = os.umask(0o077)
+    try:
+        medistill.distill(SOURCE, out=tmp_path / "p", method="random", ipc=1)
+    finally:
+        os.umask(before)
+    made = [tmp_path / "p", *(tmp_path / "p").rglob("*"), *(tmp_path / "p.run").rglob("*")]
+    assert len(made) > 5 and all(path.stat().st_mode & 0o077 == 0 for path in made)
+
+
+def test_two_commands_do_not_work_in_one_folder(tmp_path):
+    folder = RunFolder(tmp_path / "p")
+    with folder.claimed({"configuration": {}}, fresh=False):
+        for fresh in (False, True):
+            with pytest.raises(ConfigError, match="p: another command is working on it; wait until it is done"):
+                medistill.distill(SOURCE, out=tmp_path / "p", method="random", ipc=1, fresh=fresh)
+        assert read_json(folder.path / "run.json") == {"configuration": {}}
+    medistill.distill(SOURCE, out=tmp_path / "p", method="random", ipc=1, fresh=True)

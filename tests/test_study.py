@@ -101,11 +101,12 @@ def test_order_trains_once_what_many_need(tmp_path):
 
 
 def test_a_failed_run_is_told_and_stops_nothing(tmp_path):
-    """Seven images of a class cannot be distilled into fifty; here with processes of their own."""
-    file = write(tmp_path, data=[{"source": SMALL, "name": "a"}], methods=["random"], ipc=[1, 50])
+    """Images of sixteen pixels cannot be stored at an eighth of the side; here with processes of their own."""
+    methods = ["random", {"method": "random", "name": "smaller", "settings": {"factor": 8}}]
+    file = write(tmp_path, data=[{"source": SMALL, "name": "a"}], methods=methods, ipc=[1])
     result = medistill.study_run(file, processes=2)
     assert (result["done"], result["failed"]) == (1, 1)
-    assert "--ipc: 50" in next(iter(result["errors"].values()))
+    assert "--factor: 8" in next(iter(result["errors"].values()))
     assert medistill.study_run(file)["ran"] == 0
     again = medistill.study_run(file, retry_failed=True)
     assert again["ran"] == 1 and again["failed"] == 1
@@ -167,6 +168,26 @@ def test_killed_in_the_middle_the_same_command_goes_on(tmp_path, monkeypatch, pr
         ({"pooled": [{"data": ["a", "b"], "classes": {"c": {}}}]}, "classes of 'c', which is not pooled"),
         ({"methods": [{"method": "dm", "settings": {"data": {"size": 20}}}]}, "how data are read is no setting"),
         ({"data": [{"source": "x" * 300}]}, "is no usable path"),
+        ({"data": ["nofolder"]}, "nofolder: no such file or folder.*--data-folder"),
+        ({"methods": [{"method": "dm", "settings": {"ipc": 3}}]}, "ipc is no setting of a method"),
+        ({"methods": [{"method": "dm", "settings": {"seed": 3}}]}, "seed is no setting of a method.* seeds"),
+        ({"methods": [{"method": "dm", "preset": "slow"}]}, r"study.yaml: method 'dm slow': .*no preset 'slow'"),
+        (
+            {"data": [{"source": SMALL, "methods": [{"method": "herding", "name": "random"}]}]},
+            "two methods are called 'random'",
+        ),
+        ({"data": [{"source": SMALL, "ipc": []}]}, "ipc: "),
+        ({"data": [{"source": SMALL, "seeds": []}]}, "seeds: "),
+        ({"ipc": [True]}, "ipc.0: True"),
+        ({"ipc": ["1"]}, "ipc.0: '1'"),
+        ({"ipc": [1000]}, r"study.yaml: data set 'a': --ipc: 1000; allowed: 1 to 12"),
+        ({"name": " "}, "name: ' ' is no name"),
+        ({"data": [{"source": SMALL, "name": "a\x1b[31m"}]}, "is no name"),
+        ({"pooled": [{"data": ["a", "a"]}]}, "one of them twice"),
+        (
+            {"transfer": [{"from": "a", "to": "b", "classes": {"ring lesion": None, "no lesion": None}}]},
+            "transfer from 'a' to 'b': fewer than two classes are left to test on",
+        ),
         ({"pooled": [{"data": ["a", "b"]}], "data": [STUDY["data"][0], {"source": SMALL + ",size=20", "name": "b"}]}, "cannot be pooled"),
         ({"transfer": [{"from": "a", "to": "c"}]}, "no data set of the study is called 'c'"),
         ({"sedes": [1]}, "did you mean 'seeds'"),
@@ -312,3 +333,41 @@ def test_strange_addresses_are_one_line(tmp_path):
     for address in ("tcp://a..b:8786", "tcp://[::1]:1", "127.0.0.1:99999999"):
         with pytest.raises(MedistillError, match="cannot be reached"):
             medistill.study_run(write(tmp_path), engine="dask", address=address)
+
+
+def test_data_are_looked_for_in_one_place(tmp_path, monkeypatch):
+    """Not where the command happens to be given: other data may lie there."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "study").mkdir()
+    (tmp_path / "here" / "x.npz").write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "here")
+    path = write(tmp_path / "study", data=["x.npz"])
+    with pytest.raises(ConfigError, match=r"study/x.npz: no such file or folder"):
+        read_study(path)
+    monkeypatch.setenv("MEDISTILL_DATA", str(tmp_path / "absent"))
+    with pytest.raises(ConfigError, match=r"MEDISTILL_DATA=.*absent: no such folder"):
+        read_study(path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("MEDISTILL_DATA")
+    assert read_study(write(tmp_path / "study", data=["~/here/x.npz"])).data[0].source == str(tmp_path / "here/x.npz")
+
+
+def test_the_same_images_under_two_names_are_told(tmp_path, capsys):
+    data = [{"source": SMALL, "name": "a"}, {"source": SMALL, "name": "again"}]
+    found = medistill.study_run(write(tmp_path, data=data), only_plan=True, progress=True)
+    assert found["runs"] == 2
+    assert "note: again holds the same images as a; runs that both describe count as a's" in capsys.readouterr().err
+
+
+def test_limits_of_memory_curves_and_versions_that_change_nothing_do_not_repeat_runs(tmp_path, monkeypatch):
+    both = {"transfer": [{"from": "a", "to": "b"}]}
+
+    def identities(**changes):
+        return {r.identity: r.kind for r in plan(read_study(write(tmp_path, **both, **changes)))}
+
+    first = identities(methods=["dm"])
+    assert identities(methods=[{"method": "dm", "settings": {"memory_limit_mb": 4000}}]) == first
+    assert identities(methods=["dm"], evaluate={**EVALUATE, "curve_points": 3}) == first
+    monkeypatch.setattr("medistill.study.plan.FEATURES_VERSION", 99)
+    again = identities(methods=["dm"])
+    assert {kind for i, kind in first.items() if i in again} == {"transfer"}, "only packages have features"

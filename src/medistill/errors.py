@@ -7,7 +7,8 @@ The command line prints the line and leaves with status 2; anything that is not 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class MedistillError(Exception):
@@ -45,6 +46,15 @@ class PackageError(MedistillError):
 
 class OutputError(MedistillError):
     """The result cannot be written where it was asked for."""
+
+
+@contextmanager
+def concerning(what: object) -> Iterator[None]:
+    """Say of an error which part of a larger whole it is about: a file, an entry of it."""
+    try:
+        yield
+    except MedistillError as problem:
+        raise type(problem)(f"{what}: {problem}") from problem
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -167,17 +168,21 @@ def write_atomically(path: Path, content: bytes | str, option: str = "--out") ->
     path = path.resolve()
     with refusing_output(path, option):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        written = _neighbour(path)
         try:
-            with os.fdopen(handle, "wb") as stream:
+            with written.open("xb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+            written.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            written.unlink(missing_ok=True)
             raise
+
+
+def _neighbour(path: Path) -> Path:
+    """A name beside ``path`` that nobody has; what is made there gets the rights that the user's umask leaves."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def flush(path: Path) -> None:
@@ -204,9 +209,9 @@ def new_folder(target: Path) -> Iterator[Path]:
         if target.exists() and not target.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "there is a file of that name")
         target.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        building = _neighbour(target)
+        building.mkdir()
         try:
-            building.chmod(0o755)
             yield building
             if target.exists():
                 aside = building.with_name(building.name + ".old")

@@ -189,6 +189,8 @@ class Store:
 
     def __init__(self, path: Path, write: bool = False) -> None:
         self.path = path
+        if path.is_dir():
+            raise DataError("is a folder", where=path, allowed="a study's database, a file")
         if not write and not path.is_file():
             raise DataError("no such database", where=path, remedy="make it with `medistill study run`")
         if write:

@@ -117,7 +117,7 @@ def predict_text(result: Json) -> str:
             _table(["expected of", *titles.values()], rows),
             f"{result['verdict']['code']}: {result['verdict']['words']}",
             f"learned from {known['runs']} runs on {known['data_sets']} data sets of {known['origins']} origins; in "
-            "brackets where 95 % of results on unseen origins lay",
+            "brackets: meant to hold 95 % of results on an origin like those of the studies",
         ]
     )
 

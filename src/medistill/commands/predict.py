@@ -14,7 +14,7 @@ from medistill.distil.problem import stored_images
 from medistill.errors import ConfigError, nearest
 from medistill.evaluation.protocol import same_bytes
 from medistill.prediction.examples import RANDOM_METHOD, read_examples, shipped
-from medistill.prediction.features import features
+from medistill.prediction.features import features, work
 from medistill.prediction.indicator import Indicator, Prediction
 from medistill.progress import Progress, say
 from medistill.runtime import prepare_torch
@@ -77,10 +77,11 @@ def predict(
     counts = _plain_counts(prepared, ipc, ratio, 1)
     alike = _counts_by_method(prepared, ipc, ratio, indicator, method, progress)
     by_counts: dict[tuple[int, ...], dict[str, float]] = {}
-    with Progress("training small networks on random images", 0, enabled=progress):
-        for each in (counts, *alike.values()):
-            if each not in by_counts:
-                by_counts[each] = features(prepared, list(each), seed)
+    sizes = dict.fromkeys((counts, *alike.values()))
+    total = sum(work(prepared, list(each)) for each in sizes)
+    with Progress("training small networks on random images", total, enabled=progress) as shown:
+        for each in sizes:
+            by_counts[each] = features(prepared, list(each), seed, shown.advance)
     found = by_counts[counts]
     predictions = {name: indicator.predict(by_counts[each], name) for name, each in alike.items()}
     return {

@@ -10,7 +10,8 @@ from medistill.config import EvaluateConfig
 from medistill.data.checks import require_usable
 from medistill.data.preprocess import Part
 from medistill.distil.checkpoint import RunFolder
-from medistill.evaluation.align import load_for
+from medistill.errors import DataError
+from medistill.evaluation.align import is_source, load_for
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights
 from medistill.evaluation.metrics import METRICS, details
 from medistill.files import require_apart, require_ours, require_writable, write_atomically
@@ -38,7 +39,7 @@ def train(
     """Train networks on a package alone and test them on the recipient's labelled images.
 
     Nothing is learned from the data: of a source with a test split that split is used, else
-    all its images.
+    all its images, unless they are those the package was made from.
 
     Args:
         package: folder or zip.
@@ -67,10 +68,20 @@ def train(
     for problem in require_usable(dataset, absent_classes=True):
         if problem.kind in TOLD:
             say(f"warning: {problem.kind}: {problem.found}", progress)
-    split = dataset.splits.get("test", dataset.train)
+    asked = [dataset.splits["test"]] if "test" in dataset.splits else list(dataset.splits.values())
     if "test" not in dataset.splits:
+        if is_source(read, dataset):
+            raise DataError(
+                "has no test images, and the package was made from the others",
+                where=dataset.description.name,
+                remedy="name other labelled images, or add a test split",
+            )
         notes.append("the data have no test split; all their images were used for testing, none for training")
-    test = Part(statistics.apply(split.images), split.labels)
+    test = Part(
+        np.concatenate([statistics.apply(split.images) for split in asked]),
+        np.concatenate([split.labels for split in asked]),
+    )
+    patients = [split.patients for split in asked if split.patients is not None]
     normal = Statistics(statistics.mean, statistics.std, read.manifest["flips"])
     part = read.part
     channels, height, width = part.pixels.shape[1:]
@@ -89,9 +100,10 @@ def train(
                 write_atomically(target, serialise(parameters, header), "--save")
                 saved = str(target)
     key = Key(config.seed).child("bootstrap")
-    weights = bootstrap_weights(len(test), config.bootstrap, key, split.patients)
-    measured = Bootstrap.of(runs, test.labels, weights, key)
-    each = [details(run, test.labels) for run in runs]
+    known = np.concatenate(patients) if len(patients) == len(asked) else None
+    measured = Bootstrap.of(
+        runs, test.labels, bootstrap_weights(len(test), config.bootstrap, key, known), key.child("distilled")
+    )
     return {
         "package_id": read.identity,
         "data": dataset.description.name,
@@ -99,9 +111,7 @@ def train(
         "test_images": len(test),
         "networks": config.networks,
         "metrics": {m: measured.summary(m) for m in METRICS},
-        "recall": each[0]["recall"],
-        "confusion": np.sum([d["confusion"] for d in each], axis=0).tolist(),
-        "calibration_error": float(np.mean([d["calibration_error"] for d in each])),
+        **details(runs, test.labels),
         "saved": saved,
         "notes": notes,
     }

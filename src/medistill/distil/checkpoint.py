@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from safetensors.torch import load, save
 from medistill.config import differing
 from medistill.distil.method import State
 from medistill.errors import ConfigError, DataError
-from medistill.files import canonical_json, pretty_json, read_json, write_atomically
+from medistill.files import canonical_json, pretty_json, read_json, refusing_output, write_atomically
 from medistill.package.container import is_package, is_zip
 from medistill.runtime import device_name, device_peak, peak_memory_mb
 from medistill.types import Json
 
 CHECKPOINT_SECONDS = 10.0
+LOCK = "lock"
 NAMES = "the name of a folder, or of a .zip file, to make"
 ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 
@@ -62,20 +64,52 @@ class RunFolder:
             raise ConfigError(f"'{out}'", where="--out", allowed=NAMES, remedy="no other archives are written")
         self.path = self.out.with_name(self.out.name + ".run")
 
-    def open(self, identity: Json, fresh: bool) -> None:
-        """Claim the folder for a run.
+    @contextlib.contextmanager
+    def claimed(self, identity: Json, fresh: bool) -> Iterator[None]:
+        """Hold the folder for a run; nobody else works in it meanwhile.
 
         Only what we made is ever replaced: a package, a run's folder, an empty folder.
 
         Raises:
-            ConfigError: it belongs to a run with another configuration, or something else is there.
+            ConfigError: it belongs to a run with another configuration, another command is working in it, or
+                something else is there.
             OutputError: it cannot be written.
         """
-        known = self._read("run.json")
-        self._require_ours(known is not None)
+        from filelock import FileLock, Timeout
+
+        self._require_ours()
+        with refusing_output(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK, blocking=False)
+            try:
+                lock.acquire()
+            except NotImplementedError:  # a file system without locks
+                pass
+            except Timeout:
+                remedy = "wait until it is done, or give another --out"
+                raise ConfigError("another command is working on it", where=self.out, remedy=remedy) from None
+        try:
+            try:
+                self._claim(identity, fresh)
+            except BaseException:
+                if not (self.path / "run.json").exists():
+                    (self.path / LOCK).unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        self.path.rmdir()
+                raise
+            yield
+        finally:
+            lock.release()
+
+    def _claim(self, identity: Json, fresh: bool) -> None:
         if fresh:
-            shutil.rmtree(self.path, ignore_errors=True)
-            known = None
+            with refusing_output(self.path):
+                for file in self.path.iterdir():
+                    if file.is_dir() and not file.is_symlink():
+                        shutil.rmtree(file)
+                    elif file.name != LOCK:
+                        file.unlink()
+        known = self._read("run.json")
         if known is not None and determining(known) != determining(identity):
             names = differing(determining(known), determining(identity))
             raise ConfigError(
@@ -90,20 +124,15 @@ class RunFolder:
                     where=self.out,
                     remedy="give another --out, or --fresh to replace it",
                 )
-            try:
-                write_atomically(self.path / "run.json", pretty_json(identity))
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    self.path.rmdir()
-                raise
+            write_atomically(self.path / "run.json", pretty_json(identity))
 
-    def _require_ours(self, recorded: bool) -> None:
+    def _require_ours(self) -> None:
         remedy = "give another --out; nothing was touched"
         if is_zip(self.out) and self.out.is_dir():
             raise ConfigError("is a folder", where=self.out, remedy=remedy)
         if os.path.lexists(self.out) and not _is_empty(self.out) and not is_package(self.out):
             raise ConfigError("exists and is no package", where=self.out, remedy=remedy)
-        if os.path.lexists(self.path) and not _is_empty(self.path) and not recorded:
+        if os.path.lexists(self.path) and not _is_empty(self.path) and self._read("run.json") is None:
             raise ConfigError("exists and is not the record of a run", where=self.path, remedy=remedy)
 
     def _read(self, name: str) -> Json | None:
@@ -171,7 +200,7 @@ class RunFolder:
 
 
 def _is_empty(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
+    return path.is_dir() and all(file.name == LOCK for file in path.iterdir())
 
 
 class Saver:

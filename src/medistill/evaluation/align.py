@@ -146,7 +146,6 @@ def renamed(dataset: Dataset, mapping: Mapping[str, str | None]) -> Dataset:
         raise DataError(
             f"has no class '{unknown[0]}' to rename",
             where=dataset.description.name,
-            allowed=", ".join(own),
             remedy=nearest(unknown[0], own),
         )
     names = [mapping.get(name, name) for name in own]

@@ -15,17 +15,23 @@ from medistill.types import Json, Labels, Probabilities
 Array = npt.NDArray[np.float64]
 
 
-def bootstrap_weights(count: int, samples: int, key: Key, patients: npt.NDArray[np.str_] | None = None) -> Array:
+Weights = npt.NDArray[np.uint16]
+
+
+def bootstrap_weights(count: int, samples: int, key: Key, patients: npt.NDArray[np.str_] | None = None) -> Weights:
     """How often each test image is drawn in each sample, (samples, count).
 
     Where patients are known whole patients are drawn, because their images stand or fall together.
     """
     rng = key.numpy()
-    if patients is None:
-        return rng.multinomial(count, np.full(count, 1 / count), size=samples).astype(np.float64)
-    names, rows = np.unique(patients, return_inverse=True)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)
-    return drawn[:, rows].astype(np.float64)
+    names, rows = np.arange(count), np.arange(count)
+    if patients is not None:
+        names, rows = np.unique(patients, return_inverse=True)
+    drawn = np.empty((samples, count), dtype=np.uint16)
+    # Row by row, for all at once in 64 bits are gigabytes where many images are tested.
+    for sample in drawn:
+        sample[:] = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[rows]
+    return drawn
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Bootstrap:
     picks: npt.NDArray[np.intp]
 
     @classmethod
-    def of(cls, runs: Sequence[Probabilities], labels: Labels, weights: Array, key: Key) -> Bootstrap:
+    def of(cls, runs: Sequence[Probabilities], labels: Labels, weights: Weights, key: Key) -> Bootstrap:
         """Measure an arm: probabilities of each run, true labels, weights shared by all arms."""
         measured = [metrics(p, labels) for p in runs]
         resampled = [weighted_metrics(p, labels, weights) for p in runs]
@@ -109,10 +115,14 @@ def gain(first: Bootstrap, second: Bootstrap, metric: str) -> Json:
 
 
 def recovery(first: Bootstrap, full: Bootstrap, metric: str, chance: float = 0.0) -> Json:
-    """(first − chance) / (full − chance), paired; None where full training is not above chance."""
-    below = full.mean(metric) - chance
-    if not below > 0:  # also where it is NaN
+    """(first − chance) / (full − chance), paired; None where full training is nothing above chance.
+
+    Above a chance that is not zero it must be surely, with its whole 95 % interval: else a share of hardly anything
+    would be told.
+    """
+    whole = interval(full.means(metric)) if chance else [full.mean(metric)]
+    if whole is None or not whole[0] > chance:  # also where one of both is NaN
         return {"mean": None, "ci95": None}
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = (first.means(metric) - chance) / (full.means(metric) - chance)
-    return {"mean": number((first.mean(metric) - chance) / below), "ci95": interval(ratio)}
+    return {"mean": number((first.mean(metric) - chance) / (full.mean(metric) - chance)), "ci95": interval(ratio)}

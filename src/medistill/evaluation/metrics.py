@@ -6,6 +6,8 @@ metrics over all samples are then matrix products, exact and fast.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,7 +24,9 @@ BLOCK = 2**22
 """Weights handled at once, so that a large test set needs no gigabytes."""
 
 
-def weighted_metrics(probabilities: Probabilities, labels: Labels, weights: Array) -> dict[str, Array]:
+def weighted_metrics(
+    probabilities: Probabilities, labels: Labels, weights: npt.NDArray[np.generic]
+) -> dict[str, Array]:
     """The four metrics for every row of weights.
 
     Accuracy; mean recall over classes; mean one-against-rest area under the ROC curve
@@ -37,8 +41,15 @@ def weighted_metrics(probabilities: Probabilities, labels: Labels, weights: Arra
     Returns:
         Each metric as (samples,).
     """
+    rows = max(1, BLOCK // max(1, len(labels)))
+    blocks = [_weighted(probabilities, labels, weights[i : i + rows]) for i in range(0, len(weights), rows)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in METRICS}
+
+
+def _weighted(probabilities: Probabilities, labels: Labels, drawn: npt.NDArray[np.generic]) -> dict[str, Array]:
     classes = probabilities.shape[1]
     predicted = probabilities.argmax(axis=1)
+    weights = drawn.astype(np.float64)
     truth = np.eye(classes)[labels]
     answer = np.eye(classes)[predicted]
     positives = weights @ truth
@@ -48,12 +59,7 @@ def weighted_metrics(probabilities: Probabilities, labels: Labels, weights: Arra
     with np.errstate(divide="ignore", invalid="ignore"):
         recall = np.where(present, hits / positives, np.nan)
         f1 = np.where(present, 2 * hits / (positives + answers), np.nan)
-    rows = max(1, BLOCK // max(1, len(labels)))
-    blocks = [weights[i : i + rows] for i in range(0, len(weights), rows)]
-    area = np.stack(
-        [np.concatenate([_auroc(probabilities[:, c], labels == c, b) for b in blocks]) for c in range(classes)],
-        axis=1,
-    )
+    area = np.stack([_auroc(probabilities[:, c], labels == c, weights) for c in range(classes)], axis=1)
     return {
         "accuracy": hits.sum(axis=1) / weights.sum(axis=1),
         "balanced_accuracy": _mean(recall),
@@ -93,8 +99,19 @@ def metrics(probabilities: Probabilities, labels: Labels) -> dict[str, float]:
     return {name: float(value[0]) for name, value in values.items()}
 
 
-def details(probabilities: Probabilities, labels: Labels) -> Json:
-    """Per-class recall, confusion counts and calibration error of one set of predictions.
+def details(runs: Sequence[Probabilities], labels: Labels) -> Json:
+    """Per-class recall and calibration error as means over runs, confusion counts as their sum."""
+    each = [_details(run, labels) for run in runs]
+    recall = np.array([[np.nan if r is None else r for r in d["recall"]] for d in each])
+    return {
+        "recall": [None if np.isnan(column).all() else float(column.mean()) for column in recall.T],
+        "confusion": np.sum([d["confusion"] for d in each], axis=0).tolist(),
+        "calibration_error": float(np.mean([d["calibration_error"] for d in each])),
+    }
+
+
+def _details(probabilities: Probabilities, labels: Labels) -> Json:
+    """Of one set of predictions.
 
     The expected calibration error is over 15 equal bins of the largest probability
     (Guo et al., ICML 2017).
@@ -118,7 +135,8 @@ def details(probabilities: Probabilities, labels: Labels) -> Json:
 
 
 def chance(train_labels: Labels, test_labels: Labels, classes: int) -> dict[str, float]:
-    """What always answering the most frequent training class achieves; NaN where undefined."""
+    """What always answering the most frequent training class, of those tested, achieves; NaN where undefined."""
     answer = np.zeros((len(test_labels), classes))
-    answer[:, np.bincount(train_labels, minlength=classes).argmax()] = 1
+    trained, tested = (np.bincount(labels, minlength=classes) for labels in (train_labels, test_labels))
+    answer[:, np.where(tested > 0, trained, -1).argmax()] = 1
     return metrics(answer, test_labels)

@@ -72,16 +72,6 @@ class Comparison:
             for arm in self.arms
         }
 
-    def details(self, arm: str) -> Json:
-        """Per-class recall and calibration error as means over runs, confusion as a sum."""
-        each = [details(run.probabilities, self.labels) for run in self.runs[arm]]
-        recall = np.array([[np.nan if r is None else r for r in d["recall"]] for d in each])
-        return {
-            "recall": [None if np.isnan(column).all() else float(column.mean()) for column in recall.T],
-            "confusion": np.sum([d["confusion"] for d in each], axis=0).tolist(),
-            "calibration_error": float(np.mean([d["calibration_error"] for d in each])),
-        }
-
     def as_json(self) -> Json:
         """Everything measured, as documented at ``medistill.evaluate``."""
         transfer = {net: replace(self, runs=runs)._scores() for net, runs in self.others.items()}
@@ -92,7 +82,9 @@ class Comparison:
             "sites": {name: {**site._scores(), "test_images": len(site.labels)} for name, site in self.sites.items()},
             "robustness": self.robustness,
             "chance": {m: number(v) for m, v in self._chance.items()},
-            "details": {arm: self.details(arm) for arm in self.arms},
+            "details": {
+                arm: details([run.probabilities for run in self.runs[arm]], self.labels) for arm in self.arms
+            },
             "curves": {arm: [run.curve.tolist() for run in self.runs[arm]] for arm in self.arms},
             "compression": self.compression,
             "images": self.images,

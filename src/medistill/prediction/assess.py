@@ -17,6 +17,7 @@ from medistill.prediction.indicator import (
     half_width,
     left_out,
     nothing,
+    predictions_without_two,
     scaled_errors,
 )
 from medistill.prediction.ranks import spearman
@@ -40,7 +41,8 @@ class Assessment:
         mean_absolute_error: in the quantity's own unit.
         r2: share of the variance explained; negative where the mean would be better.
         spearman: rank correlation of predicted and measured values; None where one is constant.
-        coverage: share of examples within an interval whose width comes from the other groups' errors.
+        coverage: share of examples within an interval that their group had no part in, neither in what is predicted
+            nor in its width.
     """
 
     predictor: str
@@ -57,6 +59,7 @@ def assess(examples: Sequence[Example]) -> list[Assessment]:
     found = []
     for name, views in PREDICTORS.items():
         predictions = left_out(examples, views)
+        widths = _widths(examples, views)
         for quantity in QUANTITIES:
             measured = np.array([e.values[quantity] for e in examples])
             predicted = np.array([p[quantity] for p in predictions])
@@ -69,17 +72,24 @@ def assess(examples: Sequence[Example]) -> list[Assessment]:
                     float(np.abs(predicted - measured).mean()),
                     1 - float(np.square(predicted - measured).sum()) / spread if spread else 0.0,
                     spearman(predicted, measured),
-                    _coverage(examples, scaled_errors(quantity, examples, predictions)),
+                    _coverage(examples, scaled_errors(quantity, examples, predictions), widths[quantity]),
                 )
             )
     return sorted(found, key=lambda a: QUANTITIES.index(a.quantity))
 
 
-def _coverage(examples: Sequence[Example], errors: Values) -> float:
-    """How often a held-out origin lies within intervals that its own errors had no part in."""
-    groups = np.array([e.group for e in examples])
-    inside = []
-    for group in np.unique(groups):
-        others = groups != group
-        inside.append(np.abs(errors[~others]) <= half_width(errors[others], groups[others].tolist()))
-    return float(np.concatenate(inside).mean())
+def _widths(examples: Sequence[Example], views: Sequence[View]) -> dict[str, dict[str, float]]:
+    """For each quantity and group half the width of the interval that an indicator without that group would give."""
+    found: dict[str, dict[str, float]] = {quantity: {} for quantity in QUANTITIES}
+    apart = predictions_without_two(examples, views)
+    for group in {e.group for e in examples}:
+        others = [e for e in examples if e.group != group]
+        predicted = [p for e, p in zip(examples, apart[group], strict=True) if e.group != group]
+        for quantity in QUANTITIES:
+            errors = scaled_errors(quantity, others, predicted)
+            found[quantity][group] = half_width(errors, [e.group for e in others])
+    return found
+
+
+def _coverage(examples: Sequence[Example], errors: Values, widths: dict[str, float]) -> float:
+    return float(np.mean([abs(error) <= widths[e.group] for e, error in zip(examples, errors, strict=True)]))

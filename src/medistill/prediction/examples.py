@@ -63,29 +63,43 @@ def learned_from(runs: Iterable[Record]) -> list[Record]:
 
 
 def read_examples(paths: Iterable[Path]) -> list[Example]:
-    """The examples of several databases, each run once; origins that share data are one.
+    """The examples of several databases, each run once; origins that share data are one, and what a later database
+    calls by the name of another method of an earlier one gets the database's name too.
 
     Raises:
         DataError: a path is no study's database, or packages were evaluated by different recipes or networks.
     """
     runs: dict[str, Record] = {}
+    meant: dict[str, str] = {}
     recipes: dict[str, Path] = {}
     for path in paths:
         with Store(path) as store:
             for run in learned_from(store.runs()):
-                runs[run.identity] = run
-                how = run.specification["evaluate"]
-                recipes.setdefault(canonical_json([how["recipe"], how["nets"][0]]), path)
+                runs.setdefault(run.identity, _told_apart(run, path, meant))
+                recipes.setdefault(recipe_of(run), path)
     if len(recipes) > 1:
         raise DataError(
             "holds packages that were evaluated by another recipe or with another network",
             where=list(recipes.values())[-1],
             remedy="such levels cannot be learned from together; evaluate by the default recipe, with convnet first",
         )
-    return examples_of(_joined(list(runs.values())))
+    return examples_of(joined(list(runs.values())))
 
 
-def _joined(runs: list[Record]) -> list[Record]:
+def _told_apart(run: Record, path: Path, meant: dict[str, str]) -> Record:
+    distil = run.specification["determined"].get("distil", {})
+    settings = canonical_json({k: v for k, v in distil.items() if k in ("method", "factor", "labels")})
+    name, settings = (RANDOM_METHOD, "") if run.is_random else (run.method, settings)
+    return run if meant.setdefault(name, settings) == settings else replace(run, method=f"{run.method} ({path.stem})")
+
+
+def recipe_of(run: Record) -> str:
+    """By what levels can be compared: the recipe and network of its evaluation."""
+    how = run.specification["evaluate"]
+    return canonical_json([how["recipe"], how["nets"][0]])
+
+
+def joined(runs: list[Record]) -> list[Record]:
     """The same runs, where groups that hold the same data have one name."""
     name = {run.group: run.group for run in runs}
 

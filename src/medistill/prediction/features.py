@@ -75,12 +75,22 @@ def features(
     identity = sha256_text(canonical_json(told))
     known = read_cached("features", identity)
     if known is not None:
-        return {name: float(value) for name, value in known.items()}
-    found = _features(prepared, counts, Key(seed).child("features"), seed, advance)
+        return {name: float(known[name]) for name in sorted(known)}
+    computed = _features(prepared, counts, Key(seed).child("features"), seed, advance)
+    found = dict(sorted(computed.items()))
     import torch
 
     write_cached("features", identity, {k: torch.tensor(v, dtype=torch.float64) for k, v in found.items()})
     return found
+
+
+def work(prepared: Prepared, counts: list[int]) -> int:
+    """Images that go through networks for the features of so many images, at most."""
+    return _draws(counts) * images_seen(SHORT, sum(counts)) + images_seen(LONG, len(prepared.train))
+
+
+def _draws(counts: list[int]) -> int:
+    return min(MOST_DRAWS, max(LEAST_DRAWS, DRAWN // images_seen(SHORT, sum(counts))))
 
 
 def _features(prepared: Prepared, counts: list[int], key: Key, seed: int, advance: Advance) -> dict[str, float]:
@@ -92,9 +102,8 @@ def _features(prepared: Prepared, counts: list[int], key: Key, seed: int, advanc
             where=prepared.dataset.description.name,
             remedy="a prediction needs more images",
         )
-    draws = min(MOST_DRAWS, max(LEAST_DRAWS, DRAWN // images_seen(SHORT, sum(counts))))
     sets = {
-        "random": [subset(rest, counts, key.child("random", i)) for i in range(draws)],
+        "random": [subset(rest, counts, key.child("random", i)) for i in range(_draws(counts))],
         "all": [rest],
     }
     found = _networks(prepared, sets, held, seed, advance)

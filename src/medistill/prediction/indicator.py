@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -309,6 +310,21 @@ def left_out(examples: Sequence[Example], views: Sequence[View] = VIEWS) -> list
             if e.group == group:
                 predicted[index] = models(e.features, e.method)
     return predicted
+
+
+def predictions_without_two(
+    examples: Sequence[Example], views: Sequence[View] = VIEWS
+) -> dict[str, list[dict[str, float]]]:
+    """For each group and each example what models predict that saw neither that group nor the example's own."""
+    groups = sorted({e.group for e in examples})
+    found: dict[str, list[dict[str, float]]] = {group: [{} for _ in examples] for group in groups}
+    for first, second in combinations(groups, 2):
+        models = Models.fit([e for e in examples if e.group not in (first, second)], views)
+        for index, e in enumerate(examples):
+            for out, own in ((first, second), (second, first)):
+                if e.group == own:
+                    found[out][index] = models(e.features, e.method)
+    return found
 
 
 def scaled_errors(quantity: str, examples: Sequence[Example], predicted: Sequence[dict[str, float]]) -> Values:

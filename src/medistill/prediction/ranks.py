@@ -15,7 +15,12 @@ SAMPLES = 1000
 
 def spearman(first: Values, second: Values) -> float | None:
     """Spearman's rank correlation; None where one of both is constant."""
-    return _pearson(rankdata(first), rankdata(second))
+    return _known(spearman_rows(first[None], second[None])[0])
+
+
+def spearman_rows(first: Values, second: Values) -> Values:
+    """Spearman's rank correlation of each row of (k, n) with the same row of another, (k,); NaN where undefined."""
+    return _pearson(*(_centred(rankdata(values, axis=1)) for values in (first, second)))
 
 
 def partial_spearman(
@@ -26,24 +31,37 @@ def partial_spearman(
     Ranks of both are regressed on the ranks of ``given``; what is left is correlated. None where that is not
     defined.
     """
-    estimate = _partial(first, second, given)
-    rng = Key(seed).child("partial").numpy()
-    drawn = [_partial(first[i], second[i], given[i]) for i in rng.integers(0, len(first), (SAMPLES, len(first)))]
-    known = [value for value in drawn if value is not None]
+    estimate = _known(_partial(first[None], second[None], given[None])[0])
+    drawn = Key(seed).child("partial").numpy().integers(0, len(first), (SAMPLES, len(first)))
+    found = _partial(first[drawn], second[drawn], given[drawn])
+    known = found[np.isfinite(found)]
     if estimate is None or 2 * len(known) < SAMPLES:
         return estimate, None, None
     low, high = np.percentile(known, [2.5, 97.5])
     return estimate, float(low), float(high)
 
 
-def _partial(first: Values, second: Values, given: Values) -> float | None:
-    ranks = [rankdata(values) for values in (first, second, given)]
-    design = np.column_stack([np.ones(len(first)), ranks[2]])
-    left = [r - design @ np.linalg.lstsq(design, r, rcond=None)[0] for r in ranks[:2]]
+def _partial(first: Values, second: Values, given: Values) -> Values:
+    """All (k, n), row by row."""
+    one, other, fixed = (_centred(rankdata(values, axis=1)) for values in (first, second, given))
+    spread = np.square(fixed).sum(axis=1)
+    left = []
+    for ranks in (one, other):
+        slope = np.divide((ranks * fixed).sum(axis=1), spread, out=np.zeros(len(spread)), where=spread > 0)
+        left.append(ranks - slope[:, None] * fixed)
     return _pearson(*left)
 
 
-def _pearson(first: Values, second: Values) -> float | None:
-    a, b = first - first.mean(), second - second.mean()
-    norm = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b / norm) if norm > 1e-9 * len(first) else None
+def _centred(rows: Values) -> Values:
+    return np.asarray(rows - rows.mean(axis=1, keepdims=True))
+
+
+def _pearson(first: Values, second: Values) -> Values:
+    """Correlation of centred rows; NaN where one of both is constant."""
+    norm = np.sqrt(np.square(first).sum(axis=1) * np.square(second).sum(axis=1))
+    defined = norm > 1e-9 * first.shape[1]
+    return np.divide((first * second).sum(axis=1), norm, out=np.full(len(norm), np.nan), where=defined)
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -10,6 +10,8 @@ Sources: Gretton et al., "A Kernel Two-Sample Test", JMLR 2012; Székely, Rizzo,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
@@ -24,14 +26,21 @@ MOST = 400
 
 NEIGHBOURS = 5
 
+PENALTY = 0.1
+"""Of ridge regression; kernels are about one for an image with itself."""
+
+TEMPERATURE = 0.1
+"""At which what regression says becomes probabilities."""
+
 
 def representativeness(distilled: Part, real: Part, classes: int, seed: int = 0) -> dict[str, float]:
     """Scores by name, each a mean over classes that both have; higher is more representative.
 
     ``<space>.<score>``: ``mmd``, ``energy`` and ``frechet`` are distances with the sign turned, zero where the
     distributions are the same; ``density`` and ``coverage`` are those of Naeem et al. (coverage within 0 to 1);
-    ``nearest`` is the share of real images whose nearest distilled image is of their class, and ``ridge`` that
-    share for a ridge regression of the distilled labels on the features, both 0 to 1.
+    ``nearest`` is the share of real images whose nearest distilled image is of their class, ``ridge`` that
+    share for a ridge regression of the distilled labels on the features, and ``ridge_probability`` the mean
+    probability that it gives to their class, all 0 to 1.
 
     Args:
         distilled: ``uint8`` images (n, c, h, w) at the size that networks see, with labels.
@@ -52,7 +61,10 @@ def representativeness(distilled: Part, real: Part, classes: int, seed: int = 0)
         for score in each[0]:
             scores[f"{name}.{score}"] = float(np.mean([e[score] for e in each]))
         scores[f"{name}.nearest"] = _nearest(made, distilled.labels, seen, sample.labels)
-        scores[f"{name}.ridge"] = ridge_recall(made, distilled, classes, seen, sample.labels)
+        kernel = linear(seen) if space.linear else gaussian(seen, made)
+        said = ridge(kernel, made, targets(distilled, classes), seen)
+        scores[f"{name}.ridge"] = recall(said, sample.labels)
+        scores[f"{name}.ridge_probability"] = _probability(said, sample.labels)
     return scores
 
 
@@ -89,23 +101,44 @@ def _distances(made: Features, seen: Features) -> dict[str, float]:
 def _nearest(
     made: Features, made_labels: npt.NDArray[np.int64], seen: Features, labels: npt.NDArray[np.int64]
 ) -> float:
-    said = made_labels[cdist(seen, made).argmin(axis=1)]
-    return _recall(said, labels)
+    return _per_class(made_labels[cdist(seen, made).argmin(axis=1)] == labels, labels)
 
 
-def ridge_recall(made: Features, part: Part, classes: int, seen: Features, labels: npt.NDArray[np.int64]) -> float:
-    """Mean recall of a kernel ridge regression of a part's labels on its features, asked about other images.
+Kernel = Callable[[Features, Features], Features]
 
-    The kernel is Gaussian, its width the median distance. No step is taken: one linear system is solved.
-    """
-    wanted = targets(part, classes)
+
+def gaussian(seen: Features, made: Features) -> Kernel:
+    """A Gaussian kernel, as wide as the median distance between the two."""
     width = np.median(cdist(seen[:: max(1, len(seen) // 200)], made)) or 1.0
-    kernel = np.exp(-np.square(cdist(made, made) / width) / 2)
-    weights = np.linalg.solve(kernel + 0.1 * np.eye(len(made)), wanted - wanted.mean(axis=0))
-    said = np.exp(-np.square(cdist(seen, made) / width) / 2) @ weights + wanted.mean(axis=0)
-    return _recall(said.argmax(axis=1), labels)
+    return lambda a, b: np.exp(-np.square(cdist(a, b) / width) / 2)
 
 
-def _recall(said: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> float:
-    """Mean recall over the classes that occur."""
-    return float(np.mean([(said[labels == c] == c).mean() for c in np.unique(labels)]))
+def linear(seen: Features) -> Kernel:
+    """The inner product, one on average for an image with itself."""
+    scale = float(np.square(seen).sum(axis=1).mean()) or 1.0
+    return lambda a, b: np.asarray(a @ b.T / scale)
+
+
+def ridge(kernel: Kernel, made: Features, wanted: Features, seen: Features) -> Features:
+    """What kernel ridge regression of labels (n, classes) on features says of others, (m, classes).
+
+    No step is taken: one linear system is solved.
+    """
+    weights = np.linalg.solve(kernel(made, made) + PENALTY * np.eye(len(made)), wanted - wanted.mean(axis=0))
+    return np.asarray(kernel(seen, made) @ weights + wanted.mean(axis=0))
+
+
+def recall(said: Features, labels: npt.NDArray[np.int64]) -> float:
+    """Mean recall, over the classes that occur, of what regression says."""
+    return _per_class(said.argmax(axis=1) == labels, labels)
+
+
+def _probability(said: Features, labels: npt.NDArray[np.int64]) -> float:
+    """Mean probability of the true class; unlike recall it changes with every image that becomes surer."""
+    odds = np.exp((said - said.max(axis=1, keepdims=True)) / TEMPERATURE)
+    return _per_class(odds[np.arange(len(labels)), labels] / odds.sum(axis=1), labels)
+
+
+def _per_class(values: npt.NDArray[np.generic], labels: npt.NDArray[np.int64]) -> float:
+    """Mean over the classes that occur of the mean over their images."""
+    return float(np.mean([values[labels == c].mean() for c in np.unique(labels)]))

@@ -110,7 +110,10 @@ def render_page(page: Page) -> str:
     return template("page.html.jinja").render(page=page)
 
 
-LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}"})
+LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}", "<": r"\textless{}", ">": r"\textgreater{}"}
+)
 """What each character that means something to LaTeX is written as."""
 
 

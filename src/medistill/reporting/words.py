@@ -55,7 +55,7 @@ def verdict(result: Json, coreset: bool) -> list[str]:
         )
     if above is None:
         sentences.append(
-            "Full training itself is no better than guessing here, so nothing can be said about distilling: "
+            "Full training itself is not surely better than guessing here, so nothing can be said about distilling: "
             "look at the data and labels first."
         )
     else:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from medistill.config import DataConfig, EvaluateConfig, Settings, build, read_yaml
 from medistill.data.medmnist import parse_name
@@ -16,16 +16,27 @@ DATA_VARIABLE = "MEDISTILL_DATA"
 PHANTOM = "phantom"
 
 
+def _readable(name: str) -> str:
+    if name and not (name.strip() and name.isprintable() and len(name) <= LONGEST):
+        raise ValueError(f"{name[:40]!r} is no name; it needs 1 to {LONGEST} characters that can be printed")
+    return name
+
+
+LONGEST = 100
+Name = Annotated[str, AfterValidator(_readable)]
+
+
 def _several(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) else value
 
 
-Ratio = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Ratio = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False, strict=True)]
+Ipc = Annotated[int, Field(gt=0, lt=2**63, strict=True)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)]
 """What the database can hold."""
 
 # One value may stand for itself.
-Ipcs = Annotated[tuple[PositiveInt, ...], BeforeValidator(_several)]
+Ipcs = Annotated[tuple[Ipc, ...], BeforeValidator(_several)]
 Ratios = Annotated[tuple[Ratio, ...], BeforeValidator(_several)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_several)]
 
@@ -36,7 +47,7 @@ class MethodEntry(Settings):
     method: str = Field(description="a method's name, or default")
     preset: str | None = Field(None, description="a preset of it")
     settings: dict[str, Any] = Field(default_factory=dict, description="further settings, as for --set")
-    name: str = Field("", description="what tables call it")
+    name: Name = Field("", description="what tables call it")
 
     @property
     def title(self) -> str:
@@ -48,6 +59,9 @@ class MethodEntry(Settings):
     def _settings(cls, value: dict[str, Any]) -> dict[str, Any]:
         if "data" in value:
             raise ValueError("how data are read is no setting of a method; say it at the data set, below data")
+        for name, list_ in (("ipc", "ipc"), ("ratio", "ratio"), ("seed", "seeds")):
+            if name in value:
+                raise ValueError(f"{name} is no setting of a method; it is the study's, or a data set's, {list_}")
         return value
 
 
@@ -55,8 +69,8 @@ class DataEntry(Settings):
     """A data set as the study sees it: a source, perhaps varied in its training images and classes."""
 
     source: str = Field(description="path (from the data folder), MedMNIST name, or phantom")
-    name: str = Field("", description="what tables call it; the source's own name if not given")
-    group: str = Field("", description="data of one origin share it, by default those of one source")
+    name: Name = Field("", description="what tables call it; the source's own name if not given")
+    group: Name = Field("", description="data of one origin share it, by default those of one source")
     data: DataConfig = Field(default_factory=DataConfig, description="how it is read")
     images: float = Field(1.0, gt=0, le=1, description="share of the training images of each class that are kept")
     classes: dict[str, str | None] = Field(
@@ -64,10 +78,10 @@ class DataEntry(Settings):
     )
     label_noise: float = Field(0.0, ge=0, lt=1, description="share of the training labels replaced by another class")
     variation_seed: int = Field(0, description="of what is left out and replaced")
-    methods: tuple[MethodEntry, ...] | None = Field(None, description="instead of the study's")
-    ipc: Ipcs | None = Field(None, description="instead of the study's")
-    ratio: Ratios | None = Field(None, description="instead of the study's")
-    seeds: Seeds | None = Field(None, description="instead of the study's")
+    methods: tuple[MethodEntry, ...] | None = Field(None, min_length=1, description="instead of the study's")
+    ipc: Ipcs | None = Field(None, min_length=1, description="instead of the study's")
+    ratio: Ratios | None = Field(None, min_length=1, description="instead of the study's")
+    seeds: Seeds | None = Field(None, min_length=1, description="instead of the study's")
 
     @property
     def varied(self) -> bool:
@@ -103,7 +117,7 @@ class Pooled(Settings):
 class StudyConfig(Settings):
     """A whole study."""
 
-    name: str = Field(description="of the study")
+    name: Name = Field(min_length=1, description="of the study")
     data: tuple[DataEntry, ...] = Field(min_length=1)
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     ipc: Ipcs = Field((), description="images per class")
@@ -133,14 +147,19 @@ class StudyConfig(Settings):
             if name not in names:
                 raise ValueError(f"no data set of the study is called '{name}'; {nearest(name, names)}")
         for pooled in self.pooled:
+            if len(set(pooled.data)) < len(pooled.data):
+                raise ValueError(f"{', '.join(pooled.data)} are pooled, one of them twice; name each once")
             for name in pooled.classes:
                 if name not in pooled.data:
                     raise ValueError(f"classes of '{name}', which is not pooled; {nearest(name, pooled.data)}")
+        meant: dict[str, MethodEntry] = {}
         for methods in (self.methods, *(entry.methods or () for entry in self.data)):
             titles = [method.title for method in methods]
-            twice = sorted({title for title in titles if titles.count(title) > 1})
-            if twice:
-                raise ValueError(f"two methods are called '{twice[0]}'; give one another name")
+            for method in methods:
+                # Tables and the indicator know methods by what they are called, wherever they are listed.
+                same = meant.setdefault(method.title, method).model_copy(update={"name": method.name}) == method
+                if not same or titles.count(method.title) > 1:
+                    raise ValueError(f"two methods are called '{method.title}'; give one another name")
         if not self.ipc and not self.ratio and any(e.ipc is None and e.ratio is None for e in self.data):
             raise ValueError("neither ipc nor ratio says how many images to make")
         return self
@@ -167,19 +186,22 @@ def read_study(path: Path, data_folder: Path | None = None) -> StudyConfig:
         ConfigError: unreadable, or a setting is unknown or wrong.
     """
     config = build(StudyConfig, read_yaml(path), str(path))
-    if data_folder is not None and not data_folder.is_dir():
-        raise ConfigError("no such folder", where=f"--data-folder {data_folder}")
-    folder = data_folder or Path(os.environ.get(DATA_VARIABLE) or path.parent)
+    named = os.environ.get(DATA_VARIABLE)
+    folder = data_folder or Path(named or path.parent).expanduser()
+    if not folder.is_dir():
+        option = f"--data-folder {folder}" if data_folder is not None else f"{DATA_VARIABLE}={folder}"
+        raise ConfigError("no such folder", where=option)
     found = []
     for entry in config.data:
-        place = folder / entry.source
+        place = folder / Path(entry.source).expanduser()
         try:
-            source = str(place.resolve()) if place.exists() else entry.source
+            there = place.exists()
+            source = str(place.resolve()) if there else entry.source
         except OSError as problem:  # a name too long
             raise ConfigError(f"is no usable path ({problem.strerror})", where=f"{entry.source[:60]}...") from problem
-        if source == entry.source and entry.source.endswith(".npz") and not Path(source).exists():
+        if not there and origin(source) != PHANTOM and parse_name(source) is None:
             raise ConfigError(
-                "no such file",
+                "no such file or folder",
                 where=place,
                 remedy=f"name the folder of the data with --data-folder, or in {DATA_VARIABLE}",
             )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+import numpy as np
+
 from medistill.commands.distill import configured
 from medistill.config import EvaluateConfig
-from medistill.errors import DataError
+from medistill.distil.problem import images_per_class
+from medistill.errors import DataError, concerning
 from medistill.evaluation.align import align, renamed
 from medistill.evaluation.jobs import VERSION as NETWORKS_VERSION
 from medistill.files import canonical_json, sha256_text
@@ -17,7 +20,7 @@ from medistill.study.config import DataEntry, MethodEntry, Pooled, StudyConfig
 from medistill.study.variation import also_renamed, data_identity, read_entry
 from medistill.types import Json
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same specification would give other figures for reasons that no other version tells."""
 
 
@@ -46,18 +49,28 @@ def plan(config: StudyConfig) -> list[Run]:
         if "test" not in dataset.splits:
             raise DataError("has no test images", where=name, remedy="add a test split to evaluate on")
     for transfer in config.transfer:
-        align(renamed(data[transfer.to], transfer.classes), data[transfer.from_].description.class_names)
+        with concerning(f"transfer from '{transfer.from_}' to '{transfer.to}'"):
+            there = renamed(data[transfer.to], transfer.classes)
+            if len(np.unique(there.splits["test"].labels)) < 2:
+                raise DataError("fewer than two classes are left to test on", remedy="give fewer of them one name")
+            align(there, data[transfer.from_].description.class_names)
     runs: list[Run] = []
     for entry in config.data:
         own = {"entry": entry.model_dump(mode="json"), "data_identity": identities[entry.name]}
-        there = [t for t in config.transfer if t.from_ == entry.name]
         sites = [
             {"entry": entries[t.to].model_dump(mode="json"), "identity": identities[t.to], "classes": t.classes}
-            for t in there
+            for t in config.transfer
+            if t.from_ == entry.name
         ]
+        sizes = np.bincount(data[entry.name].train.labels).tolist()
         for cell in _cells(entry, config):
+            with concerning(f"data set '{entry.name}'"):
+                images_per_class(sizes, cell[1], cell[2])
             common = {**own, **_common(config.evaluate, *cell)}
             specification = {"kind": "distilled", "keep_networks": bool(sites), **common}
+            determined = common["determined"]
+            versions = {**determined["versions"], "features": FEATURES_VERSION}  # the others compute none
+            specification["determined"] = {**determined, "versions": versions}
             runs.append(_run(config, specification, entry, identities[entry.name], *cell))
             for site in sites:
                 specification = {"kind": "transfer", "site": site, **common}
@@ -83,13 +96,15 @@ def _cells(entry: DataEntry, config: StudyConfig) -> list[tuple[MethodEntry, int
 def _common(evaluate: EvaluateConfig, method: MethodEntry, ipc: int | None, ratio: float | None, seed: int) -> Json:
     """What a worker needs, and with ``determined`` what the method's files and versions add to it."""
     named = None if method.method == "default" else method.method
-    _, resolved = configured(named, ipc, ratio, method.preset, method.settings, {"seed": seed}, False)
+    with concerning(f"method '{method.title}'"):
+        _, resolved = configured(named, ipc, ratio, method.preset, method.settings, {"seed": seed}, False)
+    # No curves are kept, and a limit of memory changes rounding alone.
     return {
         "method": method.model_dump(mode="json"), "ipc": ipc, "ratio": ratio, "seed": seed,
-        "evaluate": evaluate.model_dump(mode="json"),
+        "evaluate": evaluate.model_dump(mode="json", exclude={"curve_points"}),
         "determined": {
-            "distil": resolved.model_dump(mode="json", exclude={"data"}),
-            "versions": {"study": VERSION, "networks": NETWORKS_VERSION, "features": FEATURES_VERSION},
+            "distil": resolved.model_dump(mode="json", exclude={"data", "memory_limit_mb"}),
+            "versions": {"study": VERSION, "networks": NETWORKS_VERSION},
         },
     }  # fmt: skip
 

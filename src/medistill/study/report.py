@@ -4,18 +4,47 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medistill.errors import DataError
+from medistill.errors import ConfigError, DataError
 from medistill.files import require_apart, require_ours, require_writable, write_atomically
 from medistill.progress import duration
 from medistill.reporting.html import PAGE_MARK
-from medistill.reporting.page import Page, render_page
+from medistill.reporting.page import Page, Table, render_page
 from medistill.store import Record, Store, current
+from medistill.study.foretelling import indicator, representativeness
 from medistill.study.pictures import pictures
 from medistill.study.statements import CHOSEN, statements
-from medistill.study.tables import TABLES, all_tables, cells
+from medistill.study.tables import (
+    boundary,
+    cells,
+    equivalents,
+    failures,
+    networks,
+    pooled,
+    results,
+    robustness,
+    sites,
+)
 from medistill.types import Json
 
 SUFFIXES = ("csv", "parquet", "tex")
+
+
+TABLES = (
+    "boundary", "results", "equivalents", "networks", "sites", "pooled", "robustness", "representativeness",
+    "indicator", "failures",
+)  # fmt: skip
+"""Keys of all that there may be."""
+
+
+def all_tables(store: Store) -> list[Table]:
+    """Every table that has rows."""
+    runs = store.runs()
+    of = cells(runs)
+    made = [
+        boundary(of), results(of), equivalents(of), networks(of), sites(runs), pooled(runs), robustness(of),
+        representativeness(of), indicator(runs), failures(runs),
+    ]  # fmt: skip
+    return [table for table in made if table.rows]
 
 
 def study_report(db: str | Path, *, out: str | Path | None = None, tables: str | Path | None = None) -> Json:
@@ -34,18 +63,20 @@ def study_report(db: str | Path, *, out: str | Path | None = None, tables: str |
         ConfigError: the page would take the database's place.
         OutputError: the page or a table cannot be written.
     """
-    base = Path(db)
-    with Store(base) as store:
-        runs = current(store.runs())
-        made = all_tables(store)
-    if not runs:
-        raise DataError("holds no run yet", where=base, remedy="fill it with `medistill study run`")
+    base = Path(db).expanduser()
     target = Path(out).expanduser() if out is not None else base.with_suffix(".html")
     folder = Path(tables).expanduser() if tables is not None else target.with_name(f"{target.stem}-tables")
     require_apart(target, "--out", base)
     require_ours(target, "--out", PAGE_MARK)
     require_writable(target, "--out")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError("is a file", where=folder, allowed="a folder for --tables")
     require_writable(folder / "results.csv", "--tables")
+    with Store(base) as store:
+        runs = current(store.runs())
+        made = all_tables(store)
+    if not runs:
+        raise DataError("holds no run yet", where=base, remedy="fill it with `medistill study run`")
     of = cells(runs)
     told = statements(of, runs)
     page = Page(_title(sorted({r.study for r in runs})), _lead(runs), told, pictures(of), made)

@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from medistill.errors import ConfigError
+from medistill.errors import ConfigError, concerning
 from medistill.files import user_cache
 from medistill.progress import Progress, duration, say
 from medistill.runtime import usable_cores
@@ -65,7 +65,12 @@ def study_run(
         if number is not None and number < 1:
             raise ConfigError(f"{number}", where=option, allowed="1 and more")
     path = Path(file).expanduser()
-    planned = _once(plan(read_study(path, None if data_folder is None else Path(data_folder).expanduser())))
+    study = read_study(path, None if data_folder is None else Path(data_folder).expanduser())
+    with concerning(path):
+        described = plan(study)
+    planned = _once(described)
+    for name, first in _known_by_another_name(described, planned).items():
+        say(f"note: {name} holds the same images as {first}; runs that both describe count as {first}'s", progress)
     base = Path(db).expanduser() if db is not None else path.with_suffix(".db")
     parallel = processes or max(1, usable_cores() // threads)
     opened = nullcontext(None) if only_plan and not base.exists() else Store(base, write=not only_plan)
@@ -116,6 +121,11 @@ def _once(runs: list[Run]) -> list[Run]:
     """Two entries may describe the same run; it has the first one's name."""
     unique = {run.identity: run for run in reversed(runs)}
     return [run for run in runs if unique[run.identity] is run]
+
+
+def _known_by_another_name(described: list[Run], planned: list[Run]) -> dict[str, str]:
+    first = {run.identity: run.data for run in planned}
+    return {run.data: first[run.identity] for run in described if run.data != first[run.identity]}
 
 
 def _record(run: Run, outcome: Json) -> Record:

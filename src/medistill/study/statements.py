@@ -26,51 +26,75 @@ def statements(of: list[Cell], runs: list[Record]) -> list[Statement]:
 
 
 def _share(c: Cell) -> float:
+    """Of the original's pixels, which is what is sent; images stored smaller are more than that of the number."""
     return c.mean(lambda r: r["compression"]["images"]) or 0.0
 
 
+def _size(c: Cell) -> str:
+    """How much of the data a package is, so that nobody takes smaller images for fewer ones."""
+    images = c.mean(lambda r: r["images"]["distilled"]) or 0.0
+    stored = c.mean(lambda r: r["compression"]["stored_images"]) or 0.0
+    if stored <= _share(c):
+        return f"{c.words}, {_share(c):.2%} of their number"
+    return (
+        f"the pixels of {c.words}, {_share(c):.2%} of all; {images:.0f} smaller images, {stored:.2%} of their number"
+    )
+
+
 def _where(of: list[Cell]) -> list[Statement]:
-    small = [c for c in of if _share(c) <= FEW and c.recovery() is not None and not c.is_random]
+    """For each data set the smallest package that does, else the best; of one size the best."""
     made = []
-    for data in dict.fromkeys(c.data for c in small):
-        own = sorted((c for c in small if c.data == data), key=_share)
+    for data in dict.fromkeys(c.data for c in of):
+        small = [c for c in of if c.data == data and _share(c) <= FEW and c.recovery() is not None and c.works()]
+        own = sorted((c for c in small if not c.is_random), key=lambda c: (_share(c), -(c.recovery() or 0)))
+        methods = list(dict.fromkeys(c.method for c in own))
         enough = [c for c in own if (c.recovery() or 0) >= ENOUGH]
         if enough:
-            c = enough[0]
+            made.append(f"{data}: {_reached(enough[0])}.")
+        elif len(methods) > 1:  # one method alone says little of what can be had
+            best = max(own, key=lambda c: c.recovery() or 0)
             made.append(
-                f"{data}: {c.words} ({_share(c):.2%} of their number) by {c.method} reach "
-                f"{c.recovery():.0%} of the full data's balanced accuracy."
-            )
-        else:
-            c = max(own, key=lambda c: c.recovery() or 0)
-            made.append(
-                f"{data}: no method reached {ENOUGH:.0%} of the full data's balanced accuracy with at most {FEW:.0%} "
-                f"of the images; the best was {c.method} with {c.words}, {c.recovery():.0%}."
+                f"{data}: none of {listed(methods)} reached {ENOUGH:.0%} of the full data's balanced accuracy with "
+                f"at most {FEW:.0%} of the pixels; the best: {_reached(best)}."
             )
     return [Statement(text, "boundary") for text in made]
 
 
+def _reached(c: Cell) -> str:
+    """What a package recovers, with its interval, beside random images of as many bytes."""
+    interval = c.recovery_interval()
+    surely = "" if interval is None else f" [{interval[0]:.1%}, {interval[1]:.1%}]"
+    random, full = c.level(arm="random"), c.level(arm="full")
+    beside = "" if not random or not full else f"; random images of as many bytes {random / full:.1%}"
+    return f"{c.method} ({_size(c)}) recovers {c.recovery():.1%}{surely} of the full data's balanced accuracy{beside}"
+
+
 def _which(of: list[Cell]) -> list[Statement]:
-    """Which method was best how often, and what it takes; only where the same methods were measured."""
-    places: dict[tuple[str, str], dict[str, float]] = {}
+    """Which method was best how often; only where the same methods were measured in the same way on several data."""
+    places: dict[tuple[str, str, str], dict[str, float]] = {}
     for c in of:
         level = c.level()
         if level is not None:
-            places.setdefault((c.words, c.data), {})[c.method] = level
-    contests: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (size, _data), levels in places.items():
+            places.setdefault((c.words, c.recipe, c.data), {})[c.method] = level
+    contests: dict[tuple[str, str, tuple[str, ...]], list[list[str]]] = {}
+    for (size, recipe, _data), levels in places.items():
         if len(levels) > 1:
-            contests.setdefault((size, tuple(sorted(levels))), []).append(max(levels, key=lambda m: levels[m]))
+            best = [m for m in sorted(levels) if levels[m] == max(levels.values())]
+            contests.setdefault((size, recipe, tuple(sorted(levels))), []).append(best)
     made = []
-    for (size, methods), won in contests.items():
-        winners = sorted(set(won), key=lambda m: (-won.count(m), m))
-        counted = listed([f"{m} on {won.count(m)}" for m in winners])
-        made.append(f"With {size}, of {listed(list(methods))} the best was {counted} of {len(won)} data sets.")
+    for (size, _recipe, methods), won in contests.items():
+        if len(won) < 2:
+            continue
+        firsts = [m for best in won for m in best]
+        winners = sorted(set(firsts), key=lambda m: (-firsts.count(m), m))
+        counted = listed([f"{m} on {firsts.count(m)}" for m in winners])
+        tied = " (where several were equal, each counts)" if len(firsts) > len(won) else ""
+        made.append(f"With {size}, of {listed(list(methods))} the best was {counted} of {len(won)} data sets{tied}.")
     return [Statement(text, "results") for text in made]
 
 
 def _worth(of: list[Cell]) -> list[Statement]:
-    """Whether each method beats storing as many random images in the same way; none is chosen by its figures."""
+    """Whether each method beats keeping as many random images in the same way; none is chosen by its figures."""
     made = []
     for method in dict.fromkeys(c.method for c in of if not c.is_random):
         for size in dict.fromkeys(c.words for c in of):
@@ -79,9 +103,10 @@ def _worth(of: list[Cell]) -> list[Statement]:
             sure = [data for data, low in known.items() if low > 0]
             if known:
                 where = f": {listed(sure)}" if sure else ""
+                sets = "data set" if len(known) == 1 else "data sets"
                 made.append(
-                    f"With {size} {method} gains over random images stored and labelled alike, with a 95 % interval "
-                    f"above zero, on {len(sure)} of {len(known)} data sets{where}."
+                    f"With {size} {method} gains over random images stored alike, with every seed's 95 % interval "
+                    f"above zero, on {len(sure)} of {len(known)} {sets}{where}."
                 )
     return [Statement(text, "results") for text in made]
 
@@ -107,7 +132,7 @@ def _sites(runs: list[Record]) -> list[Statement]:
         made.append(
             f"Trained on {data}, tested at {site}, with {size}: balanced accuracy {each}; {mean(first, 'full'):.3f} "
             f"with all images, {mean(first, 'random'):.3f} with random ones."
-            + (" Not even all images are better than guessing there." if guessing else "")
+            + (" Not even all images are surely better than guessing there." if guessing else "")
         )
     return [Statement(text, "sites") for text in made]
 

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from medistill.keys import Key
-from medistill.prediction.assess import assess
-from medistill.prediction.examples import examples_of, learned_from
-from medistill.prediction.indicator import LEAST_GROUPS, QUANTITIES
-from medistill.prediction.ranks import partial_spearman, spearman
+from medistill.prediction.examples import recipe_of
 from medistill.reporting.page import Column, Table
-from medistill.store import Record, Store, current
+from medistill.store import Record, current
 from medistill.types import Json
 
 METRIC = "balanced_accuracy"
 ALIKE = "random_stored_alike"
-NORMAL_95 = 1.959964
-"""Standard deviations to either end of a normal distribution's 95 % interval."""
-
-REPEATS = 200
-"""Draws of errors that a rank correlation is averaged over."""
-
-Array = npt.NDArray[np.float64]
-
 RECOVERED = (0.90, 0.95)
 """Shares of the full data's performance that count as reached."""
 
@@ -58,6 +44,15 @@ class Cell:
     def is_random(self) -> bool:
         return self.runs[0].is_random
 
+    @property
+    def recipe(self) -> str:
+        """By what levels of cells can be compared."""
+        return recipe_of(self.runs[0])
+
+    def works(self) -> bool:
+        """Whether all images are surely better than guessing; else a share of what they reach says nothing."""
+        return self.mean(lambda r: r["recovery_above_chance"][METRIC]) is not None
+
     def mean(self, value: Callable[[Json], float | None]) -> float | None:
         """Mean over seeds of what ``value`` reads from a result; None where a seed lacks it."""
         values = [value(run.result or {}) for run in self.runs]
@@ -71,14 +66,25 @@ class Cell:
         return self.mean(lambda r: r["recovery"][metric])
 
     def gain(self, over: str, part: int | None = None) -> float | None:
-        """Gain over "random" or random stored alike: its mean, or an end of its interval, averaged over seeds."""
+        """Gain over "random" or random stored alike: its mean over seeds, or the outermost end of their intervals."""
         name = "gain_over_random" if over == "random" else "gain_over_random_stored_alike"
 
         def value(result: Json) -> float | None:
             found = (result[name] or result["gain_over_random"])[METRIC]
             return found["mean"] if part is None else (found["ci95"] or (None, None))[part]
 
-        return self.mean(value)
+        return self.mean(value) if part is None else self._outermost(value, part)
+
+    def recovery_interval(self) -> tuple[float, float] | None:
+        """The outermost ends of the seeds' intervals; None where a seed has none."""
+        low = self._outermost(lambda r: (r["recovery_ci95"][METRIC] or (None, None))[0], 0)
+        high = self._outermost(lambda r: (r["recovery_ci95"][METRIC] or (None, None))[1], 1)
+        return None if low is None or high is None else (low, high)
+
+    def _outermost(self, value: Callable[[Json], float | None], part: int) -> float | None:
+        """The lowest or highest over seeds: they share test images, so that their mean is hardly surer than one."""
+        known = [v for run in self.runs if (v := value(run.result or {})) is not None]
+        return (min, max)[part](known) if len(known) == len(self.runs) else None
 
     def between_seeds(self) -> float | None:
         """Standard deviation of balanced accuracy between seeds of distilling."""
@@ -101,7 +107,8 @@ def cells(runs: Iterable[Record]) -> list[Cell]:
 def results(of: list[Cell]) -> Table:
     """Every cell with its levels, recovery, gains and cost."""
     columns = [
-        Column("data"), Column("method"), Column("per class"), Column("seeds", "d"), Column("share of images", ".2%"),
+        Column("data"), Column("method"), Column("per class"), Column("seeds", "d"), Column("images", ".0f"),
+        Column("share of images", ".2%"), Column("share of pixels", ".2%"),
         Column("balanced accuracy", ".3f"), Column("between seeds", ".3f"), Column("AUROC", ".3f"),
         Column("recovery", ".1%"), Column("recovery AUROC", ".1%"), Column("above chance", ".1%"),
         Column("gain over random", "+.3f"), Column("low", "+.3f"), Column("high", "+.3f"),
@@ -110,7 +117,8 @@ def results(of: list[Cell]) -> Table:
     ]  # fmt: skip
     rows = [
         [
-            c.data, c.method, c.size, len(c.runs), c.mean(lambda r: r["compression"]["images"]),
+            c.data, c.method, c.size, len(c.runs), c.mean(lambda r: r["images"]["distilled"]),
+            c.mean(lambda r: r["compression"]["stored_images"]), c.mean(lambda r: r["compression"]["images"]),
             c.level(), c.between_seeds(), c.level("auroc"), c.recovery(), c.recovery("auroc"),
             c.mean(lambda r: r["recovery_above_chance"][METRIC]),
             c.gain("random"), c.gain("random", 0), c.gain("random", 1),
@@ -121,9 +129,11 @@ def results(of: list[Cell]) -> Table:
         for c in of
     ]  # fmt: skip
     note = (
-        "Means over seeds of distilling; low and high are the ends of the 95 % intervals, averaged over seeds. "
-        "Stored alike: random images, as many, as small and with labels of the same kind; where a package is plain "
-        "these are the random images. Recovery is of balanced accuracy where nothing else is said."
+        "Means over seeds of distilling; low and high are the outermost ends of the seeds' 95 % intervals. "
+        "Images are those that networks train on; where they are stored smaller, several have the pixels of one. "
+        "Stored alike: random images, as many, as small and labelled by the same teachers; where a package is plain, "
+        "or its method learned the labels, these are the random images. Recovery is of balanced accuracy where "
+        "nothing else is said."
     )
     return Table("results", "Every result", note, columns, rows)
 
@@ -216,7 +226,7 @@ def sites(runs: Iterable[Record]) -> Table:
     ]
     note = (
         "Trained on one hospital's images, tested on another's. Balanced accuracy. Above chance: the share of what "
-        "all images reach above guessing; none where not even all images are better than guessing, and then recovery "
+        "all images reach above guessing; none where not even all images are surely better, and then recovery "
         "says nothing."
     )
     return Table("sites", "Another site", note, columns, rows)
@@ -279,110 +289,9 @@ def robustness(of: list[Cell]) -> Table:
     return Table("robustness", "DD-Ranking scores", note, columns, rows)
 
 
-def representativeness(of: list[Cell]) -> Table:
-    """How well each score ranks the packages of a data set, over methods and sizes, and within a size."""
-    columns = [
-        Column("data"), Column("score"), Column("packages", "d"), Column("Spearman", ".2f"),
-        Column("reachable", ".2f"), Column("given the size", ".2f"), Column("low", ".2f"),
-        Column("high", ".2f"),
-    ]  # fmt: skip
-    rows: list[list[Any]] = []
-    for data in dict.fromkeys(c.data for c in of):
-        runs = [run.result or {} for c in of if c.data == data for run in c.runs]
-        runs = [r for r in runs if r.get("representativeness")]
-        if len(runs) < 5:
-            continue
-        reached = [r["arms"]["distilled"][METRIC] for r in runs]
-        level = np.array([each["mean"] for each in reached])
-        intervals = [each["ci95"] for each in reached]
-        known = None not in intervals
-        most = _measured_again(level, np.array([_deviation(i) for i in intervals])) if known else None
-        size = np.array([r["images"]["random"] for r in runs], dtype=float)
-        for score in runs[0]["representativeness"]:
-            values = np.array([r["representativeness"][score] for r in runs])
-            partial = partial_spearman(values, level, size)
-            rows.append([data, score, len(runs), spearman(values, level), most, *partial])
-    note = (
-        "Rank correlation of each score with the measured balanced accuracy; reachable: that of the levels with what "
-        "measuring the same packages again, on other test images with other networks, would give by their intervals, "
-        "which no score can be expected to exceed; given the size: the partial rank "
-        "correlation with the number of images held fixed, with its 95 % bootstrap interval over packages."
-    )
-    return Table("representativeness", "Representativeness", note, columns, rows)
-
-
-def _measured_again(level: Array, deviation: Array) -> float | None:
-    """Mean rank correlation of levels with levels that differ from them by normal errors."""
-    errors = Key(0).child("measured again").numpy().normal(0, 1, (REPEATS, len(level))) * deviation
-    found = [spearman(level, level + error) for error in errors]
-    known = [value for value in found if value is not None]
-    return fmean(known) if known else None
-
-
-def _deviation(interval: Sequence[float]) -> float:
-    """Standard deviation of a normal error as wide as a 95 % interval says."""
-    return (interval[1] - interval[0]) / (2 * NORMAL_95)
-
-
-def indicator(runs: Iterable[Record]) -> Table:
-    """How well the indicator foretells data of origins it has not seen, beside trivial predictors."""
-    columns = [
-        Column("quantity"), Column("predictor"), Column("runs", "d"), Column("mean absolute error", ".3f"),
-        Column("by chance", ".3f"), Column("R²", ".2f"), Column("Spearman", ".2f"), Column("covered", ".0%"),
-    ]  # fmt: skip
-    known = list(runs)
-    examples = examples_of(known)
-    rows: list[list[Any]] = []
-    if len({e.group for e in examples}) >= LEAST_GROUPS:
-        chance = _by_chance(learned_from(known))
-        for a in assess(examples):
-            found = [a.examples, a.mean_absolute_error, chance[a.quantity], a.r2, a.spearman, a.coverage]
-            rows.append([a.quantity.replace("_", " "), a.predictor, *found])
-    note = (
-        "Each origin of data left out in turn, predicted from the others. Every predictor knows the method; by "
-        "chance: the error that the choice of test images, networks and random draws alone would leave, by the "
-        "measured intervals; covered: share of results within the predicted 95 % interval."
-    )
-    return Table("indicator", "The indicator on unseen origins", note, columns, rows)
-
-
-def _by_chance(runs: list[Record]) -> dict[str, float]:
-    """Mean absolute deviation of a normal error as wide as the measured 95 % intervals say, by quantity."""
-    found: dict[str, list[float]] = {quantity: [] for quantity in QUANTITIES}
-    for run in runs:
-        result = run.result or {}
-        level = result["arms"]["distilled"]
-        intervals = {
-            "balanced_accuracy": level[METRIC]["ci95"], "auroc": level["auroc"]["ci95"],
-            "recovery": result["recovery_ci95"][METRIC], "gain": result["gain_over_random"][METRIC]["ci95"],
-        }  # fmt: skip
-        for quantity, interval in intervals.items():
-            if interval is not None:
-                found[quantity].append(_deviation(interval) * math.sqrt(2 / math.pi))
-    return {quantity: fmean(values) if values else math.nan for quantity, values in found.items()}
-
-
 def failures(runs: Iterable[Record]) -> Table:
     """Runs that failed, and why."""
     columns = [Column("run"), Column("kind"), Column("error")]
     failed = [r for r in current(runs) if r.status == "failed"]
     rows: list[list[Any]] = [[r.title, r.kind, (r.error or "").strip().splitlines()[-1]] for r in failed]
     return Table("failures", "What failed", "", columns, rows)
-
-
-TABLES = (
-    "boundary", "results", "equivalents", "networks", "sites", "pooled", "robustness", "representativeness",
-    "indicator", "failures",
-)  # fmt: skip
-"""Keys of all that there may be."""
-
-
-def all_tables(store: Store) -> list[Table]:
-    """Every table that has rows."""
-    runs = store.runs()
-    of = cells(runs)
-    made = [
-        boundary(of), results(of), equivalents(of), networks(of), sites(runs), pooled(runs), robustness(of),
-        representativeness(of), indicator(runs), failures(runs),
-    ]  # fmt: skip
-    return [table for table in made if table.rows]
