@@ -10,7 +10,7 @@ import medistill
 from medistill.config import LabelConfig, Recipe
 from medistill.data.load import load
 from medistill.data.preprocess import prepare
-from medistill.distil.memory import parse_limit, planned
+from medistill.distil.memory import _first_within, parse_limit, planned
 from medistill.distil.method import make_method
 from medistill.distil.networked import in_parts
 from medistill.distil.problem import make_problem
@@ -60,6 +60,12 @@ def test_without_a_limit_the_work_is_divided_as_if_4_gb_were_there():
     assert plan.classes == 1 and plan.problem.images_at_once is not None
     joint = plan_for("mtt", None, huge)
     assert joint.needed_mb > 4000, "what cannot be divided is not refused where nobody asked"
+
+
+def test_where_nothing_fits_little_is_not_saved_at_any_price():
+    ways = [(16, 200.0), (8, 105.0), (1, 100.0)]
+    assert [_first_within(limit, ways, 1.1) for limit in (50, 102, 150, 300)] == [ways[i] for i in (1, 2, 1, 0)]
+    assert _first_within(50, ways, 1.0) == ways[2], "a limit that was stated is told what is needed at least"
 
 
 def test_fewer_teachers_side_by_side_need_less(monkeypatch):

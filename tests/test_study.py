@@ -179,6 +179,8 @@ def test_killed_in_the_middle_the_same_command_goes_on(tmp_path, monkeypatch, pr
         ({"data": [{"source": SMALL, "ipc": []}]}, "ipc: "),
         ({"data": [{"source": SMALL, "seeds": []}]}, "seeds: "),
         ({"ipc": [True]}, "ipc.0: True"),
+        ({"methods": 5}, "methods: 5; allowed: a list"),
+        ({"pooled": ["a"]}, "pooled.0: 'a'; allowed: settings below it"),
         ({"ipc": ["1"]}, "ipc.0: '1'"),
         ({"ipc": [1000]}, r"study.yaml: data set 'a': --ipc: 1000; allowed: 1 to 12"),
         ({"name": " "}, "name: ' ' is no name"),

@@ -240,6 +240,13 @@ def _number(value: Any) -> Any:
     return value
 
 
+KINDS = {
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("model_type", "dict_type", "model_attributes_type"), "settings below it, each as NAME: VALUE"),
+}
+"""Types of values in the words of YAML rather than of Python."""
+
+
 def build(model: type[Model], values: Mapping[str, Any], where: str = "") -> Model:
     """Check values against a model; the first thing wrong becomes one line with the allowed range.
 
@@ -266,7 +273,7 @@ def build(model: type[Model], values: Mapping[str, Any], where: str = "") -> Mod
         raise ConfigError(
             f"{first.get('input')!r}",
             where=name or model.__name__,
-            allowed=first["msg"].lower(),
+            allowed=KINDS.get(first["type"], first["msg"].lower()),
             remedy=remedy,
         ) from problem
 

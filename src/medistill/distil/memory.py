@@ -20,6 +20,9 @@ PROGRAM_MB = 300.0
 USUAL_MB = 4000.0
 """What is kept to where nobody states a limit."""
 
+SPARE = 1.1
+"""Times the least, where even that is above :data:`USUAL_MB`: one image at a time takes long and saves little."""
+
 Way = TypeVar("Way", bound=tuple[Any, ...])
 
 UNITS = {"": 1.0, "MB": 1.0, "GB": 1000.0}
@@ -97,8 +100,9 @@ def planned(
     held = images_mb(prepared, problem)
     usual = USUAL_MB if problem.device.type == "cpu" else math.inf
     limit = usual if limit_mb is None else limit_mb
-    parted, classes, needed = _first_within(limit, list(_learning(method, problem, held)))
-    side_by_side, also = _first_within(limit, [(n, PROGRAM_MB + held + mb) for n, mb in teaching])
+    spare = SPARE if limit_mb is None else 1.0
+    parted, classes, needed = _first_within(limit, list(_learning(method, problem, held)), spare)
+    side_by_side, also = _first_within(limit, [(n, PROGRAM_MB + held + mb) for n, mb in teaching], spare)
     needed = max(needed, also)
     if limit_mb is not None and needed > limit_mb:
         raise ConfigError(
@@ -110,9 +114,13 @@ def planned(
     return Plan(parted, classes, side_by_side, needed)
 
 
-def _first_within(limit: float, ways: Sequence[Way]) -> Way:
-    """The first way whose megabytes, its last number, stay under the limit; else the one that needs least."""
-    return next((way for way in ways if way[-1] <= limit), min(ways, key=lambda way: way[-1]))
+def _first_within(limit: float, ways: Sequence[Way], spare: float) -> Way:
+    """The first way whose megabytes, its last number, stay under the limit; where none does, the first that needs
+    hardly more than the least.
+    """
+    least = min(way[-1] for way in ways)
+    enough = limit if least <= limit else spare * least
+    return next(way for way in ways if way[-1] <= enough)
 
 
 def _learning(method: Method, problem: Problem, held_mb: float) -> Iterator[tuple[Problem, int, float]]:

@@ -204,7 +204,8 @@ def images_per_class(sizes: list[int], ipc: int | None, ratio: float | None) -> 
         ConfigError: see :func:`make_problem`.
     """
     if (ipc is None) == (ratio is None):
-        raise ConfigError("give one of --ipc and --ratio", allowed="--ipc 10, or --ratio 0.01")
+        both = "" if ipc is None else ", not both"
+        raise ConfigError(f"give one of --ipc and --ratio{both}", allowed="--ipc 10, or --ratio 0.01")
     if ratio is not None:
         if not 0 < ratio < 1:
             raise ConfigError(f"{ratio}", where="--ratio", allowed="above 0, below 1")
