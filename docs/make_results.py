@@ -294,7 +294,17 @@ SECTIONS = {
 
 
 BASIS = HERE.parent / "src" / "medistill" / "prediction" / "basis.db"
-SHOWN = ("boundary", "results", "equivalents", "sites", "pooled", "representativeness", "indicator", "failures")
+SHOWN = (
+    "boundary",
+    "results",
+    "equivalents",
+    "sites",
+    "pooled",
+    "representativeness",
+    "indicator",
+    "origins",
+    "failures",
+)
 
 
 def guidelines() -> str:

@@ -18,7 +18,7 @@ from medistill.prediction.examples import examples_of
 from medistill.prediction.features import VERSION, features
 from medistill.prediction.indicator import (
     QUANTITIES,
-    VIEWS,
+    VIEW,
     Example,
     Indicator,
     Model,
@@ -103,28 +103,20 @@ def test_a_group_is_never_on_both_sides(monkeypatch):
         return whole(cls, quantity, known, *rest)
 
     monkeypatch.setattr(Model, "fit", classmethod(fit))
-    left_out(examples, VIEWS[-1:])
+    left_out(examples)
     assert sorted(map(len, seen)) == [3] * 8 and len({frozenset(s) for s in seen}) == 4
-
-
-def test_what_models_of_several_views_say_is_averaged():
-    examples = law(groups=4)
-    features, chance = examples[0].features, 1 / examples[0].features["classes"]
-    both, *each = (Models.fit(examples, views) for views in (VIEWS[:2], VIEWS[:1], VIEWS[1:2]))
-    levels = [above_chance(m(features, "dm")["balanced_accuracy"], chance) for m in (both, *each)]
-    assert levels[0] == pytest.approx((levels[1] + levels[2]) / 2, abs=1e-9) and levels[1] != levels[2]
 
 
 def test_order_and_repeats_of_examples_do_not_matter():
     examples = law(groups=4)
-    first = Model.fit("balanced_accuracy", examples, VIEWS[-1])(examples[0].features, "dm")
-    turned = Model.fit("balanced_accuracy", examples[::-1], VIEWS[-1])(examples[0].features, "dm")
+    first = Model.fit("balanced_accuracy", examples)(examples[0].features, "dm")
+    turned = Model.fit("balanced_accuracy", examples[::-1])(examples[0].features, "dm")
     assert first == pytest.approx(turned, abs=1e-6)
 
 
 def test_a_method_never_seen_is_the_mean_of_those_seen():
     examples = law(groups=5, noise=0.0)
-    model = Model.fit("balanced_accuracy", examples, VIEWS[-1])
+    model = Model.fit("balanced_accuracy", examples)
     features = examples[0].features
     each = [model(features, m) for m in model.methods]
     assert model(features, "new") == pytest.approx(np.mean(each), abs=1e-6)
@@ -269,6 +261,11 @@ def test_a_study_assesses_its_indicator(database):
     assert {row[0] for row in rows} == {q.replace("_", " ") for q in QUANTITIES}
     assert {row[1] for row in rows} >= {"indicator", "mean of the others", "number of classes"}
     assert all(row[2] == 14 and 0 <= row[-1] <= 1 for row in rows)
+    each = tables["origins"].rows
+    whole = {row[0]: row[3] for row in rows if row[1] == "indicator"}
+    for column, quantity in enumerate(QUANTITIES, 2):
+        weighted = sum(row[1] * row[column] for row in each) / 14
+        assert weighted == pytest.approx(whole[quantity.replace("_", " ")])
 
 
 def test_origins_that_share_data_are_one(tmp_path):
@@ -327,12 +324,12 @@ def test_intervals_of_a_held_out_group_have_no_part_of_it(monkeypatch):
     seen = []
     whole = Models.fit
 
-    def fit(known, views=VIEWS):
+    def fit(known, view=VIEW):
         seen.append({e.group for e in known})
-        return whole(known, views)
+        return whole(known, view)
 
     monkeypatch.setattr(Models, "fit", fit)
-    found = predictions_without_two(examples, VIEWS[:1])
+    found = predictions_without_two(examples)
     groups = {e.group for e in examples}
     assert all(len(groups - s) == 2 for s in seen) and len(seen) == len(groups) * (len(groups) - 1) / 2
     for out in groups:
@@ -340,7 +337,7 @@ def test_intervals_of_a_held_out_group_have_no_part_of_it(monkeypatch):
         assert filled == [e.group != out for e in examples]
     monkeypatch.setattr(Models, "fit", whole)
     one, other = sorted(groups)[:2]
-    rest = Models.fit([e for e in examples if e.group not in (one, other)], VIEWS[:1])
+    rest = Models.fit([e for e in examples if e.group not in (one, other)])
     index = next(i for i, e in enumerate(examples) if e.group == other)
     assert found[one][index] == rest(examples[index].features, examples[index].method)
 

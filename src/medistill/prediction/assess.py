@@ -9,26 +9,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from medistill.prediction.indicator import (
+    METRICS,
     QUANTITIES,
-    VIEWS,
+    VIEW,
     Example,
     Values,
     View,
     half_width,
     left_out,
-    nothing,
     predictions_without_two,
+    reached,
     scaled_errors,
 )
 from medistill.prediction.ranks import spearman
 
-PREDICTORS: dict[str, tuple[View, ...]] = {
-    "indicator": VIEWS,
-    "random sample (the feasibility study's)": (VIEWS[0],),
-    "number of classes": (View(lambda f: np.array([math.log(f["classes"])]), nothing),),
-    "images per class": (View(lambda f: np.array([math.log(f["images"] / f["classes"])]), nothing),),
-    "share of the largest class": (View(lambda f: np.array([f["majority"]]), nothing),),
-    "mean of the others": (View(lambda f: np.zeros(1), nothing),),
+PREDICTORS: dict[str, View] = {
+    "indicator": VIEW,
+    "random sample (the feasibility study's)": View(lambda f: [reached("random", m, f) for m in METRICS]),
+    "number of classes": View(lambda f: [math.log(f["classes"])]),
+    "images per class": View(lambda f: [math.log(f["images"] / f["classes"])]),
+    "share of the largest class": View(lambda f: [f["majority"]]),
+    "mean of the others": View(lambda f: [0.0]),
 }
 """What the models of each predictor may see beside the method."""
 
@@ -57,9 +58,9 @@ class Assessment:
 def assess(examples: Sequence[Example]) -> list[Assessment]:
     """Every predictor for every quantity."""
     found = []
-    for name, views in PREDICTORS.items():
-        predictions = left_out(examples, views)
-        widths = _widths(examples, views)
+    for name, view in PREDICTORS.items():
+        predictions = left_out(examples, view)
+        widths = _widths(examples, view)
         for quantity in QUANTITIES:
             measured = np.array([e.values[quantity] for e in examples])
             predicted = np.array([p[quantity] for p in predictions])
@@ -78,10 +79,21 @@ def assess(examples: Sequence[Example]) -> list[Assessment]:
     return sorted(found, key=lambda a: QUANTITIES.index(a.quantity))
 
 
-def _widths(examples: Sequence[Example], views: Sequence[View]) -> dict[str, dict[str, float]]:
+def errors_by_origin(examples: Sequence[Example]) -> dict[str, tuple[int, dict[str, float]]]:
+    """For each origin, left out in turn, its examples and the indicator's mean absolute error, by quantity."""
+    predictions = left_out(examples)
+    found = {}
+    for group in sorted({e.group for e in examples}):
+        own = [(e, p) for e, p in zip(examples, predictions, strict=True) if e.group == group]
+        mean = {q: float(np.mean([abs(p[q] - e.values[q]) for e, p in own])) for q in QUANTITIES}
+        found[group] = (len(own), mean)
+    return found
+
+
+def _widths(examples: Sequence[Example], view: View) -> dict[str, dict[str, float]]:
     """For each quantity and group half the width of the interval that an indicator without that group would give."""
     found: dict[str, dict[str, float]] = {quantity: {} for quantity in QUANTITIES}
-    apart = predictions_without_two(examples, views)
+    apart = predictions_without_two(examples, view)
     for group in {e.group for e in examples}:
         others = [e for e in examples if e.group != group]
         predicted = [p for e, p in zip(examples, apart[group], strict=True) if e.group != group]

@@ -1,12 +1,11 @@
 """The indicator: what a method will reach on data, learned from what studies measured on other data.
 
-Linear models predict a metric's level on a scale where differences add up, the logit of what
-lies above chance, from the method and from what small networks reached on random images of the
-same number (the feasibility study's own indicator), and some from what they reached on all images;
-the mean of what the models say is taken. Random images and all images count as methods too. Recovery
-and gain follow from the levels, so that the four always agree. Intervals come from data of
-other origins: each origin is left out in turn, and what the rest predict for it is compared
-with what was measured.
+A linear model predicts a metric's level on a scale where differences add up, the logit of what
+lies above chance: what small networks reach on random images of the same number (the feasibility
+study's own indicator), and what the method adds, which depends on what they reach on all images and
+on the number. Random images and all images count as methods too. Recovery and gain follow from the
+levels, so that the four always agree. Intervals come from data of other origins: each origin is left
+out in turn, and what the rest predict for it is compared with what was measured.
 """
 
 from __future__ import annotations
@@ -89,75 +88,40 @@ def _chance(metric: str, features: dict[str, float]) -> float:
     return 0.5 if metric == "auroc" else 1 / features["classes"]
 
 
-Describe = Callable[[dict[str, float]], Values]
-"""What a model sees of the features."""
-
-Start = Callable[[str, dict[str, float]], float]
-"""Where a metric's model starts from: what is predicted before anything was learned, on the model's scale."""
-
-
-def description(features: dict[str, float]) -> Values:
-    """The features as models see them, on the scale of :func:`above_chance`: balanced accuracy and AUROC of networks
-    on random images, what all images add to that balanced accuracy; and the logarithm of the images per class.
-    """
-
-    def logit(name: str, metric: str = "balanced_accuracy") -> float:
-        return above_chance(features[name], _chance(metric, features))
-
-    random = logit("random.balanced_accuracy")
-    return np.array(
-        [
-            random,
-            logit("random.auroc", "auroc"),
-            logit("all.balanced_accuracy") - random,
-            math.log(features["images"] / features["classes"]),
-        ]
-    )
-
-
-def as_random(metric: str, features: dict[str, float]) -> float:
-    """To start from what small networks reached on random images."""
-    return above_chance(features[f"random.{metric}"], _chance(metric, features))
-
-
-def nothing(metric: str, features: dict[str, float]) -> float:
-    """To start from nothing: the model learns the whole value."""
-    return 0.0
-
-
 @dataclass(frozen=True)
 class View:
-    """What a model sees of the features, and where it starts from.
+    """What a linear model sees of the features, on the scale of :func:`above_chance`.
 
     Args:
-        describe: the columns that it sees.
-        start: where it starts from.
-        by_method: columns whose effect may differ between methods.
+        describe: its columns.
+        by_method: whether the effect of each differs between methods.
+        from_random: it learns what to add to what small networks reached on random images; else the whole value.
     """
 
-    describe: Describe
-    start: Start
-    by_method: tuple[int, ...] = (0, -1)
+    describe: Callable[[dict[str, float]], Sequence[float]]
+    by_method: bool = True
+    from_random: bool = False
+
+    def start(self, metric: str, features: dict[str, float]) -> float:
+        """What is predicted before anything was learned."""
+        return reached("random", metric, features) if self.from_random else 0.0
 
 
-def _view(columns: Sequence[int], by_method: tuple[int, ...], start: Start) -> View:
-    return View(lambda f: description(f)[list(columns)], start, by_method)
+def reached(images: str, metric: str, features: dict[str, float]) -> float:
+    """What small networks reached on "random" or "all" images."""
+    return above_chance(features[f"{images}.{metric}"], _chance(metric, features))
 
 
-VIEWS = tuple(
-    _view(columns, by_method, start)
-    for columns, by_method in (
-        # How far a method gets may depend on how hard the data are and on how many images there are,
-        ((0, 1), (0, 1)),
-        ((0, 1, 3), (0, 2)),
-        # and on what all images give: methods whose labels come from networks trained on all of them get near that.
-        ((0, 2, 3), (0, 1, 2)),
-        ((0, 1, 2, 3), (0, 1, 2, 3)),
-    )
-    for start in (nothing, as_random)
-)
-"""Few, because there are few origins to learn from: models that saw all features erred by far most on the phantoms.
-Nobody can say which sees best, and choosing by errors on origins left out is a lottery; the mean of all errs less."""
+def _gap_and_size(features: dict[str, float]) -> list[float]:
+    """What all images add to random ones, and the logarithm of the images per class."""
+    random, full = (reached(images, "balanced_accuracy", features) for images in ("random", "all"))
+    return [full - random, math.log(features["images"] / features["classes"])]
+
+
+VIEW = View(_gap_and_size, from_random=True)
+"""A method reaches what random images of the number do and a share of its own of what all images add to that: some
+have labels from networks trained on all. And it may add more at some numbers than at others.
+"""
 
 
 @dataclass(frozen=True)
@@ -176,7 +140,7 @@ class Model:
     intercept: float
 
     @classmethod
-    def fit(cls, metric: str, examples: Sequence[Example], view: View) -> Model:
+    def fit(cls, metric: str, examples: Sequence[Example], view: View = VIEW) -> Model:
         """Learn from examples; every group counts as much as any other, however many runs it has."""
         from sklearn.linear_model import BayesianRidge
 
@@ -196,7 +160,8 @@ class Model:
 
     def __call__(self, features: dict[str, float], method: str) -> float:
         """The expected level, as :func:`above_chance`. A method never seen counts as the mean of those that were."""
-        row = _design(self.view.describe(features), method, self.methods, self.mean, self.scale, self.view)
+        seen = np.array(self.view.describe(features))
+        row = _design(seen, method, self.methods, self.mean, self.scale, self.view)
         return float(row @ self.weights) + self.intercept + self.view.start(self.metric, features)
 
 
@@ -214,24 +179,23 @@ def _design(row: Values, method: str, methods: tuple[str, ...], mean: Values, sc
     standard = (row - mean) / scale
     is_it = np.array([float(method == m) for m in methods])
     is_it = is_it - 1 / len(methods) if is_it.any() else is_it
-    return np.concatenate([standard, is_it, *(is_it * standard[column] for column in view.by_method)])
+    return np.concatenate([standard, is_it, *(is_it * value for value in standard if view.by_method)])
 
 
 @dataclass(frozen=True)
 class Models:
-    """For each metric a model of every view, and what follows from their mean."""
+    """A model for each metric, and what follows from them."""
 
-    of: dict[str, tuple[Model, ...]]
+    of: dict[str, Model]
 
     @classmethod
-    def fit(cls, examples: Sequence[Example], views: Sequence[View] = VIEWS) -> Models:
-        """Learn a model for each metric and view."""
-        return cls({metric: tuple(Model.fit(metric, examples, view) for view in views) for metric in METRICS})
+    def fit(cls, examples: Sequence[Example], view: View = VIEW) -> Models:
+        """Learn a model for each metric."""
+        return cls({metric: Model.fit(metric, examples, view) for metric in METRICS})
 
     def level(self, metric: str, features: dict[str, float], method: str) -> float:
-        """The expected level: the mean of what the models say, on the scale that they are learned on."""
-        said = [model(features, method) for model in self.of[metric]]
-        return from_above_chance(float(np.mean(said)), _chance(metric, features))
+        """The expected level."""
+        return from_above_chance(self.of[metric](features, method), _chance(metric, features))
 
     def __call__(self, features: dict[str, float], method: str) -> dict[str, float]:
         """The expected value of every quantity."""
@@ -301,25 +265,23 @@ def from_scale(quantity: str, value: float, features: dict[str, float]) -> float
     return value if quantity not in METRICS else from_above_chance(value, _chance(quantity, features))
 
 
-def left_out(examples: Sequence[Example], views: Sequence[View] = VIEWS) -> list[dict[str, float]]:
+def left_out(examples: Sequence[Example], view: View = VIEW) -> list[dict[str, float]]:
     """What models of the other groups predict for each example, by quantity."""
     predicted: list[dict[str, float]] = [{} for _ in examples]
     for group in {e.group for e in examples}:
-        models = Models.fit([e for e in examples if e.group != group], views)
+        models = Models.fit([e for e in examples if e.group != group], view)
         for index, e in enumerate(examples):
             if e.group == group:
                 predicted[index] = models(e.features, e.method)
     return predicted
 
 
-def predictions_without_two(
-    examples: Sequence[Example], views: Sequence[View] = VIEWS
-) -> dict[str, list[dict[str, float]]]:
+def predictions_without_two(examples: Sequence[Example], view: View = VIEW) -> dict[str, list[dict[str, float]]]:
     """For each group and each example what models predict that saw neither that group nor the example's own."""
     groups = sorted({e.group for e in examples})
     found: dict[str, list[dict[str, float]]] = {group: [{} for _ in examples] for group in groups}
     for first, second in combinations(groups, 2):
-        models = Models.fit([e for e in examples if e.group not in (first, second)], views)
+        models = Models.fit([e for e in examples if e.group not in (first, second)], view)
         for index, e in enumerate(examples):
             for out, own in ((first, second), (second, first)):
                 if e.group == own:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.keys import Key
-from medistill.prediction.assess import assess
+from medistill.prediction.assess import assess, errors_by_origin
 from medistill.prediction.examples import examples_of, joined, learned_from, recipe_of
 from medistill.prediction.indicator import LEAST_GROUPS, QUANTITIES
 from medistill.prediction.ranks import partial_spearman, spearman, spearman_rows
@@ -83,15 +83,31 @@ def _deviation(interval: Sequence[float]) -> float:
     return (interval[1] - interval[0]) / (2 * NORMAL_95)
 
 
+def _comparable(runs: Iterable[Record]) -> tuple[list[Record], bool]:
+    """Runs that the indicator can learn from together, by the commonest recipe, and whether others were left out."""
+    known = joined(learned_from(runs))
+    recipes = Counter(map(recipe_of, known))
+    return [run for run in known if recipe_of(run) == recipes.most_common(1)[0][0]], len(recipes) > 1
+
+
+def origins(runs: Iterable[Record]) -> Table:
+    """How well the indicator foretells each origin from the others."""
+    columns = [Column("origin"), Column("runs", "d"), *(Column(q.replace("_", " "), ".3f") for q in QUANTITIES)]
+    examples = examples_of(_comparable(runs)[0])
+    rows: list[list[Any]] = []
+    if len({e.group for e in examples}) >= LEAST_GROUPS:
+        rows = [[origin, n, *errors.values()] for origin, (n, errors) in errors_by_origin(examples).items()]
+    note = "The indicator's mean absolute error for data of each origin, predicted from the others."
+    return Table("origins", "The indicator on each origin", note, columns, rows)
+
+
 def indicator(runs: Iterable[Record]) -> Table:
     """How well the indicator foretells data of origins it has not seen, beside trivial predictors."""
     columns = [
         Column("quantity"), Column("predictor"), Column("runs", "d"), Column("mean absolute error", ".3f"),
         Column("by chance", ".3f"), Column("R²", ".2f"), Column("Spearman", ".2f"), Column("covered", ".0%"),
     ]  # fmt: skip
-    known = joined(learned_from(runs))
-    recipes = Counter(map(recipe_of, known))
-    known = [run for run in known if recipe_of(run) == recipes.most_common(1)[0][0]]
+    known, others = _comparable(runs)
     examples = examples_of(known)
     rows: list[list[Any]] = []
     if len({e.group for e in examples}) >= LEAST_GROUPS:
@@ -104,7 +120,7 @@ def indicator(runs: Iterable[Record]) -> Table:
         "chance: the error that the choice of test images, networks and random draws alone would leave, by the "
         "measured intervals; covered: share of results within the predicted 95 % interval."
     )
-    if len(recipes) > 1:
+    if others:
         note += " Only runs evaluated by the commonest recipe count: levels of different recipes cannot be compared."
     return Table("indicator", "The indicator on unseen origins", note, columns, rows)
 
