@@ -16,13 +16,13 @@ CHOSEN = (
 """What a reader of sentences about the best should know."""
 
 ENOUGH = 0.90
-FEW = 0.05
-"""The mission's line: nine tenths of the full data's performance with at most one image in twenty."""
+LEAST, FEW = 0.01, 0.05
+"""The mission's line: nine tenths of the full data's performance with one image in a hundred to one in twenty."""
 
 
 def statements(of: list[Cell], runs: list[Record]) -> list[Statement]:
     """Every sentence that the figures at hand allow; none where there are no figures."""
-    return [*_where(of), *_which(of), *_worth(of), *_sites(runs), *_pooled(runs)]
+    return [*_where(of), *_few(of), *_which(of), *_worth(of), *_sites(runs), *_pooled(runs)]
 
 
 def _share(c: Cell) -> float:
@@ -30,15 +30,18 @@ def _share(c: Cell) -> float:
     return c.mean(lambda r: r["compression"]["images"]) or 0.0
 
 
+def _stored(c: Cell) -> float:
+    """Of the original's number of images, however small they are."""
+    return c.mean(lambda r: r["compression"]["stored_images"]) or 0.0
+
+
 def _size(c: Cell) -> str:
     """How much of the data a package is, so that nobody takes smaller images for fewer ones."""
-    images = c.mean(lambda r: r["images"]["distilled"]) or 0.0
-    stored = c.mean(lambda r: r["compression"]["stored_images"]) or 0.0
-    if stored <= _share(c):
+    if _stored(c) <= _share(c):
         return f"{c.words}, {_share(c):.2%} of their number"
-    return (
-        f"the pixels of {c.words}, {_share(c):.2%} of all; {images:.0f} smaller images, {stored:.2%} of their number"
-    )
+    images = c.mean(lambda r: r["images"]["distilled"]) or 0.0
+    number = f"{images:.0f} smaller images, {_stored(c):.2%} of their number"
+    return f"the pixels of {c.words}, {_share(c):.2%} of all; {number}"
 
 
 def _where(of: list[Cell]) -> list[Statement]:
@@ -67,6 +70,22 @@ def _reached(c: Cell) -> str:
     random, full = c.level(arm="random"), c.level(arm="full")
     beside = "" if not random or not full else f"; random images of as many bytes {random / full:.1%}"
     return f"{c.method} ({_size(c)}) recovers {c.recovery():.1%}{surely} of the full data's balanced accuracy{beside}"
+
+
+def _few(of: list[Cell]) -> list[Statement]:
+    """For each method how often few images do, counted by number, and every case where they do not."""
+    made = []
+    for method in sorted({c.method for c in of}):
+        own = [c for c in of if c.method == method and LEAST <= _stored(c) <= FEW and c.works()]
+        known = [(c, recovery) for c in own if (recovery := c.recovery()) is not None]
+        short = [f"{c.data} with {c.words} ({recovery:.1%})" for c, recovery in known if recovery < ENOUGH]
+        if known:
+            made.append(
+                f"With {LEAST:.0%} to {FEW:.0%} of the images, counted by number, {method} recovers at least "
+                f"{ENOUGH:.0%} of the full data's balanced accuracy in {len(known) - len(short)} of {len(known)} "
+                + (f"cases; not on {listed(short)}." if short else "cases.")
+            )
+    return [Statement(text, "results") for text in made]
 
 
 def _which(of: list[Cell]) -> list[Statement]:
