@@ -343,6 +343,7 @@ def test_data_are_looked_for_in_one_place(tmp_path, monkeypatch):
     (tmp_path / "study").mkdir()
     (tmp_path / "here" / "x.npz").write_bytes(b"")
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("MEDISTILL_DATA", raising=False)
     path = write(tmp_path / "study", data=["x.npz"])
     with pytest.raises(ConfigError, match=r"study/x.npz: no such file or folder"):
         read_study(path)
