@@ -126,6 +126,10 @@ class EvaluateConfig(Settings):
         return self.random_draws or max(6, min(15, 120 // images))
 
 
+CHANGES_NOTHING = frozenset({"memory_limit_mb"})
+"""Of what distilling is told that which changes rounding alone."""
+
+
 class LabelConfig(Settings):
     """What labels the distilled images get: their class, or what networks trained on the real images say."""
 

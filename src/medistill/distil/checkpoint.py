@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from medistill.config import differing
+from medistill.config import CHANGES_NOTHING, differing
 from medistill.distil.method import State
 from medistill.errors import ConfigError, DataError
 from medistill.files import canonical_json, pretty_json, read_json, refusing_output, write_atomically
@@ -44,7 +44,7 @@ def determining(identity: Json) -> Json:
     configuration = identity.get("configuration")
     if not isinstance(configuration, dict):  # a record that somebody changed
         return identity
-    return {**identity, "configuration": {n: v for n, v in configuration.items() if n != "memory_limit_mb"}}
+    return {**identity, "configuration": {n: v for n, v in configuration.items() if n not in CHANGES_NOTHING}}
 
 
 class RunFolder:
@@ -83,8 +83,6 @@ class RunFolder:
             lock = FileLock(self.path / LOCK, blocking=False)
             try:
                 lock.acquire()
-            except NotImplementedError:  # a file system without locks
-                pass
             except Timeout:
                 remedy = "wait until it is done, or give another --out"
                 raise ConfigError("another command is working on it", where=self.out, remedy=remedy) from None

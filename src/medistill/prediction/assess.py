@@ -23,8 +23,10 @@ from medistill.prediction.indicator import (
 )
 from medistill.prediction.ranks import spearman
 
+INDICATOR = "indicator"
+
 PREDICTORS: dict[str, View] = {
-    "indicator": VIEW,
+    INDICATOR: VIEW,
     "random sample (the feasibility study's)": View(lambda f: [reached("random", m, f) for m in METRICS]),
     "number of classes": View(lambda f: [math.log(f["classes"])]),
     "images per class": View(lambda f: [math.log(f["images"] / f["classes"])]),
@@ -44,6 +46,7 @@ class Assessment:
         spearman: rank correlation of predicted and measured values; None where one is constant.
         coverage: share of examples within an interval that their group had no part in, neither in what is predicted
             nor in its width.
+        by_origin: the mean absolute error for each origin.
     """
 
     predictor: str
@@ -53,41 +56,34 @@ class Assessment:
     r2: float
     spearman: float | None
     coverage: float
+    by_origin: dict[str, float]
 
 
 def assess(examples: Sequence[Example]) -> list[Assessment]:
     """Every predictor for every quantity."""
     found = []
+    groups = np.array([e.group for e in examples])
     for name, view in PREDICTORS.items():
         predictions = left_out(examples, view)
         widths = _widths(examples, view)
         for quantity in QUANTITIES:
             measured = np.array([e.values[quantity] for e in examples])
             predicted = np.array([p[quantity] for p in predictions])
+            errors = np.abs(predicted - measured)
             spread = float(np.square(measured - measured.mean()).sum())
             found.append(
                 Assessment(
                     name,
                     quantity,
                     len(examples),
-                    float(np.abs(predicted - measured).mean()),
+                    float(errors.mean()),
                     1 - float(np.square(predicted - measured).sum()) / spread if spread else 0.0,
                     spearman(predicted, measured),
                     _coverage(examples, scaled_errors(quantity, examples, predictions), widths[quantity]),
+                    {str(group): float(errors[groups == group].mean()) for group in np.unique(groups)},
                 )
             )
     return sorted(found, key=lambda a: QUANTITIES.index(a.quantity))
-
-
-def errors_by_origin(examples: Sequence[Example]) -> dict[str, tuple[int, dict[str, float]]]:
-    """For each origin, left out in turn, its examples and the indicator's mean absolute error, by quantity."""
-    predictions = left_out(examples)
-    found = {}
-    for group in sorted({e.group for e in examples}):
-        own = [(e, p) for e, p in zip(examples, predictions, strict=True) if e.group == group]
-        mean = {q: float(np.mean([abs(p[q] - e.values[q]) for e, p in own])) for q in QUANTITIES}
-        found[group] = (len(own), mean)
-    return found
 
 
 def _widths(examples: Sequence[Example], view: View) -> dict[str, dict[str, float]]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.keys import Key
-from medistill.prediction.assess import assess, errors_by_origin
+from medistill.prediction.assess import INDICATOR, assess
 from medistill.prediction.examples import examples_of, joined, learned_from, recipe_of
 from medistill.prediction.indicator import LEAST_GROUPS, QUANTITIES
 from medistill.prediction.ranks import partial_spearman, spearman, spearman_rows
@@ -83,46 +83,40 @@ def _deviation(interval: Sequence[float]) -> float:
     return (interval[1] - interval[0]) / (2 * NORMAL_95)
 
 
-def _comparable(runs: Iterable[Record]) -> tuple[list[Record], bool]:
-    """Runs that the indicator can learn from together, by the commonest recipe, and whether others were left out."""
-    known = joined(learned_from(runs))
-    recipes = Counter(map(recipe_of, known))
-    return [run for run in known if recipe_of(run) == recipes.most_common(1)[0][0]], len(recipes) > 1
-
-
-def origins(runs: Iterable[Record]) -> Table:
-    """How well the indicator foretells each origin from the others."""
-    columns = [Column("origin"), Column("runs", "d"), *(Column(q.replace("_", " "), ".3f") for q in QUANTITIES)]
-    examples = examples_of(_comparable(runs)[0])
-    rows: list[list[Any]] = []
-    if len({e.group for e in examples}) >= LEAST_GROUPS:
-        rows = [[origin, n, *errors.values()] for origin, (n, errors) in errors_by_origin(examples).items()]
-    note = "The indicator's mean absolute error for data of each origin, predicted from the others."
-    return Table("origins", "The indicator on each origin", note, columns, rows)
-
-
-def indicator(runs: Iterable[Record]) -> Table:
-    """How well the indicator foretells data of origins it has not seen, beside trivial predictors."""
+def indicator(runs: Iterable[Record]) -> list[Table]:
+    """How well the indicator foretells unseen origins, beside trivial predictors, and how well each of them."""
     columns = [
         Column("quantity"), Column("predictor"), Column("runs", "d"), Column("mean absolute error", ".3f"),
         Column("by chance", ".3f"), Column("R²", ".2f"), Column("Spearman", ".2f"), Column("covered", ".0%"),
     ]  # fmt: skip
-    known, others = _comparable(runs)
+    known = joined(learned_from(runs))
+    recipes = Counter(map(recipe_of, known))
+    known = [run for run in known if recipe_of(run) == recipes.most_common(1)[0][0]]
     examples = examples_of(known)
+    of_origin = Counter(e.group for e in examples)
     rows: list[list[Any]] = []
-    if len({e.group for e in examples}) >= LEAST_GROUPS:
+    own: dict[str, dict[str, float]] = {}
+    if len(of_origin) >= LEAST_GROUPS:
         chance = _by_chance(known)
         for a in assess(examples):
             found = [a.examples, a.mean_absolute_error, chance[a.quantity], a.r2, a.spearman, a.coverage]
             rows.append([a.quantity.replace("_", " "), a.predictor, *found])
+            if a.predictor == INDICATOR:
+                own[a.quantity] = a.by_origin
     note = (
         "Each origin of data left out in turn, predicted from the others. Every predictor knows the method; by "
         "chance: the error that the choice of test images, networks and random draws alone would leave, by the "
         "measured intervals; covered: share of results within the predicted 95 % interval."
     )
-    if others:
+    if len(recipes) > 1:
         note += " Only runs evaluated by the commonest recipe count: levels of different recipes cannot be compared."
-    return Table("indicator", "The indicator on unseen origins", note, columns, rows)
+    each = [Column("origin"), Column("runs", "d"), *(Column(q.replace("_", " "), ".3f") for q in own)]
+    by_origin = [[group, n, *(errors[group] for errors in own.values())] for group, n in sorted(of_origin.items())]
+    told = "The indicator's mean absolute error for data of each origin, predicted from the others."
+    return [
+        Table("indicator", "The indicator on unseen origins", note, columns, rows),
+        Table("origins", "The indicator on each origin", told, each, by_origin if own else []),
+    ]
 
 
 def _by_chance(runs: list[Record]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 
 from medistill.commands.distill import configured
-from medistill.config import EvaluateConfig
+from medistill.config import CHANGES_NOTHING, EvaluateConfig
 from medistill.distil.problem import images_per_class
 from medistill.errors import DataError, concerning
 from medistill.evaluation.align import align, renamed
@@ -98,12 +98,12 @@ def _common(evaluate: EvaluateConfig, method: MethodEntry, ipc: int | None, rati
     named = None if method.method == "default" else method.method
     with concerning(f"method '{method.title}'"):
         _, resolved = configured(named, ipc, ratio, method.preset, method.settings, {"seed": seed}, False)
-    # No curves are kept, and a limit of memory changes rounding alone.
+    # No curves are kept.
     return {
         "method": method.model_dump(mode="json"), "ipc": ipc, "ratio": ratio, "seed": seed,
         "evaluate": evaluate.model_dump(mode="json", exclude={"curve_points"}),
         "determined": {
-            "distil": resolved.model_dump(mode="json", exclude={"data", "memory_limit_mb"}),
+            "distil": resolved.model_dump(mode="json", exclude={"data", *CHANGES_NOTHING}),
             "versions": {"study": VERSION, "networks": NETWORKS_VERSION},
         },
     }  # fmt: skip

@@ -10,7 +10,7 @@ from medistill.progress import duration
 from medistill.reporting.html import PAGE_MARK
 from medistill.reporting.page import Page, Table, render_page
 from medistill.store import Record, Store, current
-from medistill.study.foretelling import indicator, origins, representativeness
+from medistill.study.foretelling import indicator, representativeness
 from medistill.study.pictures import pictures
 from medistill.study.statements import CHOSEN, statements
 from medistill.study.tables import (
@@ -42,7 +42,7 @@ def all_tables(store: Store) -> list[Table]:
     of = cells(runs)
     made = [
         boundary(of), results(of), equivalents(of), networks(of), sites(runs), pooled(runs), robustness(of),
-        representativeness(of), indicator(runs), origins(runs), failures(runs),
+        representativeness(of), *indicator(runs), failures(runs),
     ]  # fmt: skip
     return [table for table in made if table.rows]
 
