@@ -43,7 +43,7 @@ from medistill.package.package import decoded
 from medistill.runtime import prepare_torch
 
 RESULTS = Path(__file__).parent / "results"
-ROUNDS = 5
+ROUNDS, EVALUATION_ROUNDS = 5, 3
 PHANTOM = "phantom:classes=8,images=2000,size=28,colour=true"
 DM = {"name": "dm", "filters": loops.FILTERS, "real_batch": loops.REAL_BATCH}
 LOOK_AT = (10, 25, 50, 100, 200, 400)
@@ -84,16 +84,28 @@ def compared(
 ) -> dict[str, Any]:
     """Alternating rounds of both, after one of each that does not count."""
     plain(), ours()
-    pairs = [(loops.seconds(plain), loops.seconds(ours)) for _ in range(rounds)]
-    ratios = sorted(p / o for p, o in pairs)
-    middle = [statistics.median(column) for column in zip(*pairs, strict=True)]
-    say(
-        f"{name}: {statistics.median(ratios):.1f} times the plain loop ({ratios[0]:.1f} to {ratios[-1]:.1f}); "
-        f"{middle[0]:.2f} s against {middle[1]:.2f} s"
-    )
-    return {
-        "ratio": statistics.median(ratios), "ratios": ratios, "plain_seconds": middle[0], "our_seconds": middle[1],
-    }  # fmt: skip
+    return compared_ways(plain, {name: ours}, rounds)[name]
+
+
+def compared_ways(
+    plain: Callable[[], object], ways: dict[str, Callable[[], object]], rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Rounds of the plain loop and of each of ours, in turn."""
+    took = [(loops.seconds(plain), *(loops.seconds(ours) for ours in ways.values())) for _ in range(rounds)]
+    first, *others = (list(column) for column in zip(*took, strict=True))
+    found = {}
+    for name, own in zip(ways, others, strict=True):
+        ratios = sorted(p / o for p, o in zip(first, own, strict=True))
+        middle = statistics.median(first), statistics.median(own)
+        say(
+            f"{name}: {statistics.median(ratios):.1f} times the plain loop ({ratios[0]:.1f} to {ratios[-1]:.1f}); "
+            f"{middle[0]:.2f} s against {middle[1]:.2f} s"
+        )
+        found[name] = {
+            "ratio": statistics.median(ratios), "ratios": ratios,
+            "plain_seconds": middle[0], "our_seconds": middle[1],
+        }  # fmt: skip
+    return found
 
 
 def ceilings(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
@@ -222,16 +234,16 @@ def evaluation(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]
     problem = make_problem(prepared, 10, None)
     part = random_part(problem)
     exam, own, plain = prepared.parts["val"], normalisation(prepared), Recipe()
-    found = {}
-    for precision in ("float32", "bfloat16"):
-        recipe = Recipe(precision=precision)
-        found[precision] = compared(
-            f"evaluation of five networks, ours in {precision}",
-            lambda: [loops.plain_training(part, own, plain, problem.classes, seed) for seed in range(5)],
-            lambda r=recipe: loops.our_training(part, exam, own, r, problem.classes, 5),
-            rounds=3,
-        )
-    return found
+
+    def ours(precision: str) -> Callable[[], object]:
+        return lambda: loops.our_training(part, exam, own, Recipe(precision=precision), problem.classes, 5)
+
+    def one_after_the_other() -> None:
+        for seed in range(5):
+            loops.plain_training(part, exam, own, plain, problem.classes, seed)
+
+    # A round takes minutes, so that what is slow the first time does not count for much.
+    return compared_ways(one_after_the_other, {p: ours(p) for p in ("float32", "bfloat16")}, EVALUATION_ROUNDS)
 
 
 def random_part(problem: Problem) -> Part:

@@ -16,7 +16,7 @@ from medistill.files import canonical_json, read_cached, sha256_text, write_cach
 from medistill.keys import Key
 from medistill.nets import zoo
 from medistill.nets.convnet import Parameters
-from medistill.nets.training import Statistics, images_seen, predict, steps_for, train
+from medistill.nets.training import AfterStep, Statistics, Training, images_seen, predict, steps_for
 from medistill.nets.zoo import Network, make_network
 from medistill.runtime import device_key
 from medistill.types import Json
@@ -26,6 +26,8 @@ VERSION = 3
 
 CURVE_IMAGES = 256
 """Validation images a learning curve is measured on, at most."""
+
+Tensors = dict[str, torch.Tensor]
 
 Parts = dict[str, Part]
 """Images and labels by the digest of their content."""
@@ -107,7 +109,13 @@ class Job:
         return zoo.COSTS.get(self.network, 1)
 
 
-def do(job: Job, parts: Parts, advance: Callable[[int], None], device: torch.device | None = None) -> Run:
+def do(
+    job: Job,
+    parts: Parts,
+    advance: Callable[[int], None],
+    device: torch.device | None = None,
+    begun: Tensors | None = None,
+) -> Run:
     """Train the network and predict the test images.
 
     Args:
@@ -115,18 +123,30 @@ def do(job: Job, parts: Parts, advance: Callable[[int], None], device: torch.dev
         parts: where the images are.
         advance: told how much of :meth:`Job.work` was done since it was last called.
         device: where; the CPU if not given.
+        begun: what :func:`begin` returned, if another did the first steps.
     """
-    part, network, watch = parts[job.train], job.make_network(parts), Watch(job, parts)
-
-    def after_step(done: int, parameters: Parameters) -> None:
-        advance(watch.work)
-        watch(done, parameters)
-
-    parameters = kept(job, device)
+    watch, parameters = Watch(job, parts), kept(job, device)
     if parameters is None:
-        parameters = train(network, part, job.statistics, job.recipe, job.key, after_step, device)
+        if begun:
+            watch.curve = begun["curve"].tolist()
+        training = _training(job, parts, device, begun or None)
+        parameters = training.run(after_step=watch.after_step(advance))
         keep(job, parameters)
     return watch.asked(parameters)
+
+
+def begin(job: Job, parts: Parts, advance: Callable[[int], None], until: int) -> Tensors:
+    """Train the network on the CPU up to that step; what :func:`do` goes on with, nothing if it is cached."""
+    if kept(job, None) is not None:
+        return {}
+    watch, training = Watch(job, parts), _training(job, parts)
+    training.run(until, watch.after_step(advance))
+    return {**training.stopped, "curve": torch.tensor(watch.curve, dtype=torch.float64)}
+
+
+def _training(job: Job, parts: Parts, device: torch.device | None = None, begun: Tensors | None = None) -> Training:
+    part, network = parts[job.train], job.make_network(parts)
+    return Training(network, part, job.statistics, job.recipe, job.key, device, begun)
 
 
 def kept(job: Job, device: torch.device | None) -> Parameters | None:
@@ -152,6 +172,15 @@ class Watch:
         spread = np.geomspace(min(10, steps), steps, job.curve_points)
         self.points = set() if self.val is None else set(np.unique(spread.astype(int)).tolist())
         self.curve: list[tuple[float, float, float]] = []
+
+    def after_step(self, advance: Callable[[int], None]) -> AfterStep:
+        """What a training calls: tells how much was done, and looks."""
+
+        def look(done: int, parameters: Parameters) -> None:
+            advance(self.work)
+            self(done, parameters)
+
+        return look
 
     def __call__(self, done: int, parameters: Parameters) -> None:
         """After a step: the curve's next point, if it is one."""

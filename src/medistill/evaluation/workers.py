@@ -11,22 +11,25 @@ again and nothing is pickled.
 from __future__ import annotations
 
 import json
-import queue
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.numpy import load, save
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 from medistill.data.arrays import read_array, scratch_folder, write_array
 from medistill.data.preprocess import Part
 from medistill.errors import MedistillError
 from medistill.evaluation.cache import Run
-from medistill.evaluation.jobs import Job, Parts, do
+from medistill.evaluation.jobs import Job, Parts, begin, do
+from medistill.evaluation.portions import Portion, portions
 from medistill.evaluation.stacked import do_stacked
 from medistill.runtime import child_environment, count_workers, device, own_peak_mb, prepare_torch, usable_cores
 
@@ -51,7 +54,7 @@ class WorkerError(MedistillError):
 def run_all(
     jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], done: OnDone, side_by_side: int | None = None
 ) -> None:
-    """Do all jobs, the longest first, or on a GPU those together that are trained alike.
+    """Do all jobs, the longest first and some in two portions, or on a GPU those together that are trained alike.
 
     Args:
         jobs: what to do.
@@ -66,12 +69,11 @@ def run_all(
     if (where := device()).type != "cpu":
         do_stacked(jobs, parts, advance, done, where)
         return
-    ordered = sorted(jobs, key=lambda job: -job.work(parts))
-    effort = sum(_effort(job, parts) for job in jobs)
+    efforts = [_effort(job, parts) for job in jobs]
     count = min(len(jobs), side_by_side or usable_cores())
-    if count < 2 or effort < SMALL:
+    if count < 2 or sum(efforts) < SMALL:
         with _single_thread():
-            for job in ordered:
+            for job in sorted(jobs, key=lambda job: -job.work(parts)):
                 done(job, do(job, parts, advance))
         return
     known = {d for job in jobs for d in (job.train, job.test, job.val) if d is not None}
@@ -81,7 +83,8 @@ def run_all(
             soft = {} if part.soft_labels is None else {"soft_labels": part.soft_labels}
             (folder / digest).write_bytes(save({"labels": part.labels, **soft}))
             write_array(folder / f"{digest}.npy", part.pixels)
-        _Team(folder, ordered, advance, done).run(count)
+        todo = [_Task.of(portion, jobs[portion.index], parts) for portion in portions(efforts, count)]
+        _Team(folder, todo, advance, done).run(count)
 
 
 def _effort(job: Job, parts: Parts) -> float:
@@ -101,15 +104,33 @@ def _single_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _Team:
-    """Hands jobs to workers and collects what they say; a thread listens to each."""
+@dataclass(frozen=True)
+class _Task:
+    """A job, or its steps up to one, or from there on.
 
-    def __init__(self, folder: Path, jobs: Sequence[Job], advance: Callable[[int], None], done: OnDone) -> None:
+    Args:
+        job: what to do.
+        until: the last step of its first portion; none for a whole job.
+        first: whether it is the first portion.
+    """
+
+    job: Job
+    until: int | None = None
+    first: bool = False
+
+    @classmethod
+    def of(cls, portion: Portion, job: Job, parts: Parts) -> _Task:
+        share = portion.start or portion.end
+        return cls(job) if share == 1 else cls(job, round(share * job.steps(parts)), portion.start == 0)
+
+
+class _Team:
+    """Hands tasks to workers and collects what they say; a thread listens to each."""
+
+    def __init__(self, folder: Path, tasks: Sequence[_Task], advance: Callable[[int], None], done: OnDone) -> None:
         self.folder, self.advance, self.done = folder, advance, done
-        self.waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
-        for job in jobs:
-            self.waiting.put(job)
-        self.lock = threading.Lock()
+        self.waiting, self.begun = list(tasks), set[Job]()
+        self.news = threading.Condition()
         self.failure: BaseException | None = None
         self.processes: list[subprocess.Popen[str]] = []
         self.peaks: dict[int, float] = {}
@@ -138,32 +159,47 @@ class _Team:
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         try:
-            while True:
-                try:
-                    job = self.waiting.get_nowait()
-                except queue.Empty:
-                    return
-                self._one(process, job)
+            while (task := self._next()) is not None:
+                self._one(process, task)
         except BaseException as problem:  # carried to the thread that waits
-            self.failure = self.failure or problem
+            with self.news:
+                self.failure = self.failure or problem
+                self.news.notify_all()
 
-    def _one(self, process: subprocess.Popen[str], job: Job) -> None:
+    def _next(self) -> _Task | None:
+        """The first that is ready; waits for another's first portion where all that is left goes on with one."""
+        with self.news:
+            while self.waiting and self.failure is None:
+                for task in self.waiting:
+                    if task.until is None or task.first or task.job in self.begun:
+                        self.waiting.remove(task)
+                        return task
+                self.news.wait()
+        return None
+
+    def _one(self, process: subprocess.Popen[str], task: _Task) -> None:
         assert process.stdin is not None and process.stdout is not None
+        job = task.job
         try:
-            process.stdin.write(json.dumps(job.as_json()) + "\n")
+            asked = {"job": job.as_json(), "until": task.until, "first": task.first}
+            process.stdin.write(json.dumps(asked) + "\n")
             process.stdin.flush()
         except BrokenPipeError:
             pass  # the loop below finds the end of its output and says so
         for line in process.stdout:
             said = json.loads(line)
-            with self.lock:
+            with self.news:
                 if "work" in said:
                     self.advance(said["work"])
+                    continue
+                self.peaks[process.pid] = said["peak_mb"]
+                if task.first:
+                    self.begun.add(job)
+                    self.news.notify_all()
                 else:
-                    self.peaks[process.pid] = said["peak_mb"]
                     arrays = load((self.folder / said["result"]).read_bytes())
                     self.done(job, Run(arrays["probabilities"], arrays["curve"]))
-                    return
+                return
         raise WorkerError(
             f"a process that trained a network ended with status {process.wait()}",
             remedy="if memory was short, close other programs or set OMP_NUM_THREADS=1, and give the command again: "
@@ -172,7 +208,7 @@ class _Team:
 
 
 def _work(folder: Path) -> None:
-    """A worker's life: a job a line on standard input, answers on standard output, until the input ends."""
+    """A worker's life: a task a line on standard input, answers on standard output, until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us decides
     prepare_torch()
     import torch
@@ -180,7 +216,9 @@ def _work(folder: Path) -> None:
     torch.set_num_threads(1)
     parts: Parts = {}
     for line in sys.stdin:
-        job = Job.from_json(json.loads(line))
+        asked = json.loads(line)
+        job, until = Job.from_json(asked["job"]), asked["until"]
+        begun = folder / f"{job.identity}.begun"
         for digest in (job.train, job.test, job.val):
             if digest is not None and digest not in parts:
                 arrays = load((folder / digest).read_bytes())
@@ -195,10 +233,16 @@ def _work(folder: Path) -> None:
                 _say({"work": pending})
                 pending = 0
 
-        run = do(job, parts, advance)
+        result = folder / f"{job.identity}.run"
+        if asked["first"]:
+            begun.write_bytes(save_tensors(begin(job, parts, advance, until)))
+        else:
+            # Copies, which are aligned like what was just computed.
+            known = {n: t.clone() for n, t in load_tensors(begun.read_bytes()).items()} if until else None
+            run = do(job, parts, advance, begun=known)
+            result.write_bytes(save({"probabilities": run.probabilities, "curve": run.curve}))
         _say({"work": pending})
-        (folder / f"{job.identity}.run").write_bytes(save({"probabilities": run.probabilities, "curve": run.curve}))
-        _say({"result": f"{job.identity}.run", "peak_mb": own_peak_mb()})
+        _say({"result": result.name, "peak_mb": own_peak_mb()})
 
 
 def _say(message: dict[str, object]) -> None:

@@ -20,7 +20,7 @@ from medistill.data.preprocess import Part
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
 from medistill.nets.pixels import Pixels, normalise
-from medistill.nets.training import AfterStep, Order, Statistics, descent, precision_of, steps_for
+from medistill.nets.training import AfterStep, Descent, Order, Statistics, precision_of, steps_for
 from medistill.nets.zoo import Network
 
 
@@ -41,7 +41,7 @@ def train_stacked(
             comes again is kept once.
         statistics: how pixels are normalised and which mirror images are allowed.
         recipe: the schedule.
-        keys: as for ``medistill.nets.training.train``, one for each network.
+        keys: as for ``medistill.nets.training.Training``, one for each network.
         device: where.
         after_step: called with the number of steps done and all parameters, the networks in the first dimension.
 
@@ -63,7 +63,7 @@ def train_stacked(
     new = [network.parameters(key.child("parameters")) for key in keys]
     parameters = {n: torch.stack([own[n] for own in new]).to(device).requires_grad_(True) for n in new[0]}
     steps, batch = steps_for(recipe, len(parts[0])), min(recipe.batch, len(parts[0]))
-    update = descent(list(parameters.values()), recipe, steps)
+    descent = Descent(parameters, recipe, steps)
     orders = [Order(len(part), batch, key) for part, key in zip(parts, keys, strict=True)]
     together = torch.func.vmap(partial(network.logits, training=True))
     smoothing = 0.0 if soft else recipe.label_smoothing
@@ -76,7 +76,8 @@ def train_stacked(
         with precision_of(recipe, device):
             scores: Tensor = together(parameters, x.unflatten(0, (len(keys), batch))).flatten(0, 1).float()
         # The mean over all, times the networks, is the sum of what each has alone.
-        update([len(keys) * functional.cross_entropy(scores, labels[rows.to(device)], label_smoothing=smoothing)])
+        loss = functional.cross_entropy(scores, labels[rows.to(device)], label_smoothing=smoothing)
+        descent.step([len(keys) * loss])
         if after_step is not None:
             after_step(step + 1, parameters)
     return {name: tensor.detach() for name, tensor in parameters.items()}

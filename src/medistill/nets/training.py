@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.optim.adamw import adamw
 
 from medistill.augment import for_training
 from medistill.config import Recipe
@@ -102,25 +103,138 @@ def at_once(network: Network, images: int) -> int:
     return images if each is None else max(1, min(images, int(AT_ONCE_MB / each)))
 
 
-Update = Callable[[Iterable[Tensor]], None]
+class Descent:
+    """Takes steps down the sum of some losses, by AdamW and the recipe's schedule.
 
+    Args:
+        learned: what is changed, in place, by name.
+        recipe: optimiser and schedule.
+        steps: how many will be taken in all.
 
-def descent(learned: list[Tensor], recipe: Recipe, steps: int) -> Update:
-    """What takes a step down the sum of some losses, by the recipe's optimiser and schedule.
-
-    A loss is asked for when that before it is done with, so that only one's inner values are held.
+    Source: Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, as torch's function: its
+    ``torch.optim.AdamW`` loads a compiler that nothing here uses, a second and 100 MB in every process.
     """
-    optimiser = torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: one_cycle(step, steps))
 
-    def update(losses: Iterable[Tensor]) -> None:
-        optimiser.zero_grad()
+    BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+    def __init__(self, learned: Parameters, recipe: Recipe, steps: int) -> None:
+        self.learned, self.recipe, self.steps, self.done = learned, recipe, steps, 0
+        self.moments = {
+            f"{kind}.{name}": torch.zeros_like(t) for kind in ("first", "second") for name, t in learned.items()
+        }
+        self.moments |= {f"count.{name}": torch.zeros(()) for name in learned}
+
+    def step(self, losses: Iterable[Tensor]) -> None:
+        """One step. A loss is asked for when that before it is done with: only one's inner values are held."""
+        for tensor in self.learned.values():
+            tensor.grad = None
         for loss in losses:
             loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
+        reached = {name: (t, t.grad) for name, t in self.learned.items() if t.grad is not None}
+        moments = [[self.moments[f"{kind}.{name}"] for name in reached] for kind in ("first", "second", "count")]
+        with torch.no_grad():
+            adamw(
+                [tensor for tensor, _ in reached.values()],
+                [gradient for _, gradient in reached.values()],
+                exp_avgs=moments[0],
+                exp_avg_sqs=moments[1],
+                max_exp_avg_sqs=[],
+                state_steps=moments[2],
+                foreach=True,
+                amsgrad=False,
+                beta1=self.BETAS[0],
+                beta2=self.BETAS[1],
+                lr=self.recipe.learning_rate * one_cycle(self.done, self.steps),
+                weight_decay=self.recipe.weight_decay,
+                eps=self.EPSILON,
+                maximize=False,
+            )
+        self.done += 1
 
-    return update
+    def go_on(self, done: int, moments: dict[str, Tensor]) -> None:
+        """Remember steps that another took."""
+        self.done, self.moments = done, moments
+
+
+class Training:
+    """One network's training, which can stop after any step and go on elsewhere, to the same bytes.
+
+    Args:
+        network: its shape.
+        part: ``uint8`` pixels (n, c, h, w) and labels (n,), or soft labels, which are not smoothed further.
+        statistics: how pixels are normalised and which mirror images are allowed.
+        recipe: the schedule.
+        key: parameters, order of images and augmentation follow from it.
+        device: where; the CPU if not given. What is random is drawn on the CPU, alike for every device.
+        begun: what :attr:`stopped` was of a training that took the first steps; from new parameters if not given.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        part: Part,
+        statistics: Statistics,
+        recipe: Recipe,
+        key: Key,
+        device: torch.device | None = None,
+        begun: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.network, self.statistics, self.recipe, self.key = network, statistics, recipe, key
+        self.device = device or torch.device("cpu")
+        soft = part.soft_labels is not None
+        self.labels = torch.from_numpy(part.labels if part.soft_labels is None else part.soft_labels).to(self.device)
+        self.smoothing = 0.0 if soft else recipe.label_smoothing
+        self.pixels = Pixels(part.pixels, self.device)
+        batch = min(recipe.batch, len(part))
+        self.steps, self.at_once = steps_for(recipe, len(part)), at_once(network, batch)
+        new = network.parameters(key.child("parameters")) if begun is None else _below("parameters", begun)
+        self.parameters = {name: tensor.to(self.device) for name, tensor in new.items()}
+        fixed = network.buffers
+        learned = {name: t.requires_grad_(True) for name, t in self.parameters.items() if name not in fixed}
+        self.descent, self.order = Descent(learned, recipe, self.steps), Order(len(part), batch, key)
+        if begun is not None:
+            self.descent.go_on(int(begun["done"]), _below("moments", begun))
+            for _ in range(self.descent.done):
+                self.order.next()
+
+    def run(self, until: int | None = None, after_step: AfterStep | None = None) -> Parameters:
+        """Take the steps up to that one, or all of them.
+
+        Args:
+            until: number of the last step, counted from 1; beyond the recipe's there are none.
+            after_step: called with the number of steps done and the parameters.
+
+        Returns:
+            The parameters after the last step.
+        """
+        recipe, statistics = self.recipe, self.statistics
+        for step in range(self.descent.done, self.steps if until is None else min(until, self.steps)):
+            rows = self.order.next()
+            x = normalise(self.pixels[rows], statistics.mean, statistics.std)
+            if recipe.augment:
+                x = for_training(x, self.key.child("augment", step).generator(), statistics.flips)
+            self.descent.step(self._losses(x, self.labels[rows]))
+            if after_step is not None:
+                after_step(step + 1, self.parameters)
+        return {name: tensor.detach() for name, tensor in self.parameters.items()}
+
+    @property
+    def stopped(self) -> dict[str, Tensor]:
+        """All that another training needs to go on from here."""
+        parameters = {f"parameters.{name}": tensor.detach() for name, tensor in self.parameters.items()}
+        moments = {f"moments.{name}": tensor for name, tensor in self.descent.moments.items()}
+        return {"done": torch.tensor(self.descent.done), **parameters, **moments}
+
+    def _losses(self, x: Tensor, wanted: Tensor) -> Iterator[Tensor]:
+        for own, labels_of_own in zip(x.split(self.at_once), wanted.split(self.at_once), strict=True):
+            with precision_of(self.recipe, self.device):
+                scores = self.network.logits(self.parameters, own, training=True)
+            share = len(own) / len(x)
+            yield share * functional.cross_entropy(scores.float(), labels_of_own, label_smoothing=self.smoothing)
+
+
+def _below(kind: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{kind}."): t for name, t in tensors.items() if name.startswith(f"{kind}.")}
 
 
 def train(
@@ -132,47 +246,8 @@ def train(
     after_step: AfterStep | None = None,
     device: torch.device | None = None,
 ) -> Parameters:
-    """Train a network from new parameters.
-
-    Args:
-        network: its shape.
-        part: ``uint8`` pixels (n, c, h, w) and labels (n,), or soft labels, which are not smoothed further.
-        statistics: how pixels are normalised and which mirror images are allowed.
-        recipe: the schedule.
-        key: parameters, order of images and augmentation follow from it.
-        after_step: called with the number of steps done and the parameters.
-        device: where; the CPU if not given. What is random is drawn on the CPU, alike for every device.
-
-    Returns:
-        The parameters after the last step.
-    """
-    device = device or torch.device("cpu")
-    soft = part.soft_labels is not None
-    labels = torch.from_numpy(part.labels if part.soft_labels is None else part.soft_labels).to(device)
-    pixels = Pixels(part.pixels, device)
-    parameters = {name: tensor.to(device) for name, tensor in network.parameters(key.child("parameters")).items()}
-    fixed = network.buffers
-    learned = [tensor.requires_grad_(True) for name, tensor in parameters.items() if name not in fixed]
-    steps, batch = steps_for(recipe, len(part)), min(recipe.batch, len(part))
-    update, order = descent(learned, recipe, steps), Order(len(part), batch, key)
-    smoothing, size = 0.0 if soft else recipe.label_smoothing, at_once(network, batch)
-
-    def losses(x: Tensor, wanted: Tensor) -> Iterator[Tensor]:
-        for own, labels_of_own in zip(x.split(size), wanted.split(size), strict=True):
-            with precision_of(recipe, device):
-                scores = network.logits(parameters, own, training=True)
-            share = len(own) / len(x)
-            yield share * functional.cross_entropy(scores.float(), labels_of_own, label_smoothing=smoothing)
-
-    for step in range(steps):
-        rows = order.next()
-        x = normalise(pixels[rows], statistics.mean, statistics.std)
-        if recipe.augment:
-            x = for_training(x, key.child("augment", step).generator(), statistics.flips)
-        update(losses(x, labels[rows]))
-        if after_step is not None:
-            after_step(step + 1, parameters)
-    return {name: tensor.detach() for name, tensor in parameters.items()}
+    """Train a network from new parameters to the end; arguments as for :class:`Training` and :meth:`Training.run`."""
+    return Training(network, part, statistics, recipe, key, device).run(after_step=after_step)
 
 
 def predict(
