@@ -11,7 +11,7 @@ from medistill.evaluation.robustness import augmentation_robust_score, label_rob
 from medistill.keys import Key
 from medistill.prediction.representativeness import (
     _distances,
-    _probability,
+    auroc,
     linear,
     recall,
     representativeness,
@@ -117,5 +117,21 @@ def test_ridge_tells_apart_what_planes_tell_apart():
     labels = np.arange(40) % 2
     features = rng.normal(0, 0.1, (40, 5)) + np.where(labels, 1.0, -1.0)[:, None]
     said = ridge(linear(features), features, np.eye(2)[labels], features)
-    assert recall(said, labels) == 1 and 0.99 < _probability(said, labels) <= 1
-    assert _probability(np.zeros((4, 2)), np.array([0, 1, 0, 1])) == 0.5
+    assert recall(said, labels) == 1 and auroc(said, labels) == 1
+    assert (
+        auroc(np.zeros((4, 2)), np.array([0, 1, 0, 1])) == 0.5 == auroc(np.ones((3, 2)), np.zeros(3, dtype=np.int64))
+    )
+    surer = 100 * said + [3, 0]
+    assert auroc(surer, labels) == 1, "neither how sure it is nor of what it is surer counts"
+
+
+def test_spaces_together_are_the_sum_of_what_each_says(prepared, monkeypatch):
+    few = subset(prepared.train, [3] * 3, Key(4))
+    scores = representativeness(few, prepared.train, 3)
+    monkeypatch.setattr("medistill.prediction.representativeness.SPACES", ("patches",))
+    alone = representativeness(few, prepared.train, 3)
+    assert alone["patches.ridge_auroc"] == scores["patches.ridge_auroc"]
+    assert set(alone) == {name for name in scores if name.startswith(("patches.", "together."))}
+    with_even = np.full((9, 3), 1 / 3, dtype=np.float32)
+    even = representativeness(Part(few.pixels, few.labels, with_even), prepared.train, 3)
+    assert even["together.ridge_auroc"] == 0.5

@@ -15,7 +15,7 @@ from medistill.errors import DataError
 from medistill.prediction.ranks import partial_spearman, spearman
 from medistill.reporting.page import Column, Table
 from medistill.store import Store
-from medistill.study.foretelling import reachable, representativeness
+from medistill.study.foretelling import TRAINED, reachable, representativeness
 from medistill.study.report import TABLES, all_tables
 from medistill.study.statements import statements
 from medistill.study.tables import boundary, cells, equivalents, pooled, results, sites
@@ -110,6 +110,14 @@ def test_representativeness_is_ranked_within_a_data_set():
     by_score = {row[1]: row for row in table.rows}
     assert by_score["pixels.ridge"][3] == pytest.approx(1) and by_score["pixels.mmd"][3] == pytest.approx(-1)
     assert 0.9 < by_score["pixels.ridge"][4] < 1
+    assert TRAINED not in by_score, "there were no validation images"
+    with_validation = [
+        dataclasses.replace(r, result={**r.result, "validation": -r.result["bytes"] * i})
+        for i, r in enumerate(runs())
+    ]
+    *_, last = representativeness(cells(with_validation)).rows
+    levels = [r.result["arms"]["distilled"]["balanced_accuracy"]["mean"] for r in with_validation]
+    assert last[1] == TRAINED and last[3] == pytest.approx(spearman(-np.arange(len(levels)), np.array(levels)))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3, 0.6])

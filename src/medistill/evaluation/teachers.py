@@ -33,10 +33,10 @@ from medistill.types import Probabilities
 FIRST_INDEX = 1_000_000
 """Teachers are numbered from here on, so that no network of a comparison starts like one of them."""
 
-OPTIMISER_MB = 100.0
-"""Megabytes of what torch's optimisers bring along, where networks are trained in this process."""
+TRAINING_MB = 30.0
+"""Megabytes of what training brings along, where networks are trained in this process."""
 
-WORKER_MB = 330.0
+WORKER_MB = 260.0
 """Megabytes of a process that trains a network, before any image."""
 
 FRAGMENTED = 1.6
@@ -109,7 +109,7 @@ def training_ways(train: Part, classes: int, config: LabelConfig, device: torch.
     shown = config.teachers * in_memory(train.pixels.nbytes) / 1e6 if config.balance else 0.0
     asked = min(IMAGES, len(train)) * image_mb if config.calibrate else 0.0
     most = min(config.teachers, usable_cores()) if device.type == "cpu" else 1
-    program = {n: n * WORKER_MB if n > 1 else OPTIMISER_MB for n in range(most, 0, -1)}
+    program = {n: n * WORKER_MB if n > 1 else TRAINING_MB for n in range(most, 0, -1)}
     return [(n, shown + asked + FRAGMENTED * n * held + mb) for n, mb in program.items()]
 
 

@@ -18,6 +18,7 @@ from scipy.spatial.distance import cdist
 
 from medistill.data.preprocess import Part
 from medistill.evaluation.arms import subset
+from medistill.evaluation.metrics import metrics
 from medistill.keys import Key
 from medistill.prediction.spaces import SPACES, Features, fit
 
@@ -29,8 +30,8 @@ NEIGHBOURS = 5
 PENALTY = 0.1
 """Of ridge regression; kernels are about one for an image with itself."""
 
-TEMPERATURE = 0.1
-"""At which what regression says becomes probabilities."""
+TOGETHER = "together"
+"""The name of the sum of what regressions in all spaces say."""
 
 
 def representativeness(distilled: Part, real: Part, classes: int, seed: int = 0) -> dict[str, float]:
@@ -39,8 +40,9 @@ def representativeness(distilled: Part, real: Part, classes: int, seed: int = 0)
     ``<space>.<score>``: ``mmd``, ``energy`` and ``frechet`` are distances with the sign turned, zero where the
     distributions are the same; ``density`` and ``coverage`` are those of Naeem et al. (coverage within 0 to 1);
     ``nearest`` is the share of real images whose nearest distilled image is of their class, ``ridge`` that
-    share for a ridge regression of the distilled labels on the features, and ``ridge_probability`` the mean
-    probability that it gives to their class, all 0 to 1.
+    share for a ridge regression of the distilled labels on the features, and ``ridge_auroc`` the mean area under
+    the ROC curves of what it says of each class, all 0 to 1. ``together.ridge_auroc`` is that of the sum of what the
+    regressions in all spaces say, each in units of its own spread.
 
     Args:
         distilled: ``uint8`` images (n, c, h, w) at the size that networks see, with labels.
@@ -49,7 +51,7 @@ def representativeness(distilled: Part, real: Part, classes: int, seed: int = 0)
         seed: of the sample of real images.
     """
     sample = subset(real, [MOST] * classes, Key(seed).child("representativeness"))
-    scores = {}
+    scores, together = {}, np.zeros((len(sample), classes))
     for name in SPACES:
         space = fit(name, sample.pixels)
         made, seen = space(distilled.pixels), space(sample.pixels)
@@ -64,8 +66,10 @@ def representativeness(distilled: Part, real: Part, classes: int, seed: int = 0)
         kernel = linear(seen) if space.linear else gaussian(seen, made)
         said = ridge(kernel, made, targets(distilled, classes), seen)
         scores[f"{name}.ridge"] = recall(said, sample.labels)
-        scores[f"{name}.ridge_probability"] = _probability(said, sample.labels)
-    return scores
+        scores[f"{name}.ridge_auroc"] = auroc(said, sample.labels)
+        beyond = said - said.mean(axis=1, keepdims=True)
+        together += beyond / (beyond.std() or 1.0)
+    return scores | {f"{TOGETHER}.ridge_auroc": auroc(together, sample.labels)}
 
 
 def targets(part: Part, classes: int) -> Features:
@@ -133,10 +137,13 @@ def recall(said: Features, labels: npt.NDArray[np.int64]) -> float:
     return _per_class(said.argmax(axis=1) == labels, labels)
 
 
-def _probability(said: Features, labels: npt.NDArray[np.int64]) -> float:
-    """Mean probability of the true class; unlike recall it changes with every image that becomes surer."""
-    odds = np.exp((said - said.max(axis=1, keepdims=True)) / TEMPERATURE)
-    return _per_class(odds[np.arange(len(labels)), labels] / odds.sum(axis=1), labels)
+def auroc(said: Features, labels: npt.NDArray[np.int64]) -> float:
+    """Mean area under the ROC curves of the classes that occur; a half where that is not defined.
+
+    Unlike recall it changes with every image that is ranked better, and not with how sure regression is of all images
+    or of a class, which soft labels and few images change and training makes up for.
+    """
+    return float(np.nan_to_num(metrics(said, labels)["auroc"], nan=0.5))
 
 
 def _per_class(values: npt.NDArray[np.generic], labels: npt.NDArray[np.int64]) -> float:

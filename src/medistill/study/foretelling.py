@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medistill.evaluation.jobs import CURVE_IMAGES
 from medistill.keys import Key
 from medistill.prediction.assess import INDICATOR, assess
 from medistill.prediction.examples import examples_of, joined, learned_from, recipe_of
@@ -21,6 +22,8 @@ from medistill.prediction.ranks import partial_spearman, spearman, spearman_rows
 from medistill.reporting.page import Column, Table
 from medistill.store import Record
 from medistill.study.tables import METRIC, Cell
+
+TRAINED = "trained networks on validation images"
 
 NORMAL_95 = 1.959964
 """Standard deviations to either end of a normal distribution's 95 % interval."""
@@ -49,15 +52,20 @@ def representativeness(of: list[Cell]) -> Table:
         error = np.array([each["std"] / math.sqrt(r["networks"]) for each, r in zip(reached, runs, strict=True)])
         most = reachable(level, error)
         size = np.array([r["images"]["random"] for r in runs], dtype=float)
-        for score in runs[0]["representativeness"]:
-            values = np.array([r["representativeness"][score] for r in runs])
+        scores = {s: [r["representativeness"][s] for r in runs] for s in runs[0]["representativeness"]}
+        if all(r.get("validation") is not None for r in runs):
+            scores[TRAINED] = [r["validation"] for r in runs]
+        for score, found in scores.items():
+            values = np.array(found)
             partial = partial_spearman(values, level, size)
             rows.append([data, score, len(runs), spearman(values, level), most, *partial])
     note = (
         "Rank correlation of each score with the measured balanced accuracy; reachable: that which the levels "
         "without the chance of the few networks they are means of would have, which no score can be expected to "
         "exceed (test images are chance too, but the same for all packages); given the size: the partial rank "
-        "correlation with the number of images held fixed, with its 95 % bootstrap interval over packages."
+        "correlation with the number of images held fixed, with its 95 % bootstrap interval over packages. The last "
+        f"row of a data set is no such score but what training tells: {TRAINED}, the mean balanced accuracy that "
+        f"the very networks whose level is ranked reached on at most {CURVE_IMAGES} validation images."
     )
     return Table("representativeness", "Representativeness", note, columns, rows)
 

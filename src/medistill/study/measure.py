@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,12 +79,21 @@ def distilled(specification: Json) -> Json:
     kept["representativeness"] = representativeness(
         measured.package.part, measured.prepared.train, measured.prepared.classes
     )
+    kept["validation"] = _validation(measured.result["curves"]["distilled"])
     counts = [int(n) for n in plain_counts(measured.package)]
     try:
         kept["features"] = features(measured.prepared, counts)
     except DataError:  # too few images to hold some out; the run stands without them
         kept["features"] = None
     return {**kept, "bytes": said["bytes"], "package_id": said["package_id"], "cost": said["cost"]}
+
+
+def _validation(curves: Sequence[Sequence[Sequence[float]]]) -> float | None:
+    """Mean balanced accuracy of the trained networks on validation images, the last of each learning curve; None
+    without such images.
+    """
+    last = [curve[-1][2] for curve in curves if len(curve)]
+    return float(np.mean(last)) if last else None
 
 
 def transfer(specification: Json) -> Json:

@@ -20,7 +20,7 @@ from medistill.study.config import DataEntry, MethodEntry, Pooled, StudyConfig
 from medistill.study.variation import also_renamed, data_identity, read_entry
 from medistill.types import Json
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same specification would give other figures for reasons that no other version tells."""
 
 
