@@ -113,6 +113,13 @@ def test_joblib_loses_a_worker(study):
     check(study, kill_one(lambda: busy_parent("loky"), study.with_suffix(".db")))
 
 
+def test_what_joblibs_thread_says_when_it_is_stopped_is_no_news(capsys):
+    for name, told in (("ExecutorManagerThread", False), ("another", True)):
+        thread = threading.Thread(name=name)
+        engines._told_unless_stopped(threading.ExceptHookArgs((KeyError, KeyError(14), None, thread)))
+        assert ("KeyError: 14" in capsys.readouterr().err) is told
+
+
 @contextmanager
 def dask_cluster(workers=2):
     pytest.importorskip("distributed", reason="dask is not installed")

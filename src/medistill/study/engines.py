@@ -88,9 +88,18 @@ def _round(todo: list[Run], threads: int, asked_by: int | None, done: Callable[[
             identity, outcome = next(outcomes)
         except StopIteration:
             return None
+        except KeyboardInterrupt:
+            threading.excepthook = _told_unless_stopped
+            raise
         except Exception as problem:
             return f"{type(problem).__name__}: {problem}".splitlines()[0]
         done(identity, outcome)
+
+
+def _told_unless_stopped(problem: threading.ExceptHookArgs) -> None:
+    """joblib's thread that hands out work may find it gone when it is stopped; that is no news."""
+    if problem.thread is None or problem.thread.name != "ExecutorManagerThread":
+        threading.__excepthook__(problem)
 
 
 def _do(identity: str, specification: Json, threads: int, asked_by: int | None) -> tuple[str, Json]:
