@@ -243,6 +243,7 @@ def evaluation(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]
             loops.plain_training(part, exam, own, plain, problem.classes, seed)
 
     # A round takes minutes, so that what is slow the first time does not count for much.
+    say("five networks on ten random images per class, ours in")
     return compared_ways(one_after_the_other, {p: ours(p) for p in ("float32", "bfloat16")}, EVALUATION_ROUNDS)
 
 

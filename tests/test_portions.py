@@ -141,5 +141,24 @@ def test_workers_that_share_a_network_give_its_bytes(monkeypatch, tmp_path):
         workers.run_all(jobs_of(known, 3, keep=keep), known, told.append, found.__setitem__)
         assert sum(len(task) == 3 for task in cut) == 2, "one network is done in two portions"
         for job, run in expected.items():
-            np.testing.assert_array_equal(found[replace(job, keep=keep)].probabilities, run.probabilities)
+            other = found[replace(job, keep=keep)]
+            np.testing.assert_array_equal(other.probabilities, run.probabilities)
+            np.testing.assert_array_equal(other.curve[-1], run.curve[-1])
+            assert len(other.curve) == (len(run.curve) if sum(told) else 1), "cached, only the end is known"
+        assert sum(told) in (0, sum(job.work(known) for job in expected))
     assert sum(told) == 0
+
+
+def test_a_worker_that_dies_in_a_first_portion_ends_the_work(monkeypatch):
+    monkeypatch.setattr(workers, "SMALL", 0)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
+    hand_out = workers._Team._one
+
+    def killed(self, process, task):
+        if task.first:
+            process.kill()
+        hand_out(self, process, task)
+
+    monkeypatch.setattr(workers._Team, "_one", killed)
+    with pytest.raises(workers.WorkerError, match="ended with status -9"):
+        workers.run_all(jobs_of(parts(), 3), parts(), lambda _: None, lambda *_: None)

@@ -10,6 +10,7 @@ from medistill.evaluation.arms import subset
 from medistill.evaluation.robustness import augmentation_robust_score, label_robust_score
 from medistill.keys import Key
 from medistill.prediction.representativeness import (
+    MOST,
     _distances,
     auroc,
     linear,
@@ -132,6 +133,16 @@ def test_spaces_together_are_the_sum_of_what_each_says(prepared, monkeypatch):
     alone = representativeness(few, prepared.train, 3)
     assert alone["patches.ridge_auroc"] == scores["patches.ridge_auroc"]
     assert set(alone) == {name for name in scores if name.startswith(("patches.", "together."))}
+    assert alone["together.ridge_auroc"] == alone["patches.ridge_auroc"] != 0.5
+    said = []
+    monkeypatch.setattr("medistill.prediction.representativeness.SPACES", SPACES)
+    monkeypatch.setattr(
+        "medistill.prediction.representativeness.ridge", lambda *a: said.append(ridge(*a)) or said[-1]
+    )
+    again = representativeness(few, prepared.train, 3)
+    units = [(s - s.mean(axis=1, keepdims=True)) / (s - s.mean(axis=1, keepdims=True)).std() for s in said]
+    labels = subset(prepared.train, [MOST] * 3, Key(0).child("representativeness")).labels
+    assert len(units) == 3 and again["together.ridge_auroc"] == auroc(sum(units), labels)
     with_even = np.full((9, 3), 1 / 3, dtype=np.float32)
     even = representativeness(Part(few.pixels, few.labels, with_even), prepared.train, 3)
     assert even["together.ridge_auroc"] == 0.5

@@ -111,6 +111,9 @@ def test_representativeness_is_ranked_within_a_data_set():
     assert by_score["pixels.ridge"][3] == pytest.approx(1) and by_score["pixels.mmd"][3] == pytest.approx(-1)
     assert 0.9 < by_score["pixels.ridge"][4] < 1
     assert TRAINED not in by_score, "there were no validation images"
+    mixed = runs()
+    mixed[0] = dataclasses.replace(mixed[0], result={**mixed[0].result, "representativeness": {"pixels.mmd": 0.1}})
+    assert [row[1] for row in representativeness(cells(mixed)).rows] == ["pixels.mmd"]
     with_validation = [
         dataclasses.replace(r, result={**r.result, "validation": -r.result["bytes"] * i})
         for i, r in enumerate(runs())

@@ -129,9 +129,11 @@ def do(
     if parameters is None:
         if begun:
             watch.curve = begun["curve"].tolist()
-        training = _training(job, parts, device, begun or None)
+        training = _training(job, parts, device, begun)
         parameters = training.run(after_step=watch.after_step(advance))
         keep(job, parameters)
+    else:
+        watch(job.steps(parts), parameters)  # the curve's end; what came before is not known any more
     return watch.asked(parameters)
 
 

@@ -1,9 +1,10 @@
 """Who does what when: jobs cut in two where whole ones would leave cores idle.
 
 Five equal networks on two cores take three rounds, though the work fills two and a half. A training
-that can stop and go on elsewhere closes the gap: the schedule of McNaughton, "Scheduling with
-deadlines and loss functions", Management Science, 1959, by which nothing ends later than the longest job
-or the mean of the workers, whichever is more, and each worker but one shares at most one job with the next.
+that can stop and go on elsewhere closes the gap. Jobs are cut as by McNaughton, "Scheduling with deadlines and
+loss functions", Management Science, 1959: nothing need end later than the longest job or the mean of the
+workers, whichever is more. Whoever is free takes what comes next, as nobody knows how long work takes, so
+unequal jobs may end somewhat later than that, but not later than whole ones.
 """
 
 from __future__ import annotations

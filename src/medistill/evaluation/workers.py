@@ -237,9 +237,7 @@ def _work(folder: Path) -> None:
         if asked["first"]:
             begun.write_bytes(save_tensors(begin(job, parts, advance, until)))
         else:
-            # Copies, which are aligned like what was just computed.
-            known = {n: t.clone() for n, t in load_tensors(begun.read_bytes()).items()} if until else None
-            run = do(job, parts, advance, begun=known)
+            run = do(job, parts, advance, begun=load_tensors(begun.read_bytes()) if until else None)
             result.write_bytes(save({"probabilities": run.probabilities, "curve": run.curve}))
         _say({"work": pending})
         _say({"result": result.name, "peak_mb": own_peak_mb()})

@@ -166,7 +166,7 @@ class Training:
         recipe: the schedule.
         key: parameters, order of images and augmentation follow from it.
         device: where; the CPU if not given. What is random is drawn on the CPU, alike for every device.
-        begun: what :attr:`stopped` was of a training that took the first steps; from new parameters if not given.
+        begun: what :attr:`stopped` was of a training that took the first steps; new parameters if empty.
     """
 
     def __init__(
@@ -187,13 +187,18 @@ class Training:
         self.pixels = Pixels(part.pixels, self.device)
         batch = min(recipe.batch, len(part))
         self.steps, self.at_once = steps_for(recipe, len(part)), at_once(network, batch)
-        new = network.parameters(key.child("parameters")) if begun is None else _below("parameters", begun)
+        # Copies, which are aligned like what was just computed, and which the one who stopped does not see change.
+        known = {name: tensor.clone() for name, tensor in (begun or {}).items()}
+        new = _below("parameters", known) or network.parameters(key.child("parameters"))
         self.parameters = {name: tensor.to(self.device) for name, tensor in new.items()}
         fixed = network.buffers
         learned = {name: t.requires_grad_(True) for name, t in self.parameters.items() if name not in fixed}
         self.descent, self.order = Descent(learned, recipe, self.steps), Order(len(part), batch, key)
-        if begun is not None:
-            self.descent.go_on(int(begun["done"]), _below("moments", begun))
+        if known:
+            moments = {
+                n: t if n.startswith("count.") else t.to(self.device) for n, t in _below("moments", known).items()
+            }
+            self.descent.go_on(int(known["done"]), moments)
             for _ in range(self.descent.done):
                 self.order.next()
 
@@ -221,8 +226,8 @@ class Training:
     @property
     def stopped(self) -> dict[str, Tensor]:
         """All that another training needs to go on from here."""
-        parameters = {f"parameters.{name}": tensor.detach() for name, tensor in self.parameters.items()}
-        moments = {f"moments.{name}": tensor for name, tensor in self.descent.moments.items()}
+        parameters = {f"parameters.{name}": tensor.detach().clone() for name, tensor in self.parameters.items()}
+        moments = {f"moments.{name}": tensor.clone() for name, tensor in self.descent.moments.items()}
         return {"done": torch.tensor(self.descent.done), **parameters, **moments}
 
     def _losses(self, x: Tensor, wanted: Tensor) -> Iterator[Tensor]:

@@ -79,27 +79,36 @@ def _round(todo: list[Run], threads: int, asked_by: int | None, done: Callable[[
     from joblib import Parallel, delayed
 
     parallel = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")
-    outcomes: Iterator[tuple[str, Json]] = parallel(
-        delayed(_do)(run.identity, run.specification, threads, asked_by) for run in todo
-    )
-    while True:
-        # Runs that fail say so in their outcome, so an error here is the engine's.
-        try:
-            identity, outcome = next(outcomes)
-        except StopIteration:
-            return None
-        except KeyboardInterrupt:
-            threading.excepthook = _told_unless_stopped
-            raise
-        except Exception as problem:
-            return f"{type(problem).__name__}: {problem}".splitlines()[0]
-        done(identity, outcome)
+    with _quiet_when_stopped():
+        outcomes: Iterator[tuple[str, Json]] = parallel(
+            delayed(_do)(run.identity, run.specification, threads, asked_by) for run in todo
+        )
+        while True:
+            # Runs that fail say so in their outcome, so an error here is the engine's.
+            try:
+                identity, outcome = next(outcomes)
+            except StopIteration:
+                return None
+            except Exception as problem:
+                return f"{type(problem).__name__}: {problem}".splitlines()[0]
+            done(identity, outcome)
 
 
-def _told_unless_stopped(problem: threading.ExceptHookArgs) -> None:
-    """joblib's thread that hands out work may find it gone when it is stopped; that is no news."""
-    if problem.thread is None or problem.thread.name != "ExecutorManagerThread":
-        threading.__excepthook__(problem)
+@contextmanager
+def _quiet_when_stopped() -> Iterator[None]:
+    """joblib's thread that hands out work finds it gone when it is stopped, and would say so by a traceback."""
+    before = threading.excepthook
+
+    def tell(problem: threading.ExceptHookArgs) -> None:
+        ours = problem.thread is not None and problem.thread.name == "ExecutorManagerThread"
+        if not (ours and issubclass(problem.exc_type, KeyError)):
+            before(problem)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _do(identity: str, specification: Json, threads: int, asked_by: int | None) -> tuple[str, Json]:

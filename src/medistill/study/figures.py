@@ -12,7 +12,8 @@ def figures_of(result: Json) -> list[Figure]:
     """Every figure of a result.
 
     Quantities are ``level`` and ``gain over`` (by arm), ``recovery``, ``recovery above chance``, ``chance``,
-    ``robustness``, ``representativeness``, ``cost`` and ``size``. The site is empty for the data's own test images.
+    ``robustness``, ``representativeness``, ``validation``, ``cost`` and ``size``. The site is empty for the
+    data's own test images.
     """
     own = str(result.get("net", "convnet"))
     rows: list[Figure] = []
@@ -25,6 +26,8 @@ def figures_of(result: Json) -> list[Figure]:
     rows += [_plain("", own, "chance", m, v) for m, v in result.get("chance", {}).items()]
     for quantity in ("robustness", "representativeness"):
         rows += [_plain("", own, quantity, name, value) for name, value in (result.get(quantity) or {}).items()]
+    if result.get("validation") is not None:
+        rows.append(_plain("", own, "validation", "balanced_accuracy", result["validation"]))
     rows += [_plain("", "", "cost", name, result["cost"][name]) for name in ("seconds", "peak_memory_mb")]
     sizes = {"bytes": result["bytes"], **{f"share of {k}": v for k, v in result.get("compression", {}).items()}}
     rows += [_plain("", "", "size", name, value) for name, value in sizes.items()]

@@ -52,7 +52,9 @@ def representativeness(of: list[Cell]) -> Table:
         error = np.array([each["std"] / math.sqrt(r["networks"]) for each, r in zip(reached, runs, strict=True)])
         most = reachable(level, error)
         size = np.array([r["images"]["random"] for r in runs], dtype=float)
-        scores = {s: [r["representativeness"][s] for r in runs] for s in runs[0]["representativeness"]}
+        each = [r["representativeness"] for r in runs]
+        # Runs of an earlier version may have other scores.
+        scores = {s: [own[s] for own in each] for s in each[-1] if all(s in own for own in each)}
         if all(r.get("validation") is not None for r in runs):
             scores[TRAINED] = [r["validation"] for r in runs]
         for score, found in scores.items():
@@ -63,9 +65,9 @@ def representativeness(of: list[Cell]) -> Table:
         "Rank correlation of each score with the measured balanced accuracy; reachable: that which the levels "
         "without the chance of the few networks they are means of would have, which no score can be expected to "
         "exceed (test images are chance too, but the same for all packages); given the size: the partial rank "
-        "correlation with the number of images held fixed, with its 95 % bootstrap interval over packages. The last "
-        f"row of a data set is no such score but what training tells: {TRAINED}, the mean balanced accuracy that "
-        f"the very networks whose level is ranked reached on at most {CURVE_IMAGES} validation images."
+        "correlation with the number of images held fixed, with its 95 % bootstrap interval over packages. No "
+        f"such score but what training tells: {TRAINED}, the mean balanced accuracy that the very networks whose "
+        f"level is ranked reached on at most {CURVE_IMAGES} of them."
     )
     return Table("representativeness", "Representativeness", note, columns, rows)
 

@@ -92,8 +92,7 @@ def _validation(curves: Sequence[Sequence[Sequence[float]]]) -> float | None:
     """Mean balanced accuracy of the trained networks on validation images, the last of each learning curve; None
     without such images.
     """
-    last = [curve[-1][2] for curve in curves if len(curve)]
-    return float(np.mean(last)) if last else None
+    return float(np.mean([curve[-1][2] for curve in curves])) if all(len(curve) for curve in curves) else None
 
 
 def transfer(specification: Json) -> Json:

@@ -99,7 +99,7 @@ def perform(specification: Json) -> Json:
     """What a run measures.
 
     Returns:
-        The kept parts of the evaluation, ``bytes``, ``cost`` and ``representativeness``.
+        The kept parts of the evaluation, ``bytes``, ``cost``, ``representativeness`` and ``validation``.
 
     Raises:
         MedistillError: the data changed since the study was planned, or cannot be used with these settings.
