@@ -51,7 +51,7 @@ def test_result_has_the_promised_keys(package):
 
 def test_second_evaluation_trains_nothing_known_and_agrees(package, monkeypatch):
     first = medistill.evaluate(package, on=SOURCE, config=TINY)
-    monkeypatch.setattr(jobs, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(jobs, "Training", lambda *_: pytest.fail("trained again"))
     again = medistill.evaluate(package, on=SOURCE, config=TINY)
     assert first["arms"] == again["arms"] and first["curves"] == again["curves"]
 
@@ -60,8 +60,8 @@ def test_another_package_trains_only_its_own_arm(package, tmp_path, monkeypatch)
     medistill.evaluate(package, on=SOURCE, config=TINY)
     medistill.distill(SOURCE, out=tmp_path / "q", ipc=2, seed=1, settings=SMALL_DM)
     trained = []
-    whole = jobs.train
-    monkeypatch.setattr(jobs, "train", lambda *a: trained.append(len(a[1])) or whole(*a))
+    whole = jobs.Training
+    monkeypatch.setattr(jobs, "Training", lambda *a: trained.append(len(a[1])) or whole(*a))
     medistill.evaluate(tmp_path / "q", on=SOURCE, config=TINY)
     assert trained == [6] * TINY.networks
 
@@ -70,8 +70,8 @@ def test_recipe_is_part_of_the_identity(package, monkeypatch):
     medistill.evaluate(package, on=SOURCE, config=TINY)
     other = TINY.model_copy(update={"recipe": TINY.recipe.model_copy(update={"learning_rate": 2e-3})})
     trained = []
-    whole = jobs.train
-    monkeypatch.setattr(jobs, "train", lambda *a: trained.append(a[0]) or whole(*a))
+    whole = jobs.Training
+    monkeypatch.setattr(jobs, "Training", lambda *a: trained.append(a[0]) or whole(*a))
     medistill.evaluate(package, on=SOURCE, config=other)
     assert len(trained) >= 3 * TINY.networks
 

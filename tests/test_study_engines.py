@@ -114,7 +114,7 @@ def test_joblib_loses_a_worker(study):
 
 
 STOPPED = """
-import threading, time
+import signal, threading, time
 from types import SimpleNamespace
 from medistill.study import engines
 
@@ -123,6 +123,7 @@ def slow(identity, *_):
     return identity, {}
 
 engines._do = slow
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background was told to ignore it
 hook = threading.excepthook
 try:
     with engines._engine("joblib", None, 2, 1):
