@@ -112,7 +112,7 @@ class Descent:
         steps: how many will be taken in all.
 
     Source: Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, as torch's function: its
-    ``torch.optim.AdamW`` loads a compiler that nothing here uses, a second and 100 MB in every process.
+    ``torch.optim.AdamW`` loads a compiler that nothing here uses, into every process that trains.
     """
 
     BETAS, EPSILON = (0.9, 0.999), 1e-8

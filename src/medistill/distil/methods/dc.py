@@ -81,7 +81,7 @@ class DC(NetworkMethod):
     def memory_mb(self, problem: Problem, classes: int) -> float:
         made = sum(sorted(problem.counts)[-classes:])
         at_once = classes if problem.device.type != "cpu" else 1
-        # A gradient that is itself differentiated keeps 2.3 times what one pass keeps (measured).
+        # A gradient that is itself differentiated keeps more than one pass does (fitted to measured peaks).
         kept = 2.3 * made + at_once * min(self.real_batch, max(problem.sizes))
         return kept * self.network(problem).activation_mb
 
