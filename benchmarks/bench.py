@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from medistill.evaluation.teachers import soft_labels
 from medistill.files import CACHE_VARIABLE, pretty_json, write_atomically
 from medistill.nets.training import Statistics
 from medistill.package.package import decoded
-from medistill.runtime import prepare_torch
+from medistill.runtime import has_bfloat16, prepare_torch
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS, EVALUATION_ROUNDS = 5, 3
@@ -59,8 +60,7 @@ def main() -> None:
     given = parser.parse_args()
     prepare_torch()
     prepared = prepare(load(given.data if given.data.exists() else PHANTOM))
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if sys.platform == "linux" else None
-    machine = cpu[1] if cpu else platform.processor() or platform.machine()
+    machine = machine_name()
     path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', machine.lower()).strip('-')}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     for name in given.sections or SECTIONS:
@@ -72,6 +72,18 @@ def main() -> None:
         }  # fmt: skip
         write_atomically(path, pretty_json({"machine": machine, **known}))
     say(f"\n{path}")
+
+
+def machine_name() -> str:
+    """What computes; virtual processors of one name may differ in what they compute in, and so in every ratio."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if sys.platform == "linux" else None
+    name = cpu[1] if cpu else platform.processor() or platform.machine()
+    return name if has_bfloat16() else f"{name} without bfloat16"
+
+
+def precisions() -> tuple[str, ...]:
+    """Those that the machine computes in; where only software multiplies in bfloat16, that takes minutes."""
+    return ("float32", "bfloat16") if has_bfloat16() else ("float32",)
 
 
 def say(line: str) -> None:
@@ -113,7 +125,7 @@ def ceilings(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
     found = {}
     square, images, kernel = torch.randn(2048, 2048), torch.randn(128, 64, 32, 32), torch.randn(64, 64, 3, 3)
     with torch.inference_mode():
-        for kind in (torch.float32, torch.bfloat16):
+        for kind in (getattr(torch, name) for name in precisions()):
             a, x, w = square.to(kind), images.to(kind), kernel.to(kind)
             for name, operations, work in (
                 ("matrix product", 2 * 2048**3, lambda a=a: a @ a),
@@ -140,12 +152,10 @@ def steps(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
     """Steps per second at the same loss; networks are met again as often as in a whole run."""
     found: dict[str, Any] = {}
     ceiling = ceilings(prepared, _given)["gflops"]["convolution float32"]
-    for name, factor, again, precision in (
-        ("dm, ten images per class, float32", 1, 4, "float32"),
-        ("dm, ten images per class", 1, 4, "auto"),
-        ("the default's images, float32", 2, 2, "float32"),
-        ("the default's images", 2, 2, "auto"),
+    for (title, factor, again), precision in product(
+        (("dm, ten images per class", 1, 4), ("the default's images", 2, 2)), precisions()
     ):
+        name = title if precision == precisions()[-1] else f"{title}, {precision}"
         problem, count = make_problem(prepared, 10, None, factor), 8
         settings = {**DM, "iterations": count, "networks": count // again, "precision": precision}
         row = compared(
@@ -244,7 +254,7 @@ def evaluation(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]
 
     # A round takes minutes, so that what is slow the first time does not count for much.
     say("five networks on ten random images per class, ours in")
-    return compared_ways(one_after_the_other, {p: ours(p) for p in ("float32", "bfloat16")}, EVALUATION_ROUNDS)
+    return compared_ways(one_after_the_other, {p: ours(p) for p in precisions()}, EVALUATION_ROUNDS)
 
 
 def random_part(problem: Problem) -> Part:
@@ -337,7 +347,7 @@ def memory(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
     """Peak megabytes of a few steps, each in a process of its own."""
     code = (
         "import sys, resource; sys.path.insert(0, {folder!r}); import bench_loops as loops; "
-        "from medistill.runtime import prepare_torch; prepare_torch(); "
+        "from medistill.runtime import has_bfloat16, prepare_torch; prepare_torch(); "
         "from medistill.data.load import load; from medistill.data.preprocess import prepare; "
         "from medistill.distil.problem import make_problem; "
         "problem = make_problem(prepare(load({data!r})), 10, None); {work}; "

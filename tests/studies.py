@@ -28,7 +28,7 @@ def write(folder, **changes):
 def record(**changes):
     asked = {
         "method": {"method": changes.get("method", "dm")}, "evaluate": {"recipe": {}, "nets": ["convnet"]},
-        "determined": {"versions": {"features": features.VERSION}},
+        "determined": {},
     }  # fmt: skip
     base = Record(
         "i", "s", "distilled", "a", "g", "d", "dm", 10, None, 0, asked, "done", None, 1, 2.0,
@@ -37,6 +37,11 @@ def record(**changes):
     if "specification" in changes:
         changes["specification"] = {**asked, **changes["specification"]}
     return dataclasses.replace(base, **changes)
+
+
+def described(found):
+    """What a result says of the features of its data."""
+    return {"features": found, "features_version": features.VERSION}
 
 
 def in_this_process(monkeypatch):

@@ -10,12 +10,12 @@ import yaml
 import medistill
 from medistill.data.dataset import Dataset, Split
 from medistill.data.phantom import Phantom, make_phantom
-from medistill.data.preprocess import prepare
+from medistill.data.preprocess import Part, prepare
 from medistill.errors import ConfigError, DataError
 from medistill.prediction import features as features_module
 from medistill.prediction.assess import assess
 from medistill.prediction.examples import examples_of
-from medistill.prediction.features import VERSION, features
+from medistill.prediction.features import Wanted, features
 from medistill.prediction.indicator import (
     QUANTITIES,
     VIEW,
@@ -29,13 +29,14 @@ from medistill.prediction.indicator import (
     left_out,
     predictions_without_two,
 )  # fmt: skip
-from studies import EVALUATE, SMALL, in_this_process
+from medistill.prediction.preview import _sampled, preview
+from studies import EVALUATE, SMALL, described, in_this_process
 
 OFFSET = {"random": 0.0, "dm": 0.4, "default": 0.8}
 
 
 def law(groups=8, sizes=(1, 10, 50), noise=0.02, seed=0):
-    """Examples in which a method's logit is that of random images plus the method's offset."""
+    """Examples in which a method's logit is that of random images plus its offset, half of which a preview shows."""
     rng = np.random.default_rng(seed)
     found = []
     for group in range(groups):
@@ -50,10 +51,10 @@ def law(groups=8, sizes=(1, 10, 50), noise=0.02, seed=0):
             known = {"classes": float(classes), "images": float(ipc * classes), "training_images": 2000.0}
             known |= {"majority": chance, "share": 0.01, "pixels": 784.0}
             for kind, shift in (("random", 0.0), ("all", 2.0)):
-                known[f"{kind}.balanced_accuracy"] = level(shift, chance)
-                known[f"{kind}.auroc"] = level(shift)
+                known |= reached_by(kind, level, chance, shift)
             for method, offset in OFFSET.items():
                 shift = offset + noise * rng.normal()
+                own = known | reached_by("preview", level, chance, offset / 2)
                 reached, random = level(shift, chance), level(0.0, chance)
                 values = {
                     "balanced_accuracy": reached, "auroc": level(shift), "gain": reached - random,
@@ -63,8 +64,13 @@ def law(groups=8, sizes=(1, 10, 50), noise=0.02, seed=0):
                     "random images": {"balanced_accuracy": random, "auroc": level(0.0)},
                     "all images": {"balanced_accuracy": level(2.0, chance), "auroc": level(2.0)},
                 }
-                found.append(Example(f"g{group}", f"d{group}", method, 1, known, values, arms))
+                found.append(Example(f"g{group}", f"d{group}", method, {}, own, values, arms))
     return found
+
+
+def reached_by(kind, level, chance, shift):
+    """What small networks reached on some kind of images."""
+    return {f"{kind}.balanced_accuracy": level(shift, chance), f"{kind}.auroc": level(shift)}
 
 
 def test_a_law_is_learned_and_beats_what_is_trivial():
@@ -84,7 +90,7 @@ def test_noise_is_not_explained():
     rng = np.random.default_rng(1)
     noisy = [
         Example(
-            e.group, e.data, e.method, 1, e.features, {q: float(rng.uniform(0.3, 0.9)) for q in QUANTITIES}, e.arms
+            e.group, e.data, e.method, {}, e.features, {q: float(rng.uniform(0.3, 0.9)) for q in QUANTITIES}, e.arms
         )
         for e in law()
     ]
@@ -117,7 +123,12 @@ def test_order_and_repeats_of_examples_do_not_matter():
 def test_a_method_never_seen_is_the_mean_of_those_seen():
     examples = law(groups=5, noise=0.0)
     model = Model.fit("balanced_accuracy", examples)
-    features = examples[0].features
+    features = dict(examples[0].features)
+    for metric in (
+        "balanced_accuracy",
+        "auroc",
+    ):  # random and all images, which are methods too, are as the preview is
+        features |= dict.fromkeys((f"random.{metric}", f"all.{metric}"), features[f"preview.{metric}"])
     each = [model(features, m) for m in model.methods]
     assert model(features, "new") == pytest.approx(np.mean(each), abs=1e-6)
 
@@ -148,38 +159,94 @@ def short(monkeypatch):
         monkeypatch.setattr(features_module, name, recipe)
 
 
+def of_random(prepared, ipc):
+    package = Wanted.of({"method": {"name": "random"}, "ipc": ipc})
+    return features(prepared, {"random": package})["random"]
+
+
 def test_features_come_from_training_images_alone(short):
     dataset = make_phantom(Phantom(classes=3, images=60, size=16))
-    first = features(prepare(dataset), [2, 2, 2])
+    first = of_random(prepare(dataset), 2)
     rng = np.random.default_rng(0)
     other = {
         name: split if name == "train" else Split(255 - split.images, rng.permutation(split.labels), split.patients)
         for name, split in dataset.splits.items()
     }
-    assert features(prepare(Dataset(other, dataset.description)), [2, 2, 2]) == first
+    assert of_random(prepare(Dataset(other, dataset.description)), 2) == first
     assert all(math.isfinite(v) for v in first.values())
     assert first["classes"] == 3 and first["images"] == 6 and first["share"] == 0.1
-    assert 0 <= first["random.auroc"] <= 1
+    assert all(0 <= first[f"{kind}.auroc"] <= 1 for kind in ("random", "all", "preview"))
+
+
+@pytest.mark.parametrize("method", ["random", "herding", "k-means"])
+def test_the_preview_of_a_coreset_is_its_package(method, tmp_path):
+    medistill.distill(SMALL, out=tmp_path / "p", method=method, ipc=2, seed=3)
+    package = medistill.read_package(tmp_path / "p")
+    wanted = Wanted.of({"method": {"name": method}, "ipc": 2, "seed": 3})
+    shown = preview(prepare(medistill.load(SMALL)), wanted.method, wanted.config)
+    assert np.array_equal(shown.pixels, package.pixels) and np.array_equal(shown.labels, package.labels)
+
+
+def test_images_of_a_preview_are_not_asked_about():
+    """What a network was trained on says nothing of what it has learned."""
+    rng = np.random.default_rng(0)
+    held = Part(rng.integers(0, 256, (6, 1, 16, 16), dtype=np.uint8), np.array([0, 0, 0, 1, 1, 1]))
+    made = Part(held.pixels[[1, 4]], held.labels[[1, 4]])
+    assert features_module._unseen(held, made).tolist() == [True, False, True, True, False, True]
+    assert features_module._unseen(held, held).all(), "where all were seen there is nothing else to ask about"
+
+
+def test_previews_of_large_data_are_made_of_a_sample(monkeypatch):
+    monkeypatch.setattr("medistill.prediction.preview.MOST_IMAGES", 12)
+    prepared = prepare(medistill.load(SMALL))
+    sampled = _sampled(prepared)
+    assert sampled.counts == np.bincount(sampled.train.labels).tolist() == [4, 4, 4]
+    own = {image.tobytes() for image in prepared.train.pixels}
+    assert all(image.tobytes() in own for image in sampled.train.pixels)
+
+
+def test_a_preview_with_teachers_is_labelled_by_the_network_of_all_images(short, monkeypatch):
+    trained = []
+    whole = features_module.run_all
+
+    def remembered(jobs, parts, *rest):
+        trained.extend((parts[job.train].soft_labels is not None, job.keep) for job in jobs)
+        whole(jobs, parts, *rest)
+
+    monkeypatch.setattr(features_module, "run_all", remembered)
+    prepared = prepare(medistill.load(SMALL))
+    wanted = Wanted.of({"method": {"name": "dm"}, "ipc": 1, "factor": 2, "labels": {"teachers": 2}})
+    found = features(prepared, {"default": wanted, "plain": Wanted.of({"method": {"name": "random"}, "ipc": 1})})
+    assert sorted(trained)[-1] == (True, False) and (False, True) in trained and len(set(trained)) == 3
+    assert found["plain"]["all.auroc"] == found["default"]["all.auroc"], "one network of all images for both"
 
 
 def test_features_are_kept(short, monkeypatch):
     prepared = prepare(make_phantom(Phantom(classes=2, images=40, size=16)))
-    first = features(prepared, [1, 1])
+    first = of_random(prepared, 1)
     monkeypatch.setattr(features_module, "run_all", lambda *_: pytest.fail("trained again"))
-    assert features(prepared, [1, 1]) == first
+    assert of_random(prepared, 1) == first
 
 
 @pytest.mark.parametrize("images", [4, 7, 30])
 def test_features_of_few_images_and_a_class_of_one(short, images):
-    """A class of one image is not asked about, and more images than there are cannot be drawn."""
+    """A class of one image is not asked about, and where a coreset is all images, so are those that it has seen."""
     prepared = prepare(make_phantom(Phantom(classes=2, images=images, size=16)))
-    assert all(math.isfinite(v) for v in features(prepared, [50, 50]).values())
-    from medistill.data.preprocess import Part
+    assert all(math.isfinite(v) for v in of_random(prepared, max(prepared.counts)).values())
+    labels = np.array([0, 0, 1])
+    rows = features_module._held_out(Part(prepared.train.pixels[:3], labels), 2, features_module.Key(0))
+    assert rows.sum() == 1 and 1 not in labels[rows]
 
-    held, rest = features_module._held_out(
-        Part(prepared.train.pixels[:3], np.array([0, 0, 1])), 2, features_module.Key(0)
+
+def test_a_preview_that_takes_many_images_takes_none_that_are_asked_about(short, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        features_module, "preview", lambda data, *rest: seen.append(len(data.train)) or preview(data, *rest)
     )
-    assert 1 not in held.labels and len(held) + len(rest) == 3
+    prepared = prepare(make_phantom(Phantom(classes=2, images=100, size=16)))
+    of_random(prepared, 1)
+    of_random(prepared, 10)
+    assert seen == [100, 76], "a quarter of each class's images is held out"
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +271,7 @@ def _nothing_shipped(monkeypatch, tmp_path):
     monkeypatch.setattr("medistill.commands.predict.shipped", lambda: [])
 
 
-def test_predict_learns_from_a_study(database, cli):
+def test_predict_learns_from_a_study(database, cli, short):
     status, out, _ = cli("predict", SMALL + ",seed=5", "--ipc", 2, "--db", database, "--json")
     assert status == 0
     result = json.loads(out)
@@ -217,25 +284,32 @@ def test_predict_learns_from_a_study(database, cli):
     assert status == 0 and "learned from" in out and "herding" in out
 
 
-def test_methods_that_store_smaller_images_are_foretold_by_their_bytes(database, monkeypatch):
+def test_methods_that_store_smaller_images_are_foretold_by_their_bytes(database, monkeypatch, short):
     """A class of few images does not fill a package of twenty quarter images; what it holds has fewer bytes."""
-    asked = []
+    asked = {}
 
-    def remembered(prepared, counts, seed, advance):
-        asked.append(list(counts))
-        return features(prepared, counts, seed, advance)
+    def remembered(prepared, packages, advance):
+        asked.update(packages)
+        return features(prepared, packages, advance)
 
     monkeypatch.setattr("medistill.commands.predict.features", remembered)
     result = medistill.predict(SMALL, ipc=5, db=database)
     assert set(result["predictions"]) == {"random", "herding", "herding, smaller"}
-    (few,) = {tuple(counts) for counts in asked} - {(5, 5, 5)}
-    assert list(few) == [-(-min(20, n) // 4) for n in medistill.load(SMALL).counts("train")]
+    sizes = {name: package.counts(prepare(medistill.load(SMALL))) for name, package in asked.items()}
+    assert sizes["random"] == sizes["herding"] == (5, 5, 5)
+    assert sizes["herding, smaller"] == tuple(-(-min(20, n) // 4) for n in medistill.load(SMALL).counts("train"))
 
 
-def test_small_images_leave_out_what_cannot_store_them(database, monkeypatch):
+def test_small_images_leave_out_what_cannot_store_them(database, monkeypatch, short):
     from medistill.prediction.indicator import Indicator
 
-    monkeypatch.setattr(Indicator, "factors", {"random": 1, "herding": 1, "herding, smaller": 3})
+    known = Indicator.configurations.fget
+
+    def smaller(self):
+        found = known(self)
+        return found | {"herding, smaller": {**found["herding, smaller"], "factor": 3}}
+
+    monkeypatch.setattr(Indicator, "configurations", property(smaller))
     assert set(medistill.predict(SMALL, ipc=1, db=database)["predictions"]) == {"random", "herding"}
     with pytest.raises(ConfigError, match="--factor: 3, which leaves 5x5"):
         medistill.predict(SMALL, ipc=1, db=database, method="herding, smaller")
@@ -288,7 +362,7 @@ def test_recipes_are_not_mixed(tmp_path):
     for number in (1, 2):
         with Store(tmp_path / f"{number}.db", write=True) as store:
             asked = {"evaluate": {"recipe": {"width": number}, "nets": ["convnet"]}}
-            store.record(record(identity=str(number), specification=asked, result={"features": {"a": 1}}), [])
+            store.record(record(identity=str(number), specification=asked, result=described({"a": 1})), [])
     with pytest.raises(DataError, match=r"2\.db: holds packages that were evaluated by another recipe"):
         read_examples([tmp_path / "1.db", tmp_path / "2.db"])
 
@@ -298,7 +372,7 @@ def test_only_what_is_learned_from_must_be_of_one_recipe(tmp_path):
     from medistill.prediction.examples import learned_from
     from studies import record
 
-    measured = {"features": {"a": 1}}
+    measured = described({"a": 1})
     old, new = (
         record(
             identity=str(n), finished=f"2026-0{n}-01", result=measured, specification={"evaluate": {"networks": n}}
@@ -350,18 +424,18 @@ def test_what_is_called_alike_in_another_database_is_told_apart(tmp_path):
     level = {m: {"mean": 0.8} for m in ("balanced_accuracy", "auroc")}
     result = {
         "arms": dict.fromkeys(("distilled", "random", "full"), level), "recovery": {"balanced_accuracy": 1.0},
-        "gain_over_random": {"balanced_accuracy": {"mean": 0.0}}, "features": {"images": 2.0},
+        "gain_over_random": {"balanced_accuracy": {"mean": 0.0}}, **described({"images": 2.0}),
     }  # fmt: skip
     for name, factor in (("basis", 1), ("mine", 2)):
         with Store(tmp_path / f"{name}.db", write=True) as store:
             for method in ("dm", "random"):
-                told = {"determined": {"versions": {"features": VERSION}, "distil": {"factor": factor}}}
+                told = {"determined": {"distil": {"factor": factor}}}
                 told["method"] = {"method": method}
                 data = {"group": name, "data": name, "data_identity": name}
                 store.record(
                     record(identity=f"{name} {method}", method=method, specification=told, result=result, **data), []
                 )
     found = read_examples([tmp_path / "basis.db", tmp_path / "mine.db"])
-    assert {(e.method, e.factor) for e in found} == {
+    assert {(e.method, e.distil["factor"]) for e in found} == {
         ("dm", 1), ("dm (mine)", 2), ("random", 1), ("random (mine)", 2),
     }  # fmt: skip

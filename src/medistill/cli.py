@@ -135,6 +135,7 @@ def predict(
     ratio: Ratio = None,
     method: Annotated[str | None, typer.Option(help="Only this method, as studies name it.")] = None,
     db: Annotated[Path | None, typer.Option(help="A study's database to learn from too.")] = None,
+    seed: Seed = None,
     size: Size = None,
     channels: Channels = None,
     flips: Flips = None,
@@ -147,7 +148,8 @@ def predict(
     from medistill.texts import predict_text
 
     config = _data_config(set_, size, channels, flips)
-    _print(run(data, ipc=ipc, ratio=ratio, method=method, db=db, config=config, progress=True), as_json, predict_text)
+    result = run(data, ipc=ipc, ratio=ratio, method=method, db=db, config=config, seed=seed or 0, progress=True)
+    _print(result, as_json, predict_text)
 
 
 @app.command()

@@ -51,7 +51,8 @@ class Asked:
     Args:
         identity: hash of all that determines its result.
         study: the study's name.
-        kind: "distilled", "transfer" (its networks tested at another site) or "pooled".
+        kind: "distilled", "transfer" (its networks tested at another site) or "pooled"; "features" while those
+            of a run's data are computed anew, which is kept with that run.
         data, group: name and origin of what it trains on.
         data_identity: hash of their content, as varied.
         method: what tables call it.
@@ -98,16 +99,17 @@ class Asked:
     @property
     def factor(self) -> int:
         """Images are stored at one in so many of their side."""
-        return int(self._distil.get("factor", 1))
+        return int(self.distil.get("factor", 1))
 
     @property
     def is_random(self) -> bool:
         """Whether these are plain random real images, whatever the method is called."""
-        labelled = self._distil.get("labels", {}).get("teachers", 0) > 0
+        labelled = self.distil.get("labels", {}).get("teachers", 0) > 0
         return bool(self.specification["method"]["method"] == "random") and self.factor == 1 and not labelled
 
     @property
-    def _distil(self) -> Json:
+    def distil(self) -> Json:
+        """How the package is distilled: ``method``, ``factor``, ``labels``, size and seed."""
         return dict(self.specification.get("determined", {}).get("distil", {}))
 
 
@@ -268,6 +270,16 @@ class Store:
             if added.rowcount:
                 rows = [(run.identity, *figure) for figure in figures]
                 connection.executemany("INSERT INTO figures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+        self._write(work)
+
+    def renew(self, identity: str, found: Json) -> None:
+        """Replace what is told about the data of a run that is done; nothing that was measured is among it."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            (result,) = connection.execute("SELECT result FROM runs WHERE identity = ?", (identity,)).fetchone()
+            changed = canonical_json({**json.loads(result), **found})
+            connection.execute("UPDATE runs SET result = ? WHERE identity = ?", (changed, identity))
 
         self._write(work)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
@@ -10,11 +9,9 @@ from medistill.config import DataConfig
 from medistill.data.checks import require_usable
 from medistill.data.load import load
 from medistill.data.preprocess import Prepared, prepare
-from medistill.distil.problem import stored_images
 from medistill.errors import ConfigError, nearest
-from medistill.evaluation.protocol import same_bytes
 from medistill.prediction.examples import RANDOM_METHOD, read_examples, shipped
-from medistill.prediction.features import features, work
+from medistill.prediction.features import Wanted, features, random_counts, work
 from medistill.prediction.indicator import Indicator, Prediction
 from medistill.progress import Progress, say
 from medistill.runtime import prepare_torch
@@ -40,8 +37,8 @@ def predict(
 ) -> Json:
     """Say what each method is expected to reach, by what was measured on other data.
 
-    Small networks are trained for seconds on random images; nothing is distilled. Validation and test
-    images are not looked at.
+    Small networks are trained for seconds on random images and on what each method makes of the data in a second;
+    nothing is distilled. Validation and test images are not looked at.
 
     Args:
         data: as for ``distill``.
@@ -50,14 +47,14 @@ def predict(
         method: only this one, as a study names it; all that the studies know by default.
         db: a study's database whose runs are learned from too.
         config: how the data are read.
-        seed: of samples and networks.
+        seed: of the package that would be distilled.
         progress: show progress on standard error.
 
     Returns:
         ``predictions.<method>.<metric>.{mean,ci95}`` for balanced_accuracy, auroc, recovery (share of the full
         data's balanced accuracy) and gain (over random images of the same bytes); ``verdict`` with ``method``,
         ``code`` ("worth it", "random images will do", "more images needed" or "will not work") and ``words``;
-        ``features``; ``learned_from`` (runs, data sets, origins); ``seconds``.
+        ``features`` by method; ``learned_from`` (runs, data sets, origins); ``seconds``.
 
     Raises:
         DataError, ConfigError: one line each.
@@ -74,24 +71,20 @@ def predict(
     for problem in require_usable(dataset):
         say(f"warning: {problem.kind}: {problem.found}", progress)
     prepared = prepare(dataset, config)
-    counts = _plain_counts(prepared, ipc, ratio, 1)
-    alike = _counts_by_method(prepared, ipc, ratio, indicator, method, progress)
-    by_counts: dict[tuple[int, ...], dict[str, float]] = {}
-    sizes = dict.fromkeys((counts, *alike.values()))
-    total = sum(work(prepared, list(each)) for each in sizes)
-    with Progress("training small networks on random images", total, enabled=progress) as shown:
-        for each in sizes:
-            by_counts[each] = features(prepared, list(each), seed, shown.advance)
-    found = by_counts[counts]
-    predictions = {name: indicator.predict(by_counts[each], name) for name, each in alike.items()}
+    packages = _packages(prepared, {"ipc": ipc, "ratio": ratio, "seed": seed}, indicator, method, progress)
+    with Progress(
+        "training small networks on random images", work(prepared, list(packages.values())), enabled=progress
+    ) as shown:
+        found = features(prepared, packages, shown.advance)
+    predictions = {name: indicator.predict(each, name) for name, each in found.items()}
     return {
         "data": dataset.description.name,
-        "images_per_class": list(counts),
+        "images_per_class": list(random_counts(prepared, ipc, ratio, 1)),
         "predictions": {
             name: {quantity: {"mean": p.mean, "ci95": [p.low, p.high]} for quantity, p in each.items()}
             for name, each in predictions.items()
         },
-        "verdict": _verdict(found, predictions),
+        "verdict": _verdict(next(iter(found.values())), predictions),
         "features": found,
         "learned_from": {
             "runs": len(known),
@@ -102,30 +95,26 @@ def predict(
     }
 
 
-def _plain_counts(prepared: Prepared, ipc: int | None, ratio: float | None, factor: int) -> tuple[int, ...]:
-    """Random images of each class that have the bytes of a package whose images are stored smaller; fewer than asked
-    for where a class has not as many images as the package would hold.
-    """
-    stored, counts = stored_images(prepared, ipc, ratio, factor)
-    share = math.prod(stored) / math.prod(prepared.train.pixels.shape[2:])
-    return tuple(same_bytes(counts, share))
+def _packages(
+    prepared: Prepared, size: Json, indicator: Indicator, only: str | None, progress: bool
+) -> dict[str, Wanted]:
+    """The package of each method, or of the one asked for, at that size and seed.
 
-
-def _counts_by_method(
-    prepared: Prepared, ipc: int | None, ratio: float | None, indicator: Indicator, only: str | None, progress: bool
-) -> dict[str, tuple[int, ...]]:
-    """For each method, or the one asked for, how many random images have its package's bytes.
-
-    Methods that cannot store images of this size are left out where others can.
+    Methods that cannot be used on these data, or are not installed, are left out where others can.
     """
     found = {}
+    problem: ConfigError | None = None
     for name in indicator.methods if only is None else [only]:
         try:
-            found[name] = _plain_counts(prepared, ipc, ratio, indicator.factors[name])
-        except ConfigError as problem:
-            if only is not None or indicator.factors[name] == 1:
-                raise
-            say(f"warning: {name} left out: {problem}", progress)
+            package = Wanted.of({**indicator.configurations[name], **size})
+            package.counts(prepared)
+            found[name] = package
+        except ConfigError as refused:
+            problem = refused
+            if only is None:
+                say(f"warning: {name} left out: {refused}", progress)
+    if not found and problem is not None:
+        raise problem
     return found
 
 

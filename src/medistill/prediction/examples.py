@@ -44,7 +44,7 @@ def examples_of(runs: Iterable[Record]) -> list[Example]:
         }
         if None not in [*values.values(), *arms[RANDOM].values(), *arms[FULL].values()]:
             method = RANDOM_METHOD if run.is_random else run.method
-            found.append(Example(run.group, run.data, method, run.factor, result["features"], values, arms))
+            found.append(Example(run.group, run.data, method, run.distil, result["features"], values, arms))
     return found
 
 
@@ -58,7 +58,7 @@ def learned_from(runs: Iterable[Record]) -> list[Record]:
         if r.status == "done"
         and r.kind == "distilled"
         and (r.result or {}).get("features")
-        and r.specification["determined"]["versions"]["features"] == VERSION
+        and (r.result or {}).get("features_version") == VERSION
     ]
 
 

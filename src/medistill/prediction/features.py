@@ -1,8 +1,9 @@
-"""What is cheap to know of a data set before distilling it.
+"""What is cheap to know of a data set, and of what a method would make of it, before distilling.
 
 The feasibility study found that what a small random sample of the data achieves foretells what
-distilled images will. Here small networks are trained for a short time on such samples and on all
-images, and asked about training images that were held out. Validation and test images are never seen.
+distilled images will. Here small networks are trained for a short time on such samples, on all images
+and on previews of packages, and asked about training images that were held out. Validation and test
+images are never seen.
 
 Source: "Dataset Distillation in Medical Imaging: A Feasibility Study", arXiv 2407.14429.
 """
@@ -10,105 +11,267 @@ Source: "Dataset Distillation in Medical Imaging: A Feasibility Study", arXiv 24
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from medistill.config import Recipe
+from medistill.config import DistilConfig, Recipe, build
 from medistill.data.preprocess import Part, Prepared
+from medistill.distil.method import Method, make_method
+from medistill.distil.problem import images_per_class, stored_images
 from medistill.errors import DataError
 from medistill.evaluation import cache
 from medistill.evaluation.arms import subset
 from medistill.evaluation.cache import Run, part_digest
 from medistill.evaluation.jobs import Job, Parts
 from medistill.evaluation.metrics import metrics
+from medistill.evaluation.protocol import same_bytes
 from medistill.evaluation.workers import run_all
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
 from medistill.nets.training import Statistics, images_seen
+from medistill.prediction.preview import preview, with_training
 from medistill.runtime import device_key
+from medistill.types import Json, Probabilities
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same data would give other features."""
 
 HELD = 1000
 """Training images that networks are asked about, at most, and at most a quarter of them."""
 
 SHORT = Recipe(epochs=5, least_steps=200, steps_per_doubling=20, most_steps=400, width=32)
-"""How small networks are trained on random samples."""
+"""How small networks are trained on random samples and previews."""
 
-LONG = Recipe(epochs=5, least_steps=600, steps_per_doubling=20, most_steps=800, width=32)
+LONG = Recipe(epochs=5, least_steps=500, steps_per_doubling=20, most_steps=600, width=32)
 """How one is trained on all images; after half as many steps it is still far from what it reaches."""
 
-LEAST_DRAWS, MOST_DRAWS = 3, 12
+LEAST_DRAWS, MOST_DRAWS = 3, 6
 """Random samples of the size asked for. What a single image per class gives differs most from draw to draw."""
+
+FEW = 0.05
+"""Share of any class's images that a preview may hold and yet be made of all images. Those that it takes unchanged
+are not asked about, but what a method changes a little cannot be told from what it was.
+"""
 
 DRAWN = 20_000
 """Images that go through networks trained on random samples, within those bounds."""
 
+METRICS = ("balanced_accuracy", "auroc")
+
+ALL, DRAW, PREVIEW = 0, 1, 1000
+"""Numbers of the networks, from which their randomness follows: of all images, of the first draw, of previews."""
+
 Advance = Callable[[float], None]
+
+Counts = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A package that is thought of.
+
+    Args:
+        method: what would distil.
+        config: how many images, how small they are stored, what labels they get, and the seed.
+    """
+
+    method: Method
+    config: DistilConfig
+
+    @classmethod
+    def of(cls, distil: Json) -> Wanted:
+        """From the configuration as a study keeps it.
+
+        Raises:
+            ConfigError: the method is not installed here, or has no such settings.
+        """
+        config = build(DistilConfig, distil)
+        return cls(make_method(config.method), config)
+
+    def counts(self, prepared: Prepared) -> Counts:
+        """Random images of each class that have the bytes of the package.
+
+        Raises:
+            ConfigError: see :func:`random_counts`.
+        """
+        return random_counts(prepared, self.config.ipc, self.config.ratio, self.config.factor)
 
 
 def features(
-    prepared: Prepared, counts: list[int], seed: int = 0, advance: Advance = lambda _: None
-) -> dict[str, float]:
-    """Features of a data set for so many images; found in the user's cache when they were computed before.
+    prepared: Prepared, wanted: Mapping[str, Wanted], advance: Advance = lambda _: None
+) -> dict[str, dict[str, float]]:
+    """Features of a data set for packages; found in the user's cache when they were computed before.
 
     Args:
         prepared: the data; only training images are used.
-        counts: images of each class that a package would have the bytes of.
-        seed: of samples and networks.
+        wanted: packages by name.
         advance: told each image that went through a network.
 
     Returns:
-        ``random.<metric>`` and ``all.<metric>`` of networks trained on random images of that number and on all, for
-        balanced accuracy and AUROC; ``classes``, ``images`` (asked for), ``training_images``, ``share``, ``majority``
-        (share of the largest class) and ``pixels``.
+        By name: ``random.<metric>``, ``all.<metric>`` and ``preview.<metric>`` of networks trained on random images
+        that have the package's bytes, on all, and on what the method makes of them in a second
+        (:func:`medistill.prediction.preview.preview`), labelled by the network of all images where the package would
+        be labelled by teachers; for balanced accuracy and AUROC. ``classes``, ``images`` (random ones),
+        ``training_images``, ``share``, ``majority`` (share of the largest class) and ``pixels``.
 
     Raises:
         DataError: no class has two training images.
+        ConfigError: more images than there are, or images stored too small.
     """
-    train = prepared.train
-    told = {"version": VERSION, "data": part_digest(train), "counts": counts, "seed": seed}
+    identities = {name: _identity(prepared, each) for name, each in wanted.items()}
+    known = {name: read_cached("features", identity) for name, identity in identities.items()}
+    found = {name: {k: float(v) for k, v in sorted(each.items())} for name, each in known.items() if each is not None}
+    missing = {name: each for name, each in wanted.items() if name not in found}
+    if missing:
+        import torch
+
+        for name, each in _Course(prepared, missing, advance).features().items():
+            found[name] = dict(sorted(each.items()))
+            values = {k: torch.tensor(v, dtype=torch.float64) for k, v in found[name].items()}
+            write_cached("features", identities[name], values)
+    return {name: found[name] for name in wanted}
+
+
+def _identity(prepared: Prepared, wanted: Wanted) -> str:
+    told: Json = {"version": VERSION, "data": part_digest(prepared.train)}
+    told |= {"config": wanted.config.model_dump(mode="json", exclude={"data", "memory_limit_mb"})}
     told |= {"recipes": [r.model_dump(mode="json") for r in (SHORT, LONG)], **device_key()}
-    told |= {"flips": prepared.dataset.description.flips}
-    identity = sha256_text(canonical_json(told))
-    known = read_cached("features", identity)
-    if known is not None:
-        return {name: float(known[name]) for name in sorted(known)}
-    computed = _features(prepared, counts, Key(seed).child("features"), seed, advance)
-    found = dict(sorted(computed.items()))
-    import torch
-
-    write_cached("features", identity, {k: torch.tensor(v, dtype=torch.float64) for k, v in found.items()})
-    return found
+    return sha256_text(canonical_json(told | {"flips": prepared.dataset.description.flips}))
 
 
-def work(prepared: Prepared, counts: list[int]) -> int:
-    """Images that go through networks for the features of so many images, at most."""
-    return _draws(counts) * images_seen(SHORT, sum(counts)) + images_seen(LONG, len(prepared.train))
+def random_counts(prepared: Prepared, ipc: int | None, ratio: float | None, factor: int) -> Counts:
+    """Random images of each class that have the bytes of a package whose images are stored smaller; fewer than asked
+    for where a class has not as many images as the package would hold.
+
+    Raises:
+        ConfigError: see :func:`medistill.distil.problem.make_problem`.
+    """
+    stored, counts = stored_images(prepared, ipc, ratio, factor)
+    return tuple(same_bytes(counts, math.prod(stored) / math.prod(prepared.train.pixels.shape[2:])))
 
 
-def _draws(counts: list[int]) -> int:
+def work(prepared: Prepared, wanted: Sequence[Wanted]) -> int:
+    """Images that go through networks for the features of these packages, at most."""
+    sizes = {each.counts(prepared) for each in wanted}
+    drawn = sum(_draws(counts) * images_seen(SHORT, sum(counts)) for counts in sizes)
+    made = sum(images_seen(SHORT, sum(each.counts(prepared)) * each.config.factor**2) for each in wanted)
+    return drawn + made + images_seen(LONG, len(prepared.train))
+
+
+def _draws(counts: Counts) -> int:
     return min(MOST_DRAWS, max(LEAST_DRAWS, DRAWN // images_seen(SHORT, sum(counts))))
 
 
-def _features(prepared: Prepared, counts: list[int], key: Key, seed: int, advance: Advance) -> dict[str, float]:
-    train, classes = prepared.train, prepared.classes
-    held, rest = _held_out(train, classes, key.child("held"))
-    if not len(held):
-        raise DataError(
-            "no class has two training images, so none can be held out",
-            where=prepared.dataset.description.name,
-            remedy="a prediction needs more images",
-        )
-    sets = {
-        "random": [subset(rest, counts, key.child("random", i)) for i in range(_draws(counts))],
-        "all": [rest],
-    }
-    found = _networks(prepared, sets, held, seed, advance)
+@dataclass
+class _Course:
+    """Trains the networks, or takes them from the cache: first what depends on nothing, then what has labels from the
+    network of all images.
+    """
+
+    prepared: Prepared
+    wanted: Mapping[str, Wanted]
+    advance: Advance
+    parts: Parts = field(default_factory=dict)
+
+    def features(self) -> dict[str, dict[str, float]]:
+        prepared, key = self.prepared, Key(0).child("features")
+        train, classes = prepared.train, prepared.classes
+        rows = _held_out(train, classes, key.child("held"))
+        held, rest = (Part(train.pixels[own], train.labels[own]) for own in (rows, ~rows))
+        if not len(held):
+            raise DataError(
+                "no class has two training images, so none can be held out",
+                where=prepared.dataset.description.name,
+                remedy="a prediction needs more images",
+            )
+        counts = {name: each.counts(prepared) for name, each in self.wanted.items()}
+        fewer = with_training(prepared, np.flatnonzero(~rows))
+        made = {name: _preview(prepared, fewer, each) for name, each in self.wanted.items()}
+        taught = [name for name, each in self.wanted.items() if each.config.labels.teachers]
+        asked = _joined([held, *(made[name] for name in taught)])
+        jobs: dict[object, Job] = {
+            name: self._job(part, held, SHORT, PREVIEW) for name, part in made.items() if name not in taught
+        }
+        jobs[ALL] = self._job(rest, asked, LONG, ALL, keep=True)  # whatever it is asked, it is trained once
+        for size in set(counts.values()):
+            for draw in range(_draws(size)):
+                part = subset(rest, list(size), key.child("random", draw))
+                jobs[size, draw] = self._job(part, held, SHORT, DRAW + draw)
+        said = self._said(jobs)
+        of_held, *labels = np.split(said[ALL], np.cumsum([len(held), *(len(made[name]) for name in taught)])[:-1])
+        for name, soft in zip(taught, labels, strict=True):
+            made[name] = replace(made[name], soft_labels=soft.astype(np.float32))
+        said |= self._said({name: self._job(made[name], held, SHORT, PREVIEW) for name in taught})
+        every = _scores(of_held, held)
+        found: dict[str, dict[str, float]] = {}
+        for name, size in counts.items():
+            drawn = [_scores(said[size, draw], held) for draw in range(_draws(size))]
+            shown = _scores(said[name], held, _unseen(held, made[name]))
+            reached = {m: float(np.mean([each[m] for each in drawn])) for m in METRICS}
+            found[name] = _of_kinds(random=reached, all=every, preview=shown) | _sizes(train, classes, size)
+        return found
+
+    def _job(self, part: Part, asked: Part, recipe: Recipe, index: int, keep: bool = False) -> Job:
+        how, digests = self.prepared.preprocessing, [part_digest(each) for each in (part, asked)]
+        self.parts |= dict(zip(digests, (part, asked), strict=True))
+        statistics = Statistics(how.mean, how.std, self.prepared.dataset.description.flips)
+        classes = self.prepared.classes
+        return Job(digests[0], digests[1], None, statistics, classes, recipe, 2, 0, index, keep=keep)
+
+    def _said(self, jobs: Mapping[object, Job]) -> dict[object, Probabilities]:
+        """What each network says of what it is asked, (n, classes)."""
+        known = {job.identity: cache.read(job.identity) for job in jobs.values()}
+        found = {identity: run for identity, run in known.items() if run is not None}
+
+        def keep(job: Job, run: Run) -> None:
+            cache.write(job.identity, run)
+            found[job.identity] = run
+
+        todo = {job.identity: job for job in jobs.values() if job.identity not in found}
+        run_all(list(todo.values()), self.parts, self.advance, keep)
+        return {name: found[job.identity].probabilities for name, job in jobs.items()}
+
+
+def _preview(prepared: Prepared, fewer: Prepared, wanted: Wanted) -> Part:
+    """Made of all images, for then it may be the very package; but where that would hold more than a few of those
+    that networks are to be asked about, of the others.
+    """
+    config = wanted.config
+    _, counts = stored_images(prepared, config.ipc, config.ratio, config.factor)
+    if max(n / size for n, size in zip(counts, prepared.counts, strict=True)) <= FEW:
+        return preview(prepared, wanted.method, config)
+    asked = images_per_class(prepared.counts, config.ipc, config.ratio)
+    size = {"ipc": min(asked, max(fewer.counts)), "ratio": None}
+    return preview(fewer, wanted.method, config.model_copy(update=size))
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    return Part(np.concatenate([p.pixels for p in parts]), np.concatenate([p.labels for p in parts]))
+
+
+def _unseen(held: Part, made: Part) -> npt.NDArray[np.bool_]:
+    """Which of the images to ask about are not among those that a network was trained on; all, where none is left."""
+    own = {image.tobytes() for image in made.pixels}
+    rows = np.array([image.tobytes() not in own for image in held.pixels])
+    return rows if rows.any() else ~rows
+
+
+def _scores(said: Probabilities, held: Part, rows: npt.NDArray[np.bool_] | slice = slice(None)) -> dict[str, float]:
+    found = metrics(said[rows], held.labels[rows])
+    # Where images of one class only could be held out no area is defined; that says nothing, as chance does.
+    return {metric: float(np.nan_to_num(found[metric], nan=0.5)) for metric in METRICS}
+
+
+def _of_kinds(**kinds: dict[str, float]) -> dict[str, float]:
+    return {f"{kind}.{metric}": value for kind, each in kinds.items() for metric, value in each.items()}
+
+
+def _sizes(train: Part, classes: int, counts: Counts) -> dict[str, float]:
     sizes = np.bincount(train.labels, minlength=classes)
-    return found | {
+    return {
         "classes": float(classes),
         "images": float(sum(counts)),
         "training_images": float(len(train)),
@@ -118,52 +281,14 @@ def _features(prepared: Prepared, counts: list[int], key: Key, seed: int, advanc
     }
 
 
-def _held_out(train: Part, classes: int, key: Key) -> tuple[Part, Part]:
-    """Images to ask about, as many of each class, and the others. A class of one is not asked about."""
+def _held_out(train: Part, classes: int, key: Key) -> npt.NDArray[np.bool_]:
+    """Which images to ask about, as many of each class; the others are trained on. A class of one is not asked
+    about.
+    """
     sizes = np.bincount(train.labels, minlength=classes)
     each = max(1, min(HELD, len(train) // 4) // classes)
     rows = np.zeros(len(train), dtype=bool)
     for label in range(classes):
         members = np.flatnonzero(train.labels == label)
         rows[key.child(label).numpy().permutation(members)[: min(each, sizes[label] // 2)]] = True
-    return Part(train.pixels[rows], train.labels[rows]), Part(train.pixels[~rows], train.labels[~rows])
-
-
-def _networks(
-    prepared: Prepared, sets: dict[str, list[Part]], held: Part, seed: int, advance: Advance
-) -> dict[str, float]:
-    how = prepared.preprocessing
-    statistics = Statistics(how.mean, how.std, prepared.dataset.description.flips)
-    parts: Parts = {part_digest(held): held}
-    jobs: dict[int, str] = {}
-    todo = []
-    for kind, each in sets.items():
-        recipe = LONG if kind == "all" else SHORT
-        for part in each:
-            digest = part_digest(part)
-            parts[digest] = part
-            index = len(jobs)
-            jobs[index] = kind
-            todo.append(Job(digest, part_digest(held), None, statistics, prepared.classes, recipe, 2, seed, index))
-    reached: dict[str, list[dict[str, float]]] = {kind: [] for kind in sets}
-
-    def take(job: Job, run: Run) -> None:
-        reached[jobs[job.index]].append(metrics(run.probabilities, held.labels))
-
-    def keep(job: Job, run: Run) -> None:
-        cache.write(job.identity, run)
-        take(job, run)
-
-    # Sizes of one data set share the network of all images.
-    known = {job.index: cache.read(job.identity) for job in todo}
-    for job in todo:
-        run = known[job.index]
-        if run is not None:
-            take(job, run)
-    run_all([job for job in todo if known[job.index] is None], parts, advance, keep)
-    return {
-        # Where images of one class only could be held out no area is defined; that says nothing, as chance does.
-        f"{kind}.{metric}": float(np.mean(sorted(np.nan_to_num(r[metric], nan=0.5) for r in each)))
-        for kind, each in reached.items()
-        for metric in ("balanced_accuracy", "auroc")
-    }
+    return rows

@@ -2,8 +2,9 @@
 
 A linear model predicts a metric's level on a scale where differences add up, the logit of what
 lies above chance: what small networks reach on random images of the same number (the feasibility
-study's own indicator), and what the method adds, which depends on what they reach on all images and
-on the number. Random images and all images count as methods too. Recovery and gain follow from the
+study's own indicator), and what the method adds, which depends on what they reach on a preview of the
+package and on all images, and on the number. Random images and all images count as methods too, each
+its own preview. Recovery and gain follow from the
 levels, so that the four always agree. Intervals come from data of other origins: each origin is left
 out in turn, and what the rest predict for it is compared with what was measured.
 """
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.errors import DataError
+from medistill.types import Json
 
 Values = npt.NDArray[np.float64]
 
@@ -31,6 +33,9 @@ METRICS = ("balanced_accuracy", "auroc")
 
 RANDOM, FULL = "random images", "all images"
 """What the arms that every run is compared with count as among the methods."""
+
+ITS_OWN_PREVIEW = {RANDOM: "random", FULL: "all"}
+"""Which of the features' images an arm is."""
 
 LEVEL = 0.95
 """Of the intervals."""
@@ -45,8 +50,8 @@ class Example:
     Args:
         group: origin of the data; examples of one group are never on both sides of a split.
         data, method: names.
-        factor: the method stores images at one in so many of their side.
-        features: of the data at the run's size, see :func:`medistill.prediction.features.features`.
+        distil: how the method was configured, as a study keeps it; what is foretold is foretold for the same.
+        features: of the data and the method at the run's size, see :func:`medistill.prediction.features.features`.
         values: what was measured, by quantity.
         arms: balanced accuracy and AUROC of :data:`RANDOM` and of :data:`FULL`, by metric.
     """
@@ -54,7 +59,7 @@ class Example:
     group: str
     data: str
     method: str
-    factor: int
+    distil: Json
     features: dict[str, float]
     values: dict[str, float]
     arms: dict[str, dict[str, float]]
@@ -93,12 +98,12 @@ class View:
     """What a linear model sees of the features, on the scale of :func:`above_chance`.
 
     Args:
-        describe: its columns.
+        describe: its columns for a metric.
         by_method: whether the effect of each differs between methods.
         from_random: it learns what to add to what small networks reached on random images; else the whole value.
     """
 
-    describe: Callable[[dict[str, float]], Sequence[float]]
+    describe: Callable[[str, dict[str, float]], Sequence[float]]
     by_method: bool = True
     from_random: bool = False
 
@@ -107,20 +112,28 @@ class View:
         return reached("random", metric, features) if self.from_random else 0.0
 
 
+def seen_as(method: str, features: dict[str, float]) -> dict[str, float]:
+    """The features of a method: random images and all images need no preview, they are their own."""
+    if method not in ITS_OWN_PREVIEW:
+        return features
+    kind = ITS_OWN_PREVIEW[method]
+    return features | {f"preview.{metric}": features[f"{kind}.{metric}"] for metric in METRICS}
+
+
 def reached(images: str, metric: str, features: dict[str, float]) -> float:
-    """What small networks reached on "random" or "all" images."""
+    """What small networks reached on "random" or "all" images or on the "preview"."""
     return above_chance(features[f"{images}.{metric}"], _chance(metric, features))
 
 
-def _gap_and_size(features: dict[str, float]) -> list[float]:
-    """What all images add to random ones, and the logarithm of the images per class."""
-    random, full = (reached(images, "balanced_accuracy", features) for images in ("random", "all"))
-    return [full - random, math.log(features["images"] / features["classes"])]
+def _gaps_and_size(metric: str, features: dict[str, float]) -> list[float]:
+    """What a preview and what all images add to random ones, and the logarithm of the images per class."""
+    random, shown, full = (reached(images, metric, features) for images in ("random", "preview", "all"))
+    return [shown - random, full - random, math.log(features["images"] / features["classes"])]
 
 
-VIEW = View(_gap_and_size, from_random=True)
-"""A method reaches what random images of the number do and a share of its own of what all images add to that: some
-have labels from networks trained on all. And it may add more at some numbers than at others.
+VIEW = View(_gaps_and_size, from_random=True)
+"""A method reaches what random images of the number do, and shares of its own of what its preview and what all images
+add to that: some have labels from networks trained on all. And it may add more at some numbers than at others.
 """
 
 
@@ -146,7 +159,7 @@ class Model:
 
         known = _levels(metric, examples)
         methods = tuple(sorted({method for _, method, _, _ in known}))
-        raw = np.array([view.describe(features) for features, _, _, _ in known])
+        raw = np.array([view.describe(metric, features) for features, *_ in known])
         mean, scale = raw.mean(axis=0), raw.std(axis=0)
         scale = np.where(scale > 1e-9, scale, 1.0)
         rows, target = [], []
@@ -160,9 +173,11 @@ class Model:
 
     def __call__(self, features: dict[str, float], method: str) -> float:
         """The expected level, as :func:`above_chance`. A method never seen counts as the mean of those that were."""
-        seen = np.array(self.view.describe(features))
-        row = _design(seen, method, self.methods, self.mean, self.scale, self.view)
-        return float(row @ self.weights) + self.intercept + self.view.start(self.metric, features)
+        seen = seen_as(method, features)
+        row = _design(
+            np.array(self.view.describe(self.metric, seen)), method, self.methods, self.mean, self.scale, self.view
+        )
+        return float(row @ self.weights) + self.intercept + self.view.start(self.metric, seen)
 
 
 def _levels(metric: str, examples: Sequence[Example]) -> list[tuple[dict[str, float], str, float, str]]:
@@ -171,7 +186,8 @@ def _levels(metric: str, examples: Sequence[Example]) -> list[tuple[dict[str, fl
     for index, e in enumerate(examples):
         known[index,] = (e.features, e.method, e.values[metric], e.group)
         for arm in (RANDOM, FULL):
-            known[e.group, e.data, e.features["images"], arm] = (e.features, arm, e.arms[arm][metric], e.group)
+            own = seen_as(arm, e.features)
+            known[e.group, e.data, e.features["images"], arm] = (own, arm, e.arms[arm][metric], e.group)
     return list(known.values())
 
 
@@ -237,12 +253,12 @@ class Indicator:
     @property
     def methods(self) -> tuple[str, ...]:
         """Those that there is something known about."""
-        return tuple(sorted(self.factors))
+        return tuple(sorted(self.configurations))
 
     @property
-    def factors(self) -> dict[str, int]:
-        """The factor of each method; its features are of as many random images as have its bytes."""
-        return {e.method: e.factor for e in self.examples}
+    def configurations(self) -> dict[str, Json]:
+        """How each method was configured, as a study keeps it."""
+        return {e.method: e.distil for e in self.examples}
 
     def predict(self, features: dict[str, float], method: str) -> dict[str, Prediction]:
         """What a method is expected to reach, by quantity."""

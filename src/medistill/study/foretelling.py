@@ -116,7 +116,8 @@ def indicator(runs: Iterable[Record]) -> list[Table]:
     note = (
         "Each origin of data left out in turn, predicted from the others. Every predictor knows the method; by "
         "chance: the error that the choice of test images, networks and random draws alone would leave, by the "
-        "measured intervals; covered: share of results within the predicted 95 % interval."
+        "measured intervals; covered: share of results within the predicted 95 % interval. The last row is no "
+        "predictor: it is told what random and all images reach on the test images, which others have to guess."
     )
     if len(recipes) > 1:
         note += " Only runs evaluated by the commonest recipe count: levels of different recipes cannot be compared."

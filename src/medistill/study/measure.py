@@ -14,13 +14,13 @@ from medistill.commands.distill import configured, distill
 from medistill.commands.evaluate import measure
 from medistill.config import DataConfig, EvaluateConfig
 from medistill.data.dataset import Dataset
-from medistill.data.preprocess import prepare
+from medistill.data.preprocess import Prepared, prepare
 from medistill.errors import DataError
 from medistill.evaluation.align import align, matched, renamed
-from medistill.evaluation.protocol import plain_counts
 from medistill.files import canonical_json, sha256_text, user_cache
 from medistill.package.package import Package, read_package
-from medistill.prediction.features import features
+from medistill.prediction.features import VERSION as FEATURES_VERSION
+from medistill.prediction.features import Wanted, features
 from medistill.prediction.representativeness import representativeness
 from medistill.study.config import DataEntry, MethodEntry
 from medistill.study.pooled import Site, compare_pooled
@@ -80,12 +80,22 @@ def distilled(specification: Json) -> Json:
         measured.package.part, measured.prepared.train, measured.prepared.classes
     )
     kept["validation"] = _validation(measured.result["curves"]["distilled"])
-    counts = [int(n) for n in plain_counts(measured.package)]
-    try:
-        kept["features"] = features(measured.prepared, counts)
-    except DataError:  # too few images to hold some out; the run stands without them
-        kept["features"] = None
+    kept |= _features(measured.prepared, specification)
     return {**kept, "bytes": said["bytes"], "package_id": said["package_id"], "cost": said["cost"]}
+
+
+def features_of(specification: Json) -> Json:
+    """The features alone that :func:`distilled` computes beside what it measures."""
+    entry = DataEntry.model_validate(specification["entry"])
+    return _features(prepare(read_planned(entry, specification["data_identity"]), entry.data), specification)
+
+
+def _features(prepared: Prepared, specification: Json) -> Json:
+    try:
+        found = features(prepared, {"": Wanted.of(specification["determined"]["distil"])})[""]
+    except DataError:  # too few images to hold some out; the run stands without them
+        found = None
+    return {"features": found, "features_version": FEATURES_VERSION}
 
 
 def _validation(curves: Sequence[Sequence[Sequence[float]]]) -> float | None:

@@ -68,9 +68,6 @@ def plan(config: StudyConfig) -> list[Run]:
                 images_per_class(sizes, cell[1], cell[2])
             common = {**own, **_common(config.evaluate, *cell)}
             specification = {"kind": "distilled", "keep_networks": bool(sites), **common}
-            determined = common["determined"]
-            versions = {**determined["versions"], "features": FEATURES_VERSION}  # the others compute none
-            specification["determined"] = {**determined, "versions": versions}
             runs.append(_run(config, specification, entry, identities[entry.name], *cell))
             for site in sites:
                 specification = {"kind": "transfer", "site": site, **common}
@@ -78,6 +75,25 @@ def plan(config: StudyConfig) -> list[Run]:
     for pooled in config.pooled:
         runs += _pooled_runs(config, pooled, entries)
     return _staged(runs)
+
+
+def renewals(planned: list[Run], known: list[Record]) -> list[Run]:
+    """For each package that was measured, and whose data's features an earlier version computed, a run that
+    computes them anew. The package is not made again: of what was measured on it nothing changes.
+    """
+    of = {run.identity: run for run in planned}
+    return [
+        replace(
+            of[record.identity],
+            identity=sha256_text(canonical_json({"features": FEATURES_VERSION, "of": record.identity})),
+            kind="features",
+            specification={**of[record.identity].specification, "kind": "features", "of": record.identity},
+            stage=0,
+        )
+        for record in known
+        if record.identity in of and record.status == "done" and record.kind == "distilled"
+        if (record.result or {}).get("features_version") != FEATURES_VERSION
+    ]
 
 
 def _cells(entry: DataEntry, config: StudyConfig) -> list[tuple[MethodEntry, int | None, float | None, int]]:

@@ -18,7 +18,7 @@ from medistill.runtime import usable_cores
 from medistill.store import Asked, Record, Store
 from medistill.study.config import own_name, read_study
 from medistill.study.figures import figures_of
-from medistill.study.plan import Run, estimated_seconds, plan
+from medistill.study.plan import Run, estimated_seconds, plan, renewals
 from medistill.types import Json
 
 
@@ -77,28 +77,33 @@ def study_run(
     with opened as store:
         known = store.runs() if store else []
         statuses = {record.identity: record.status for record in known}
-        todo = _to_do(planned, statuses, retry_failed)
+        todo, again = _to_do(planned, statuses, retry_failed), renewals(planned, known)
         seconds = estimated_seconds(todo, [r for r in known if r.status == "done"])
         takes = "unknown time" if seconds is None else f"about {duration(seconds / parallel)}"
         say(f"{len(planned)} runs planned, {len(planned) - len(todo)} done before; {takes} left", progress)
+        if again:
+            say(f"features of the data of {len(again)} of them are of an earlier version and computed anew", progress)
         ran = 0
         if store and not only_plan:
             for run in planned:
                 if run.identity in statuses:
                     store.call(_without_folders(run))
-        if store and todo and not only_plan:
-            with Progress(path.stem, len(todo), enabled=progress) as shown:
+        if store and (todo or again) and not only_plan:
+            with Progress(path.stem, len(todo) + len(again), enabled=progress) as shown:
 
                 def keep(run: Run, outcome: Json) -> None:
                     nonlocal ran
-                    ran += 1
                     result = outcome["result"]
-                    store.record(_record(run, outcome), figures_of(result) if result else [])
+                    if run.kind != "features":
+                        ran += 1
+                        store.record(_record(run, outcome), figures_of(result) if result else [])
+                    elif result:
+                        store.renew(run.specification["of"], result)
                     if outcome["status"] == "failed":
                         say(f"failed: {run.title}: {outcome['error'].strip().splitlines()[-1]}", progress)
                     shown.advance(1, run.title)
 
-                execute(todo, engine, address, parallel, threads, keep)
+                execute([*todo, *again], engine, address, parallel, threads, keep)
         after = {r.identity: r for r in store.runs()} if store else {}
     mine = [after[run.identity] for run in planned if run.identity in after]
     return {

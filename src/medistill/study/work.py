@@ -99,14 +99,16 @@ def perform(specification: Json) -> Json:
     """What a run measures.
 
     Returns:
-        The kept parts of the evaluation, ``bytes``, ``cost``, ``representativeness`` and ``validation``.
+        The kept parts of the evaluation, ``bytes``, ``cost``, ``representativeness``, ``validation`` and
+        ``features``; of kind "features" the last alone.
 
     Raises:
         MedistillError: the data changed since the study was planned, or cannot be used with these settings.
     """
-    from medistill.study.measure import distilled, pooled, transfer
+    from medistill.study.measure import distilled, features_of, pooled, transfer
 
-    measure = {"distilled": distilled, "transfer": transfer, "pooled": pooled}[specification["kind"]]
+    kinds = {"distilled": distilled, "transfer": transfer, "pooled": pooled, "features": features_of}
+    measure = kinds[specification["kind"]]
     return measure(specification)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,11 +30,14 @@ class KMeans(EmbeddingCoreset):
 
     def choose(self, problem: Problem, label: int, count: int, key: Key) -> Tensor:
         from sklearn.cluster import KMeans as Clustering
+        from sklearn.exceptions import ConvergenceWarning
         from threadpoolctl import threadpool_limits
 
         features = self.embed(problem, label, key).cpu().numpy()
         seed = key.integer() % 2**32
-        with threadpool_limits(1):  # sums in one order, whatever the machine's cores
+        # Sums in one order, whatever the machine's cores. Equal images may leave fewer centres, which does no harm.
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
             centres = Clustering(count, n_init=1, random_state=seed).fit(features).cluster_centers_
         chosen: list[int] = []
         for centre in centres:
