@@ -29,14 +29,13 @@ from medistill.prediction.indicator import (
     left_out,
     predictions_without_two,
 )  # fmt: skip
-from medistill.prediction.preview import _sampled, preview
 from studies import EVALUATE, SMALL, described, in_this_process
 
 OFFSET = {"random": 0.0, "dm": 0.4, "default": 0.8}
 
 
 def law(groups=8, sizes=(1, 10, 50), noise=0.02, seed=0):
-    """Examples in which a method's logit is that of random images plus its offset, half of which a preview shows."""
+    """Examples in which a method's logit is that of random images plus its offset, half of which its images show."""
     rng = np.random.default_rng(seed)
     found = []
     for group in range(groups):
@@ -54,7 +53,7 @@ def law(groups=8, sizes=(1, 10, 50), noise=0.02, seed=0):
                 known |= reached_by(kind, level, chance, shift)
             for method, offset in OFFSET.items():
                 shift = offset + noise * rng.normal()
-                own = known | reached_by("preview", level, chance, offset / 2)
+                own = known | reached_by("chosen", level, chance, offset / 2)
                 reached, random = level(shift, chance), level(0.0, chance)
                 values = {
                     "balanced_accuracy": reached, "auroc": level(shift), "gain": reached - random,
@@ -124,11 +123,8 @@ def test_a_method_never_seen_is_the_mean_of_those_seen():
     examples = law(groups=5, noise=0.0)
     model = Model.fit("balanced_accuracy", examples)
     features = dict(examples[0].features)
-    for metric in (
-        "balanced_accuracy",
-        "auroc",
-    ):  # random and all images, which are methods too, are as the preview is
-        features |= dict.fromkeys((f"random.{metric}", f"all.{metric}"), features[f"preview.{metric}"])
+    for metric in ("balanced_accuracy", "auroc"):  # random and all images are methods too
+        features |= dict.fromkeys((f"random.{metric}", f"all.{metric}"), features[f"chosen.{metric}"])
     each = [model(features, m) for m in model.methods]
     assert model(features, "new") == pytest.approx(np.mean(each), abs=1e-6)
 
@@ -175,50 +171,40 @@ def test_features_come_from_training_images_alone(short):
     assert of_random(prepare(Dataset(other, dataset.description)), 2) == first
     assert all(math.isfinite(v) for v in first.values())
     assert first["classes"] == 3 and first["images"] == 6 and first["share"] == 0.1
-    assert all(0 <= first[f"{kind}.auroc"] <= 1 for kind in ("random", "all", "preview"))
+    assert all(0 <= first[f"{kind}.auroc"] <= 1 for kind in ("random", "all", "chosen"))
 
 
 @pytest.mark.parametrize("method", ["random", "herding", "k-means"])
-def test_the_preview_of_a_coreset_is_its_package(method, tmp_path):
+def test_a_coreset_is_looked_at_as_it_will_be(method, tmp_path):
     medistill.distill(SMALL, out=tmp_path / "p", method=method, ipc=2, seed=3)
     package = medistill.read_package(tmp_path / "p")
     wanted = Wanted.of({"method": {"name": method}, "ipc": 2, "seed": 3})
-    shown = preview(prepare(medistill.load(SMALL)), wanted.method, wanted.config)
-    assert np.array_equal(shown.pixels, package.pixels) and np.array_equal(shown.labels, package.labels)
+    chosen = features_module._chosen(prepare(medistill.load(SMALL)), wanted)
+    assert np.array_equal(chosen.pixels, package.pixels) and np.array_equal(chosen.labels, package.labels)
 
 
-def test_images_of_a_preview_are_not_asked_about():
-    """What a network was trained on says nothing of what it has learned."""
+def test_images_that_a_network_was_trained_on_are_not_asked_about():
     rng = np.random.default_rng(0)
     held = Part(rng.integers(0, 256, (6, 1, 16, 16), dtype=np.uint8), np.array([0, 0, 0, 1, 1, 1]))
-    made = Part(held.pixels[[1, 4]], held.labels[[1, 4]])
-    assert features_module._unseen(held, made).tolist() == [True, False, True, True, False, True]
-    assert features_module._unseen(held, held).all(), "where all were seen there is nothing else to ask about"
+    rows = features_module._unseen(held, Part(held.pixels[[1, 4]], held.labels[[1, 4]]))
+    assert rows.tolist() == [True, False, True, True, False, True] and features_module._is_enough(held, rows)
+    assert not features_module._is_enough(held, np.array([True, False, False, True, True, True]))
 
 
-def test_previews_of_large_data_are_made_of_a_sample(monkeypatch):
-    monkeypatch.setattr("medistill.prediction.preview.MOST_IMAGES", 12)
-    prepared = prepare(medistill.load(SMALL))
-    sampled = _sampled(prepared)
-    assert sampled.counts == np.bincount(sampled.train.labels).tolist() == [4, 4, 4]
-    own = {image.tobytes() for image in prepared.train.pixels}
-    assert all(image.tobytes() in own for image in sampled.train.pixels)
-
-
-def test_a_preview_with_teachers_is_labelled_by_the_network_of_all_images(short, monkeypatch):
-    trained = []
-    whole = features_module.run_all
-
-    def remembered(jobs, parts, *rest):
-        trained.extend((parts[job.train].soft_labels is not None, job.keep) for job in jobs)
-        whole(jobs, parts, *rest)
-
-    monkeypatch.setattr(features_module, "run_all", remembered)
-    prepared = prepare(medistill.load(SMALL))
-    wanted = Wanted.of({"method": {"name": "dm"}, "ipc": 1, "factor": 2, "labels": {"teachers": 2}})
-    found = features(prepared, {"default": wanted, "plain": Wanted.of({"method": {"name": "random"}, "ipc": 1})})
-    assert sorted(trained)[-1] == (True, False) and (False, True) in trained and len(set(trained)) == 3
-    assert found["plain"]["all.auroc"] == found["default"]["all.auroc"], "one network of all images for both"
+def test_only_few_images_of_a_coreset_are_looked_at(short, monkeypatch):
+    """Of what is learned, stored smaller, labelled by teachers, or many, random images tell as much."""
+    prepared = prepare(make_phantom(Phantom(classes=2, images=100, size=16)))
+    own = {"method": {"name": "random"}, "ipc": 1}
+    wanted = {
+        "few": own, "another seed": {**own, "seed": 1}, "many": {**own, "ipc": 4}, "smaller": {**own, "factor": 2},
+        "labelled": {**own, "labels": {"teachers": 1}}, "learned": {"method": {"name": "dm"}, "ipc": 1},
+    }  # fmt: skip
+    found = features(prepared, {name: Wanted.of(each) for name, each in wanted.items()})
+    differ = {n for n, f in found.items() if f["chosen.auroc"] != f["random.auroc"]}
+    assert differ == {"few", "another seed"} and len({found[n]["chosen.auroc"] for n in differ}) == 2
+    assert all(f["all.auroc"] == found["few"]["all.auroc"] for f in found.values())
+    monkeypatch.setattr(features_module, "MOST_IMAGES", 99)
+    assert not features_module._is_looked_at(prepared, Wanted.of(own))
 
 
 def test_features_are_kept(short, monkeypatch):
@@ -233,20 +219,10 @@ def test_features_of_few_images_and_a_class_of_one(short, images):
     """A class of one image is not asked about, and where a coreset is all images, so are those that it has seen."""
     prepared = prepare(make_phantom(Phantom(classes=2, images=images, size=16)))
     assert all(math.isfinite(v) for v in of_random(prepared, max(prepared.counts)).values())
-    labels = np.array([0, 0, 1])
-    rows = features_module._held_out(Part(prepared.train.pixels[:3], labels), 2, features_module.Key(0))
-    assert rows.sum() == 1 and 1 not in labels[rows]
-
-
-def test_a_preview_that_takes_many_images_takes_none_that_are_asked_about(short, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        features_module, "preview", lambda data, *rest: seen.append(len(data.train)) or preview(data, *rest)
+    held, rest = features_module._held_out(
+        Part(prepared.train.pixels[:3], np.array([0, 0, 1])), 2, features_module.Key(0)
     )
-    prepared = prepare(make_phantom(Phantom(classes=2, images=100, size=16)))
-    of_random(prepared, 1)
-    of_random(prepared, 10)
-    assert seen == [100, 76], "a quarter of each class's images is held out"
+    assert 1 not in held.labels and len(held) + len(rest) == 3
 
 
 @pytest.fixture(scope="module")

@@ -141,13 +141,6 @@ class MethodConformance:
         whole, parts = self.run(problem), self.run(replace(problem, images_at_once=3))
         assert torch.allclose(whole.images, parts.images, atol=1e-4)
 
-    def test_a_preview_takes_few_steps(self) -> None:
-        preview, problem, key = self.make().preview(), small_problem(), Key(0)
-        if preview is not None:
-            assert preview.info == self.make().info and preview.steps(problem) <= 20
-            state = loop.run(preview, problem, key, loop.start(preview, problem, key))
-            assert torch.isfinite(state.images).all()
-
     def test_unknown_setting_is_refused(self) -> None:
         from medistill.errors import ConfigError
 

@@ -37,7 +37,7 @@ def predict(
 ) -> Json:
     """Say what each method is expected to reach, by what was measured on other data.
 
-    Small networks are trained for seconds on random images and on what each method makes of the data in a second;
+    Small networks are trained for seconds on random images, and on those that a coreset chooses where these are few;
     nothing is distilled. Validation and test images are not looked at.
 
     Args:
@@ -73,7 +73,7 @@ def predict(
     prepared = prepare(dataset, config)
     packages = _packages(prepared, {"ipc": ipc, "ratio": ratio, "seed": seed}, indicator, method, progress)
     with Progress(
-        "training small networks on random images", work(prepared, list(packages.values())), enabled=progress
+        "training small networks on few images", work(prepared, list(packages.values())), enabled=progress
     ) as shown:
         found = features(prepared, packages, shown.advance)
     predictions = {name: indicator.predict(each, name) for name, each in found.items()}

@@ -158,12 +158,6 @@ class Method(Settings, ABC):
         """The same method with what was left to the machine decided, so that it can be recorded."""
         return self
 
-    def preview(self) -> Self | None:
-        """The method at so little cost that a second shows what it does, for ``predict``; None: nothing that cheap
-        does, and only its kind of first images is looked at.
-        """
-        return None
-
     def configuration(self) -> Json:
         """Name, version and hyperparameters: what identifies the method in a run."""
         return {"name": self.info.name, "version": self.info.version, **self.model_dump(mode="json")}
@@ -173,9 +167,6 @@ class Coreset(Method):
     """A method that chooses real images; its result contains patient images."""
 
     iterations: int = Field(0, ge=0, le=0, description="a coreset takes no step")
-
-    def preview(self) -> Self:
-        return self
 
     def setup(self, problem: Problem, key: Key) -> State:
         chosen = [

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from pydantic import Field
@@ -43,11 +42,6 @@ class PooledMatching(NetworkMethod):
     def steps(self, problem: Problem) -> int:
         """As asked for, or as many as keep the work bounded: a step costs as much as there are images."""
         return self.iterations or max(100, min(400, 8000 // max(problem.counts)))
-
-    def preview(self) -> Self:
-        few = {"iterations": 20, "networks": 5, "real_batch": 64, "filters": 32}
-        least = {name: min(value, getattr(self, name) or value) for name, value in few.items()}
-        return self.model_copy(update={**least, "precision": "float32"})
 
     def memory_mb(self, problem: Problem, classes: int) -> float:
         network = self.network(problem)

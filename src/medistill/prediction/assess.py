@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medistill.prediction.indicator import (
-    ITS_OWN_PREVIEW,
+    CHOSEN_BY,
     METRICS,
     QUANTITIES,
     VIEW,
@@ -95,7 +95,7 @@ def assess(examples: Sequence[Example]) -> list[Assessment]:
 
 def _told(example: Example) -> Example:
     """The example with what was measured on test images in place of what small networks reached on held out ones."""
-    arms = {ITS_OWN_PREVIEW[arm]: reached for arm, reached in example.arms.items()}
+    arms = {CHOSEN_BY[arm]: reached for arm, reached in example.arms.items()}
     known = {f"{kind}.{metric}": each[metric] for kind, each in arms.items() for metric in METRICS}
     return replace(example, features=example.features | known)
 

@@ -1,9 +1,9 @@
-"""What is cheap to know of a data set, and of what a method would make of it, before distilling.
+"""What is cheap to know of a data set before distilling it.
 
 The feasibility study found that what a small random sample of the data achieves foretells what
 distilled images will. Here small networks are trained for a short time on such samples, on all images
-and on previews of packages, and asked about training images that were held out. Validation and test
-images are never seen.
+and on the few that a coreset would choose, and asked about training images that were held out.
+Validation and test images are never seen.
 
 Source: "Dataset Distillation in Medical Imaging: A Feasibility Study", arXiv 2407.14429.
 """
@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from medistill.config import DistilConfig, Recipe, build
 from medistill.data.preprocess import Part, Prepared
-from medistill.distil.method import Method, make_method
-from medistill.distil.problem import images_per_class, stored_images
+from medistill.distil import loop
+from medistill.distil.method import Coreset, Method, make_method
+from medistill.distil.problem import make_problem, stored_images
 from medistill.errors import DataError
 from medistill.evaluation import cache
 from medistill.evaluation.arms import subset
@@ -32,7 +33,6 @@ from medistill.evaluation.workers import run_all
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
 from medistill.nets.training import Statistics, images_seen
-from medistill.prediction.preview import preview, with_training
 from medistill.runtime import device_key
 from medistill.types import Json, Probabilities
 
@@ -43,7 +43,7 @@ HELD = 1000
 """Training images that networks are asked about, at most, and at most a quarter of them."""
 
 SHORT = Recipe(epochs=5, least_steps=200, steps_per_doubling=20, most_steps=400, width=32)
-"""How small networks are trained on random samples and previews."""
+"""How small networks are trained on few images."""
 
 LONG = Recipe(epochs=5, least_steps=500, steps_per_doubling=20, most_steps=600, width=32)
 """How one is trained on all images; after half as many steps it is still far from what it reaches."""
@@ -51,9 +51,9 @@ LONG = Recipe(epochs=5, least_steps=500, steps_per_doubling=20, most_steps=600, 
 LEAST_DRAWS, MOST_DRAWS = 3, 6
 """Random samples of the size asked for. What a single image per class gives differs most from draw to draw."""
 
-FEW = 0.05
-"""Share of any class's images that a preview may hold and yet be made of all images. Those that it takes unchanged
-are not asked about, but what a method changes a little cannot be told from what it was.
+FEW, MOST_IMAGES = 3, 8_000
+"""Images per class of a coreset, and training images to choose them from, up to which its very images are looked at.
+More of them tell no more than random ones do (measured), and choosing from more takes long.
 """
 
 DRAWN = 20_000
@@ -61,8 +61,8 @@ DRAWN = 20_000
 
 METRICS = ("balanced_accuracy", "auroc")
 
-ALL, DRAW, PREVIEW = 0, 1, 1000
-"""Numbers of the networks, from which their randomness follows: of all images, of the first draw, of previews."""
+ALL, DRAW, CHOSEN = 0, 1, 1000
+"""Numbers of the networks, from which their randomness follows: of all images, of the first draw, of coresets."""
 
 Advance = Callable[[float], None]
 
@@ -111,11 +111,10 @@ def features(
         advance: told each image that went through a network.
 
     Returns:
-        By name: ``random.<metric>``, ``all.<metric>`` and ``preview.<metric>`` of networks trained on random images
-        that have the package's bytes, on all, and on what the method makes of them in a second
-        (:func:`medistill.prediction.preview.preview`), labelled by the network of all images where the package would
-        be labelled by teachers; for balanced accuracy and AUROC. ``classes``, ``images`` (random ones),
-        ``training_images``, ``share``, ``majority`` (share of the largest class) and ``pixels``.
+        By name: ``random.<metric>``, ``all.<metric>`` and ``chosen.<metric>`` of networks trained on random images
+        that have the package's bytes, on all, and on the very images of a coreset where these are few, else again on
+        random ones; for balanced accuracy and AUROC. ``classes``, ``images`` (random ones), ``training_images``,
+        ``share``, ``majority`` (share of the largest class) and ``pixels``.
 
     Raises:
         DataError: no class has two training images.
@@ -157,8 +156,8 @@ def work(prepared: Prepared, wanted: Sequence[Wanted]) -> int:
     """Images that go through networks for the features of these packages, at most."""
     sizes = {each.counts(prepared) for each in wanted}
     drawn = sum(_draws(counts) * images_seen(SHORT, sum(counts)) for counts in sizes)
-    made = sum(images_seen(SHORT, sum(each.counts(prepared)) * each.config.factor**2) for each in wanted)
-    return drawn + made + images_seen(LONG, len(prepared.train))
+    chosen = sum(images_seen(SHORT, sum(each.counts(prepared))) for each in wanted if _is_looked_at(prepared, each))
+    return drawn + chosen + images_seen(LONG, len(prepared.train))
 
 
 def _draws(counts: Counts) -> int:
@@ -167,9 +166,7 @@ def _draws(counts: Counts) -> int:
 
 @dataclass
 class _Course:
-    """Trains the networks, or takes them from the cache: first what depends on nothing, then what has labels from the
-    network of all images.
-    """
+    """Trains the networks, or takes them from the cache."""
 
     prepared: Prepared
     wanted: Mapping[str, Wanted]
@@ -179,8 +176,7 @@ class _Course:
     def features(self) -> dict[str, dict[str, float]]:
         prepared, key = self.prepared, Key(0).child("features")
         train, classes = prepared.train, prepared.classes
-        rows = _held_out(train, classes, key.child("held"))
-        held, rest = (Part(train.pixels[own], train.labels[own]) for own in (rows, ~rows))
+        held, rest = _held_out(train, classes, key.child("held"))
         if not len(held):
             raise DataError(
                 "no class has two training images, so none can be held out",
@@ -188,38 +184,33 @@ class _Course:
                 remedy="a prediction needs more images",
             )
         counts = {name: each.counts(prepared) for name, each in self.wanted.items()}
-        fewer = with_training(prepared, np.flatnonzero(~rows))
-        made = {name: _preview(prepared, fewer, each) for name, each in self.wanted.items()}
-        taught = [name for name, each in self.wanted.items() if each.config.labels.teachers]
-        asked = _joined([held, *(made[name] for name in taught)])
-        jobs: dict[object, Job] = {
-            name: self._job(part, held, SHORT, PREVIEW) for name, part in made.items() if name not in taught
-        }
-        jobs[ALL] = self._job(rest, asked, LONG, ALL, keep=True)  # whatever it is asked, it is trained once
+        jobs: dict[object, Job] = {ALL: self._job(rest, held, LONG, ALL)}
         for size in set(counts.values()):
             for draw in range(_draws(size)):
                 part = subset(rest, list(size), key.child("random", draw))
                 jobs[size, draw] = self._job(part, held, SHORT, DRAW + draw)
+        unseen: dict[str, npt.NDArray[np.bool_]] = {}
+        for name, each in self.wanted.items():
+            if _is_looked_at(prepared, each):
+                chosen = _chosen(prepared, each)
+                rows = _unseen(held, chosen)
+                if _is_enough(held, rows):
+                    unseen[name], jobs[name] = rows, self._job(chosen, held, SHORT, CHOSEN)
         said = self._said(jobs)
-        of_held, *labels = np.split(said[ALL], np.cumsum([len(held), *(len(made[name]) for name in taught)])[:-1])
-        for name, soft in zip(taught, labels, strict=True):
-            made[name] = replace(made[name], soft_labels=soft.astype(np.float32))
-        said |= self._said({name: self._job(made[name], held, SHORT, PREVIEW) for name in taught})
-        every = _scores(of_held, held)
+        every = _scores(said[ALL], held)
         found: dict[str, dict[str, float]] = {}
         for name, size in counts.items():
             drawn = [_scores(said[size, draw], held) for draw in range(_draws(size))]
-            shown = _scores(said[name], held, _unseen(held, made[name]))
-            reached = {m: float(np.mean([each[m] for each in drawn])) for m in METRICS}
-            found[name] = _of_kinds(random=reached, all=every, preview=shown) | _sizes(train, classes, size)
+            random = {m: float(np.mean([each[m] for each in drawn])) for m in METRICS}
+            own = _scores(said[name], held, unseen[name]) if name in unseen else random
+            found[name] = _of_kinds(random=random, all=every, chosen=own) | _sizes(train, classes, size)
         return found
 
-    def _job(self, part: Part, asked: Part, recipe: Recipe, index: int, keep: bool = False) -> Job:
+    def _job(self, part: Part, asked: Part, recipe: Recipe, index: int) -> Job:
         how, digests = self.prepared.preprocessing, [part_digest(each) for each in (part, asked)]
         self.parts |= dict(zip(digests, (part, asked), strict=True))
         statistics = Statistics(how.mean, how.std, self.prepared.dataset.description.flips)
-        classes = self.prepared.classes
-        return Job(digests[0], digests[1], None, statistics, classes, recipe, 2, 0, index, keep=keep)
+        return Job(digests[0], digests[1], None, statistics, self.prepared.classes, recipe, 2, 0, index)
 
     def _said(self, jobs: Mapping[object, Job]) -> dict[object, Probabilities]:
         """What each network says of what it is asked, (n, classes)."""
@@ -235,28 +226,29 @@ class _Course:
         return {name: found[job.identity].probabilities for name, job in jobs.items()}
 
 
-def _preview(prepared: Prepared, fewer: Prepared, wanted: Wanted) -> Part:
-    """Made of all images, for then it may be the very package; but where that would hold more than a few of those
-    that networks are to be asked about, of the others.
-    """
-    config = wanted.config
-    _, counts = stored_images(prepared, config.ipc, config.ratio, config.factor)
-    if max(n / size for n, size in zip(counts, prepared.counts, strict=True)) <= FEW:
-        return preview(prepared, wanted.method, config)
-    asked = images_per_class(prepared.counts, config.ipc, config.ratio)
-    size = {"ipc": min(asked, max(fewer.counts)), "ratio": None}
-    return preview(fewer, wanted.method, config.model_copy(update=size))
+def _is_looked_at(prepared: Prepared, wanted: Wanted) -> bool:
+    """Whether a package is a coreset, whose images take a second to choose, of so few that which they are matters."""
+    config, few = wanted.config, sum(wanted.counts(prepared)) <= FEW * prepared.classes
+    plain = config.factor == 1 and not config.labels.teachers
+    return isinstance(wanted.method, Coreset) and plain and few and len(prepared.train) <= MOST_IMAGES
 
 
-def _joined(parts: Sequence[Part]) -> Part:
-    return Part(np.concatenate([p.pixels for p in parts]), np.concatenate([p.labels for p in parts]))
+def _chosen(prepared: Prepared, wanted: Wanted) -> Part:
+    """The images of a coreset, as they will be in its package."""
+    problem = make_problem(prepared, wanted.config.ipc, wanted.config.ratio)
+    state = loop.start(wanted.method, problem, Key(wanted.config.seed).child("distil"))
+    return Part(problem.quantise(state.images).numpy(), problem.labels.numpy())
 
 
-def _unseen(held: Part, made: Part) -> npt.NDArray[np.bool_]:
-    """Which of the images to ask about are not among those that a network was trained on; all, where none is left."""
-    own = {image.tobytes() for image in made.pixels}
-    rows = np.array([image.tobytes() not in own for image in held.pixels])
-    return rows if rows.any() else ~rows
+def _unseen(held: Part, chosen: Part) -> npt.NDArray[np.bool_]:
+    """Which of the images to ask about are not among those that a network was trained on."""
+    own = {image.tobytes() for image in chosen.pixels}
+    return np.array([image.tobytes() not in own for image in held.pixels])
+
+
+def _is_enough(held: Part, rows: npt.NDArray[np.bool_]) -> bool:
+    """Whether at least half of each class's images are left to ask about."""
+    return all(rows[held.labels == label].mean() >= 0.5 for label in np.unique(held.labels))
 
 
 def _scores(said: Probabilities, held: Part, rows: npt.NDArray[np.bool_] | slice = slice(None)) -> dict[str, float]:
@@ -281,14 +273,12 @@ def _sizes(train: Part, classes: int, counts: Counts) -> dict[str, float]:
     }
 
 
-def _held_out(train: Part, classes: int, key: Key) -> npt.NDArray[np.bool_]:
-    """Which images to ask about, as many of each class; the others are trained on. A class of one is not asked
-    about.
-    """
+def _held_out(train: Part, classes: int, key: Key) -> tuple[Part, Part]:
+    """Images to ask about, as many of each class, and the others. A class of one is not asked about."""
     sizes = np.bincount(train.labels, minlength=classes)
     each = max(1, min(HELD, len(train) // 4) // classes)
     rows = np.zeros(len(train), dtype=bool)
     for label in range(classes):
         members = np.flatnonzero(train.labels == label)
         rows[key.child(label).numpy().permutation(members)[: min(each, sizes[label] // 2)]] = True
-    return rows
+    return Part(train.pixels[rows], train.labels[rows]), Part(train.pixels[~rows], train.labels[~rows])

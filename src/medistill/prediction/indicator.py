@@ -2,11 +2,10 @@
 
 A linear model predicts a metric's level on a scale where differences add up, the logit of what
 lies above chance: what small networks reach on random images of the same number (the feasibility
-study's own indicator), and what the method adds, which depends on what they reach on a preview of the
-package and on all images, and on the number. Random images and all images count as methods too, each
-its own preview. Recovery and gain follow from the
-levels, so that the four always agree. Intervals come from data of other origins: each origin is left
-out in turn, and what the rest predict for it is compared with what was measured.
+study's own indicator), and what the method adds, which depends on what they reach on a coreset's few
+images and on all, and on the number. Random images and all images count as methods too. Recovery and
+gain follow from the levels, so that the four always agree. Intervals come from data of other origins:
+each origin is left out in turn, and what the rest predict for it is compared with what was measured.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ METRICS = ("balanced_accuracy", "auroc")
 RANDOM, FULL = "random images", "all images"
 """What the arms that every run is compared with count as among the methods."""
 
-ITS_OWN_PREVIEW = {RANDOM: "random", FULL: "all"}
+CHOSEN_BY = {RANDOM: "random", FULL: "all"}
 """Which of the features' images an arm is."""
 
 LEVEL = 0.95
@@ -113,27 +112,28 @@ class View:
 
 
 def seen_as(method: str, features: dict[str, float]) -> dict[str, float]:
-    """The features of a method: random images and all images need no preview, they are their own."""
-    if method not in ITS_OWN_PREVIEW:
+    """The features of a method; what random images and all images choose is known already."""
+    if method not in CHOSEN_BY:
         return features
-    kind = ITS_OWN_PREVIEW[method]
-    return features | {f"preview.{metric}": features[f"{kind}.{metric}"] for metric in METRICS}
+    kind = CHOSEN_BY[method]
+    return features | {f"chosen.{metric}": features[f"{kind}.{metric}"] for metric in METRICS}
 
 
 def reached(images: str, metric: str, features: dict[str, float]) -> float:
-    """What small networks reached on "random" or "all" images or on the "preview"."""
+    """What small networks reached on "random" images, on "all", or on those "chosen" by a coreset."""
     return above_chance(features[f"{images}.{metric}"], _chance(metric, features))
 
 
 def _gaps_and_size(metric: str, features: dict[str, float]) -> list[float]:
-    """What a preview and what all images add to random ones, and the logarithm of the images per class."""
-    random, shown, full = (reached(images, metric, features) for images in ("random", "preview", "all"))
-    return [shown - random, full - random, math.log(features["images"] / features["classes"])]
+    """What chosen and what all images add to random ones, and the logarithm of the images per class."""
+    random, chosen, full = (reached(images, metric, features) for images in ("random", "chosen", "all"))
+    return [chosen - random, full - random, math.log(features["images"] / features["classes"])]
 
 
 VIEW = View(_gaps_and_size, from_random=True)
-"""A method reaches what random images of the number do, and shares of its own of what its preview and what all images
-add to that: some have labels from networks trained on all. And it may add more at some numbers than at others.
+"""A method reaches what random images of the number do, and shares of its own of what the few images that it chooses
+and what all images add to that: some have labels from networks trained on all. And it may add more at some numbers
+than at others.
 """
 
 
