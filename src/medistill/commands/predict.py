@@ -71,6 +71,7 @@ def predict(
     for problem in require_usable(dataset):
         say(f"warning: {problem.kind}: {problem.found}", progress)
     prepared = prepare(dataset, config)
+    counts = random_counts(prepared, ipc, ratio, 1)
     packages = _packages(prepared, {"ipc": ipc, "ratio": ratio, "seed": seed}, indicator, method, progress)
     with Progress(
         "training small networks on few images", work(prepared, list(packages.values())), enabled=progress
@@ -79,7 +80,7 @@ def predict(
     predictions = {name: indicator.predict(each, name) for name, each in found.items()}
     return {
         "data": dataset.description.name,
-        "images_per_class": list(random_counts(prepared, ipc, ratio, 1)),
+        "images_per_class": list(counts),
         "predictions": {
             name: {quantity: {"mean": p.mean, "ci95": [p.low, p.high]} for quantity, p in each.items()}
             for name, each in predictions.items()
