@@ -15,7 +15,7 @@ EVALUATE = {
 }  # fmt: skip
 STUDY = {
     "name": "tiny", "data": [{"source": SMALL, "name": "a"}, {"source": SMALL + ",site=b", "name": "b"}],
-    "methods": ["random", "herding"], "ipc": [2], "evaluate": EVALUATE,
+    "methods": ["random", "herding"], "ipc": [2], "evaluate": EVALUATE, "features": False,
 }  # fmt: skip
 
 

@@ -284,7 +284,7 @@ def test_a_class_of_one_training_image_runs(tmp_path):
     ]
     arrays["train_images"], arrays["train_labels"] = arrays["train_images"][keep], arrays["train_labels"][keep]
     np.savez(tmp_path / "x.npz", **arrays)
-    file = write(tmp_path, data=[str(tmp_path / "x.npz")], methods=["random"], ipc=[1])
+    file = write(tmp_path, data=[str(tmp_path / "x.npz")], methods=["random"], ipc=[1], features=True)
     result = medistill.study_run(file, processes=1)
     assert result["done"] == 1, result["errors"]
     with Store(tmp_path / "study.db") as store:
@@ -365,7 +365,7 @@ def test_the_same_images_under_two_names_are_told(tmp_path, capsys):
 
 def test_features_of_an_earlier_version_are_renewed_and_nothing_is_measured_again(tmp_path, monkeypatch):
     in_this_process(monkeypatch)
-    file = write(tmp_path, data=[{"source": SMALL, "name": "a"}])
+    file = write(tmp_path, data=[{"source": SMALL, "name": "a"}], features=True)
     medistill.study_run(file)
     with Store(tmp_path / "study.db", write=True) as store:
         before = store.runs()
@@ -375,6 +375,17 @@ def test_features_of_an_earlier_version_are_renewed_and_nothing_is_measured_agai
     assert (result["runs"], result["done"], result["ran"]) == (2, 2, 0)
     with Store(tmp_path / "study.db") as store:
         assert store.runs() == [replace(r, asked=a.asked) for r, a in zip(before, store.runs(), strict=True)]
+
+
+def test_features_that_were_not_wanted_can_be_had_later(tmp_path, monkeypatch):
+    in_this_process(monkeypatch)
+    data = [{"source": SMALL, "name": "a"}]
+    medistill.study_run(write(tmp_path, data=data, methods=["random"]))
+    with Store(tmp_path / "study.db") as store:
+        assert store.runs()[0].result["features"] is None
+    assert medistill.study_run(write(tmp_path, data=data, methods=["random"], features=True))["ran"] == 0
+    with Store(tmp_path / "study.db") as store:
+        assert store.runs()[0].result["features"]["classes"] == 3
 
 
 def test_limits_of_memory_curves_and_versions_that_change_nothing_do_not_repeat_runs(tmp_path, monkeypatch):

@@ -124,6 +124,9 @@ class StudyConfig(Settings):
     ratio: Ratios = Field((), description="distilled images per training image")
     seeds: Seeds = Field((0,), min_length=1)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    features: bool = Field(
+        True, description="whether `predict` can learn from the runs, at some seconds for each data set and size"
+    )
     transfer: tuple[Transfer, ...] = ()
     pooled: tuple[Pooled, ...] = ()
 

@@ -80,7 +80,8 @@ def distilled(specification: Json) -> Json:
         measured.package.part, measured.prepared.train, measured.prepared.classes
     )
     kept["validation"] = _validation(measured.result["curves"]["distilled"])
-    kept |= _features(measured.prepared, specification)
+    wanted = specification["features"]
+    kept |= _features(measured.prepared, specification) if wanted else {"features": None, "features_version": None}
     return {**kept, "bytes": said["bytes"], "package_id": said["package_id"], "cost": said["cost"]}
 
 

@@ -67,7 +67,8 @@ def plan(config: StudyConfig) -> list[Run]:
             with concerning(f"data set '{entry.name}'"):
                 images_per_class(sizes, cell[1], cell[2])
             common = {**own, **_common(config.evaluate, *cell)}
-            specification = {"kind": "distilled", "keep_networks": bool(sites), **common}
+            how = {"keep_networks": bool(sites), "features": config.features}
+            specification = {"kind": "distilled", **how, **common}
             runs.append(_run(config, specification, entry, identities[entry.name], *cell))
             for site in sites:
                 specification = {"kind": "transfer", "site": site, **common}
@@ -78,8 +79,8 @@ def plan(config: StudyConfig) -> list[Run]:
 
 
 def renewals(planned: list[Run], known: list[Record]) -> list[Run]:
-    """For each package that was measured, and whose data's features an earlier version computed, a run that
-    computes them anew. The package is not made again: of what was measured on it nothing changes.
+    """For each package that was measured, and whose data's features are wanted and an earlier version computed, or
+    none, a run that computes them anew. The package is not made again: of what was measured on it nothing changes.
     """
     of = {run.identity: run for run in planned}
     return [
@@ -92,6 +93,7 @@ def renewals(planned: list[Run], known: list[Record]) -> list[Run]:
         )
         for record in known
         if record.identity in of and record.status == "done" and record.kind == "distilled"
+        if of[record.identity].specification["features"]
         if (record.result or {}).get("features_version") != FEATURES_VERSION
     ]
 

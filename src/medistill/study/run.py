@@ -82,7 +82,7 @@ def study_run(
         takes = "unknown time" if seconds is None else f"about {duration(seconds / parallel)}"
         say(f"{len(planned)} runs planned, {len(planned) - len(todo)} done before; {takes} left", progress)
         if again:
-            say(f"features of the data of {len(again)} of them are of an earlier version and computed anew", progress)
+            say(f"of the data of {len(again)} of them, features that predict learns from are computed anew", progress)
         ran = 0
         if store and not only_plan:
             for run in planned:
