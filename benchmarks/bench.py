@@ -347,7 +347,7 @@ def memory(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
     """Peak megabytes of a few steps, each in a process of its own."""
     code = (
         "import sys, resource; sys.path.insert(0, {folder!r}); import bench_loops as loops; "
-        "from medistill.runtime import has_bfloat16, prepare_torch; prepare_torch(); "
+        "from medistill.runtime import prepare_torch; prepare_torch(); "
         "from medistill.data.load import load; from medistill.data.preprocess import prepare; "
         "from medistill.distil.problem import make_problem; "
         "problem = make_problem(prepare(load({data!r})), 10, None); {work}; "

@@ -111,3 +111,11 @@ def npz_arrays(dataset) -> dict[str, np.ndarray]:
         arrays[f"{name}_images"] = images[..., 0] if images.shape[3] == 1 else images
         arrays[f"{name}_labels"] = split.labels.astype(np.uint8)[:, None]
     return arrays
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Networks of features are trained for a few steps."""
+    from studies import train_features_shortly
+
+    train_features_shortly(monkeypatch)

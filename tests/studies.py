@@ -55,6 +55,11 @@ def in_this_process(monkeypatch):
             done(run, do(run.identity, run.specification, threads))
 
     monkeypatch.setattr(engines, "execute", execute)
+    train_features_shortly(monkeypatch)
+
+
+def train_features_shortly(monkeypatch):
+    """Networks of features that are trained for steps instead of seconds."""
     recipe = features.SHORT.model_copy(update={"least_steps": 6, "most_steps": 8, "width": 8})
     for name in ("SHORT", "LONG"):
         monkeypatch.setattr(features, name, recipe)

@@ -8,14 +8,11 @@ import pytest
 import yaml
 
 import medistill
-from medistill.data.dataset import Dataset, Split
-from medistill.data.phantom import Phantom, make_phantom
-from medistill.data.preprocess import Part, prepare
+from medistill.data.preprocess import prepare
 from medistill.errors import ConfigError, DataError
-from medistill.prediction import features as features_module
 from medistill.prediction.assess import assess
 from medistill.prediction.examples import examples_of
-from medistill.prediction.features import Wanted, features
+from medistill.prediction.features import features
 from medistill.prediction.indicator import (
     QUANTITIES,
     VIEW,
@@ -146,83 +143,6 @@ def test_intervals_hold_what_they_say():
 def test_too_few_origins_are_one_line():
     with pytest.raises(DataError, match="holds data of 2 origins.*at least 3"):
         Indicator(tuple(law(groups=2)))
-
-
-@pytest.fixture
-def short(monkeypatch):
-    recipe = features_module.SHORT.model_copy(update={"least_steps": 6, "most_steps": 8, "width": 8})
-    for name in ("SHORT", "LONG"):
-        monkeypatch.setattr(features_module, name, recipe)
-
-
-def of_random(prepared, ipc):
-    package = Wanted.of({"method": {"name": "random"}, "ipc": ipc})
-    return features(prepared, {"random": package})["random"]
-
-
-def test_features_come_from_training_images_alone(short):
-    dataset = make_phantom(Phantom(classes=3, images=60, size=16))
-    first = of_random(prepare(dataset), 2)
-    rng = np.random.default_rng(0)
-    other = {
-        name: split if name == "train" else Split(255 - split.images, rng.permutation(split.labels), split.patients)
-        for name, split in dataset.splits.items()
-    }
-    assert of_random(prepare(Dataset(other, dataset.description)), 2) == first
-    assert all(math.isfinite(v) for v in first.values())
-    assert first["classes"] == 3 and first["images"] == 6 and first["share"] == 0.1
-    assert all(0 <= first[f"{kind}.auroc"] <= 1 for kind in ("random", "all", "chosen"))
-
-
-@pytest.mark.parametrize("method", ["random", "herding", "k-means"])
-def test_a_coreset_is_looked_at_as_it_will_be(method, tmp_path):
-    medistill.distill(SMALL, out=tmp_path / "p", method=method, ipc=2, seed=3)
-    package = medistill.read_package(tmp_path / "p")
-    wanted = Wanted.of({"method": {"name": method}, "ipc": 2, "seed": 3})
-    chosen = features_module._chosen(prepare(medistill.load(SMALL)), wanted)
-    assert np.array_equal(chosen.pixels, package.pixels) and np.array_equal(chosen.labels, package.labels)
-
-
-def test_images_that_a_network_was_trained_on_are_not_asked_about():
-    rng = np.random.default_rng(0)
-    held = Part(rng.integers(0, 256, (6, 1, 16, 16), dtype=np.uint8), np.array([0, 0, 0, 1, 1, 1]))
-    rows = features_module._unseen(held, Part(held.pixels[[1, 4]], held.labels[[1, 4]]))
-    assert rows.tolist() == [True, False, True, True, False, True] and features_module._is_enough(held, rows)
-    assert not features_module._is_enough(held, np.array([True, False, False, True, True, True]))
-
-
-def test_only_few_images_of_a_coreset_are_looked_at(short, monkeypatch):
-    """Of what is learned, stored smaller, labelled by teachers, or many, random images tell as much."""
-    prepared = prepare(make_phantom(Phantom(classes=2, images=100, size=16)))
-    own = {"method": {"name": "random"}, "ipc": 1}
-    wanted = {
-        "few": own, "another seed": {**own, "seed": 1}, "many": {**own, "ipc": 4}, "smaller": {**own, "factor": 2},
-        "labelled": {**own, "labels": {"teachers": 1}}, "learned": {"method": {"name": "dm"}, "ipc": 1},
-    }  # fmt: skip
-    found = features(prepared, {name: Wanted.of(each) for name, each in wanted.items()})
-    differ = {n for n, f in found.items() if f["chosen.auroc"] != f["random.auroc"]}
-    assert differ == {"few", "another seed"} and len({found[n]["chosen.auroc"] for n in differ}) == 2
-    assert all(f["all.auroc"] == found["few"]["all.auroc"] for f in found.values())
-    monkeypatch.setattr(features_module, "MOST_IMAGES", 99)
-    assert not features_module._is_looked_at(prepared, Wanted.of(own))
-
-
-def test_features_are_kept(short, monkeypatch):
-    prepared = prepare(make_phantom(Phantom(classes=2, images=40, size=16)))
-    first = of_random(prepared, 1)
-    monkeypatch.setattr(features_module, "run_all", lambda *_: pytest.fail("trained again"))
-    assert of_random(prepared, 1) == first
-
-
-@pytest.mark.parametrize("images", [4, 7, 30])
-def test_features_of_few_images_and_a_class_of_one(short, images):
-    """A class of one image is not asked about, and where a coreset is all images, so are those that it has seen."""
-    prepared = prepare(make_phantom(Phantom(classes=2, images=images, size=16)))
-    assert all(math.isfinite(v) for v in of_random(prepared, max(prepared.counts)).values())
-    held, rest = features_module._held_out(
-        Part(prepared.train.pixels[:3], np.array([0, 0, 1])), 2, features_module.Key(0)
-    )
-    assert 1 not in held.labels and len(held) + len(rest) == 3
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -361,31 +360,6 @@ def test_the_same_images_under_two_names_are_told(tmp_path, capsys):
     found = medistill.study_run(write(tmp_path, data=data), only_plan=True, progress=True)
     assert found["runs"] == 2
     assert "note: again holds the same images as a; runs that both describe count as a's" in capsys.readouterr().err
-
-
-def test_features_of_an_earlier_version_are_renewed_and_nothing_is_measured_again(tmp_path, monkeypatch):
-    in_this_process(monkeypatch)
-    file = write(tmp_path, data=[{"source": SMALL, "name": "a"}], features=True)
-    medistill.study_run(file)
-    with Store(tmp_path / "study.db", write=True) as store:
-        before = store.runs()
-        store.renew(before[0].identity, {"features": {"classes": 3.0}, "features_version": 0})
-    monkeypatch.setattr("medistill.study.measure.distilled", lambda _run: pytest.fail("measured again"))
-    result = medistill.study_run(file)
-    assert (result["runs"], result["done"], result["ran"]) == (2, 2, 0)
-    with Store(tmp_path / "study.db") as store:
-        assert store.runs() == [replace(r, asked=a.asked) for r, a in zip(before, store.runs(), strict=True)]
-
-
-def test_features_that_were_not_wanted_can_be_had_later(tmp_path, monkeypatch):
-    in_this_process(monkeypatch)
-    data = [{"source": SMALL, "name": "a"}]
-    medistill.study_run(write(tmp_path, data=data, methods=["random"]))
-    with Store(tmp_path / "study.db") as store:
-        assert store.runs()[0].result["features"] is None
-    assert medistill.study_run(write(tmp_path, data=data, methods=["random"], features=True))["ran"] == 0
-    with Store(tmp_path / "study.db") as store:
-        assert store.runs()[0].result["features"]["classes"] == 3
 
 
 def test_limits_of_memory_curves_and_versions_that_change_nothing_do_not_repeat_runs(tmp_path, monkeypatch):

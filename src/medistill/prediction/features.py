@@ -33,6 +33,7 @@ from medistill.evaluation.workers import run_all
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
 from medistill.nets.training import Statistics, images_seen
+from medistill.prediction.indicator import METRICS
 from medistill.runtime import device_key
 from medistill.types import Json, Probabilities
 
@@ -53,13 +54,11 @@ LEAST_DRAWS, MOST_DRAWS = 3, 6
 
 FEW, MOST_IMAGES = 3, 8_000
 """Images per class of a coreset, and training images to choose them from, up to which its very images are looked at.
-More of them tell no more than random ones do (measured), and choosing from more takes long.
+Which they are matters less the more there are, and choosing from more takes long.
 """
 
 DRAWN = 20_000
 """Images that go through networks trained on random samples, within those bounds."""
-
-METRICS = ("balanced_accuracy", "auroc")
 
 ALL, DRAW, CHOSEN = 0, 1, 1000
 """Numbers of the networks, from which their randomness follows: of all images, of the first draw, of coresets."""
