@@ -192,6 +192,11 @@ def test_killed_in_the_middle_the_same_command_goes_on(tmp_path, monkeypatch, pr
         ),
         ({"pooled": [{"data": ["a", "b"]}], "data": [STUDY["data"][0], {"source": SMALL + ",size=20", "name": "b"}]}, "cannot be pooled"),
         ({"transfer": [{"from": "a", "to": "c"}]}, "no data set of the study is called 'c'"),
+        (
+            {"transfer": [{"from": "a", "to": "b", "methods": ["dm"]}]},
+            "study.yaml: transfer from 'a' to 'b': methods: 'dm' is none that packages are made with; allowed: ",
+        ),
+        ({"pooled": [{"data": ["a", "b"], "ipc": [2, 7]}]}, "pooled a . b: ipc: 7 is none"),
         ({"sedes": [1]}, "did you mean 'seeds'"),
         ({"data": [{"source": SMALL, "name": "a", "classes": {"cyst": "x"}}]}, "has no class 'cyst'"),
     ],
@@ -266,6 +271,24 @@ def test_real_second_site_by_class_names(real, tmp_path):
     measured = work.perform(run.specification)
     assert measured["sites"]["white"]["test_images"] == 149
     assert measured["sites"]["white"]["arms"]["full"]["balanced_accuracy"]["mean"] > 0
+
+
+def test_transfers_and_pools_of_some_packages(tmp_path):
+    some = {"methods": ["herding"], "seeds": 1, "ratio": 0.5}
+    file = write(
+        tmp_path, methods=["random", "herding"], ipc=[1, 2], ratio=[0.5], seeds=[0, 1],
+        transfer=[{"from": "a", "to": "b", **some}], pooled=[{"data": ["a", "b"], "ipc": [2]}],
+    )  # fmt: skip
+    runs = {k: [r for r in plan(read_study(file)) if r.kind == k] for k in ("distilled", "transfer", "pooled")}
+    assert [(r.method, r.ipc, r.ratio, r.seed) for r in runs["transfer"]] == [("herding", None, 0.5, 1)]
+    assert {(r.method, r.ipc, r.seed) for r in runs["pooled"]} == {
+        (m, 2, s) for m in ("random", "herding") for s in (0, 1)
+    }
+    assert len(runs["distilled"]) == 24
+    whole = write(
+        tmp_path, methods=["random", "herding"], ratio=[0.5], seeds=[0, 1], transfer=[{"from": "a", "to": "b"}]
+    )
+    assert runs["transfer"][0].identity in {r.identity for r in plan(read_study(whole))}
 
 
 def test_npz_of_a_folder_named_in_the_environment(tmp_path, monkeypatch):

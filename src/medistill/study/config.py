@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,6 +66,10 @@ class MethodEntry(Settings):
         return value
 
 
+Cell = tuple[MethodEntry, int | None, float | None, int]
+"""A method, images per class or else the ratio, and a seed."""
+
+
 class DataEntry(Settings):
     """A data set as the study sees it: a source, perhaps varied in its training images and classes."""
 
@@ -94,7 +99,44 @@ class DataEntry(Settings):
         return value if value is None else _entries(value, "method")
 
 
-class Transfer(Settings):
+class Some(Settings):
+    """Which packages of a data set are meant; all, where nothing is said."""
+
+    methods: tuple[Name, ...] | None = Field(None, min_length=1, description="only these, as tables call them")
+    ipc: Ipcs | None = Field(None, min_length=1, description="only these")
+    ratio: Ratios | None = Field(None, min_length=1, description="only these")
+    seeds: Seeds | None = Field(None, min_length=1, description="only these")
+
+    def of(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those of the cells that are meant.
+
+        Raises:
+            ConfigError: something is named that none of them has.
+        """
+        columns: dict[str, tuple[Collection[object] | None, list[object]]] = {
+            "methods": (self.methods, [cell[0].title for cell in cells]),
+            "ipc": (self.ipc, [cell[1] for cell in cells]),
+            "ratio": (self.ratio, [cell[2] for cell in cells]),
+            "seeds": (self.seeds, [cell[3] for cell in cells]),
+        }
+        for key, (named, own) in columns.items():
+            known = [value for value in dict.fromkeys(own) if value is not None]
+            for value in named or ():
+                if value not in known:
+                    raise ConfigError(
+                        f"{value!r} is none that packages are made with", where=key,
+                        allowed=", ".join(map(str, known)) or "none", remedy="or ask the data set for it too",
+                    )  # fmt: skip
+        meant = {key: [named is not None and v in named for v in own] for key, (named, own) in columns.items()}
+        sized = self.ipc is not None or self.ratio is not None
+        return [
+            cell
+            for cell, method, ipc, ratio, seed in zip(cells, *meant.values(), strict=True)
+            if (method or self.methods is None) and (ipc or ratio or not sized) and (seed or self.seeds is None)
+        ]
+
+
+class Transfer(Some):
     """Packages of one data set, and what they are compared with, tested on another one's test images."""
 
     from_: str = Field(alias="from", description="name of the data trained on")
@@ -105,7 +147,7 @@ class Transfer(Settings):
     )
 
 
-class Pooled(Settings):
+class Pooled(Some):
     """Packages of several sites as one training set, beside each alone and all their data."""
 
     data: tuple[str, ...] = Field(min_length=2, description="names; the first one's classes count")

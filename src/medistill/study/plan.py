@@ -16,7 +16,7 @@ from medistill.evaluation.jobs import VERSION as NETWORKS_VERSION
 from medistill.files import canonical_json, sha256_text
 from medistill.prediction.features import VERSION as FEATURES_VERSION
 from medistill.store import Asked, Record
-from medistill.study.config import DataEntry, MethodEntry, Pooled, StudyConfig
+from medistill.study.config import Cell, DataEntry, MethodEntry, Pooled, StudyConfig
 from medistill.study.variation import also_renamed, data_identity, read_entry
 from medistill.types import Json
 
@@ -57,20 +57,22 @@ def plan(config: StudyConfig) -> list[Run]:
     runs: list[Run] = []
     for entry in config.data:
         own = {"entry": entry.model_dump(mode="json"), "data_identity": identities[entry.name]}
-        sites = [
-            {"entry": entries[t.to].model_dump(mode="json"), "identity": identities[t.to], "classes": t.classes}
-            for t in config.transfer
-            if t.from_ == entry.name
-        ]
+        cells = _cells(entry, config)
+        sites = []
+        for t in config.transfer:
+            if t.from_ == entry.name:
+                site = {"entry": entries[t.to].model_dump(mode="json"), "identity": identities[t.to]}
+                with concerning(f"transfer from '{t.from_}' to '{t.to}'"):
+                    sites.append(({**site, "classes": t.classes}, t.of(cells)))
         sizes = np.bincount(data[entry.name].train.labels).tolist()
-        for cell in _cells(entry, config):
+        for cell in cells:
             with concerning(f"data set '{entry.name}'"):
                 images_per_class(sizes, cell[1], cell[2])
             common = {**own, **_common(config.evaluate, *cell)}
             how = {"keep_networks": bool(sites), "features": config.features}
             specification = {"kind": "distilled", **how, **common}
             runs.append(_run(config, specification, entry, identities[entry.name], *cell))
-            for site in sites:
+            for site in (site for site, meant in sites if cell in meant):
                 specification = {"kind": "transfer", "site": site, **common}
                 runs.append(_run(config, specification, entry, identities[entry.name], *cell))
     for pooled in config.pooled:
@@ -98,7 +100,7 @@ def renewals(planned: list[Run], known: list[Record]) -> list[Run]:
     ]
 
 
-def _cells(entry: DataEntry, config: StudyConfig) -> list[tuple[MethodEntry, int | None, float | None, int]]:
+def _cells(entry: DataEntry, config: StudyConfig) -> list[Cell]:
     own = entry.ipc is not None or entry.ratio is not None
     ipcs = (entry.ipc or ()) if own else config.ipc
     ratios = (entry.ratio or ()) if own else config.ratio
@@ -170,7 +172,9 @@ def _pooled_runs(config: StudyConfig, pooled: Pooled, entries: dict[str, DataEnt
     identity = sha256_text(canonical_json([part["identity"] for part in parts]))
     together = first.model_copy(update={"name": " + ".join(pooled.data)})
     runs = []
-    for method, ipc, ratio, seed in _cells(first, config):
+    with concerning(f"pooled {together.name}"):
+        cells = pooled.of(_cells(first, config))
+    for method, ipc, ratio, seed in cells:
         common = _common(config.evaluate, method, ipc, ratio, seed)
         specification = {"kind": "pooled", "parts": parts, **common}
         runs.append(_run(config, specification, together, identity, method, ipc, ratio, seed))
