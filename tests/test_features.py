@@ -10,9 +10,11 @@ import medistill
 from medistill.data.dataset import Dataset, Split
 from medistill.data.phantom import Phantom, make_phantom
 from medistill.data.preprocess import Part, prepare
+from medistill.keys import Key
 from medistill.prediction import features as features_module
 from medistill.prediction.features import Wanted, features
 from medistill.store import Store
+from medistill.study import work
 from studies import SMALL, in_this_process, write
 
 
@@ -21,7 +23,7 @@ def of_random(prepared, ipc):
     return features(prepared, {"random": package})["random"]
 
 
-def test_features_come_from_training_images_alone(short):
+def test_features_come_from_training_images_alone(short, tmp_path, monkeypatch):
     dataset = make_phantom(Phantom(classes=3, images=60, size=16))
     first = of_random(prepare(dataset), 2)
     rng = np.random.default_rng(0)
@@ -29,10 +31,26 @@ def test_features_come_from_training_images_alone(short):
         name: split if name == "train" else Split(255 - split.images, rng.permutation(split.labels), split.patients)
         for name, split in dataset.splits.items()
     }
+    monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path / "empty"))  # else what was found above is found again
     assert of_random(prepare(Dataset(other, dataset.description)), 2) == first
     assert all(math.isfinite(v) for v in first.values())
     assert first["classes"] == 3 and first["images"] == 6 and first["share"] == 0.1
     assert all(0 <= first[f"{kind}.auroc"] <= 1 for kind in ("random", "all", "chosen"))
+
+
+def test_nobody_is_asked_about_patients_who_are_known():
+    rng = np.random.default_rng(0)
+    patients = np.array([f"p{n}" for n in rng.integers(0, 30, 200)])
+    pixels = np.arange(200, dtype=np.uint8).reshape(200, 1, 1, 1)
+    train = Part(pixels, rng.integers(0, 3, 200))
+    held, rest = features_module._held_out(train, 3, Key(0), patients)
+    of = dict(zip(pixels.ravel().tolist(), patients.tolist(), strict=True))
+    asked, known = ({of[int(p)] for p in part.pixels.ravel()} for part in (held, rest))
+    assert not asked & known and len(held) + len(rest) == 200
+    assert all(n >= 1 for n in np.bincount(held.labels, minlength=3))
+    assert (np.bincount(held.labels, minlength=3) <= np.bincount(train.labels) // 2).all()
+    everyone, _ = features_module._held_out(train, 3, Key(0), None)
+    assert len({of[int(p)] for p in everyone.pixels.ravel()}) > len(asked)
 
 
 @pytest.mark.parametrize("method", ["random", "herding", "k-means"])
@@ -109,3 +127,19 @@ def test_features_that_were_not_wanted_can_be_had_later(tmp_path, monkeypatch):
     assert medistill.study_run(write(tmp_path, data=data, methods=["random"], features=True))["ran"] == 0
     with Store(tmp_path / "study.db") as store:
         assert store.runs()[0].result["features"]["classes"] == 3
+
+
+def test_what_a_cache_held_without_features_gets_them_at_once(tmp_path, monkeypatch):
+    """A result from the cache may have been measured for a study that wanted none."""
+    in_this_process(monkeypatch)
+    whole = work.perform
+
+    def without(specification):
+        found = whole(specification)
+        return found if specification["kind"] == "features" else {**found, "features": None, "features_version": None}
+
+    monkeypatch.setattr(work, "perform", without)
+    result = medistill.study_run(write(tmp_path, features=True))
+    assert result["ran"] == result["runs"] == result["done"]
+    with Store(tmp_path / "study.db") as store:
+        assert all(run.result["features"] for run in store.runs())

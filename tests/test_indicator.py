@@ -8,18 +8,21 @@ import pytest
 import yaml
 
 import medistill
+from medistill.commands.predict import _verdict
 from medistill.data.preprocess import prepare
 from medistill.errors import ConfigError, DataError
 from medistill.prediction.assess import assess
 from medistill.prediction.examples import examples_of
 from medistill.prediction.features import features
 from medistill.prediction.indicator import (
+    METRICS,
     QUANTITIES,
     VIEW,
     Example,
     Indicator,
     Model,
     Models,
+    Prediction,
     above_chance,
     from_above_chance,
     half_width,
@@ -167,6 +170,47 @@ def _nothing_shipped(monkeypatch, tmp_path):
     monkeypatch.setattr("medistill.commands.predict.shipped", lambda: [])
 
 
+def test_a_prediction_lies_within_its_interval_even_at_the_ends():
+    examples = law()
+    indicator = Indicator(tuple(examples))
+    for value in (0.0, 1.0):
+        ends = {f"{kind}.{metric}": value for kind in ("random", "all", "chosen") for metric in METRICS}
+        for p in indicator.predict(examples[0].features | ends, "dm").values():
+            assert p.low <= p.mean <= p.high
+
+
+def foretold_of(recovery, gain, low):
+    same = Prediction(0.5, 0.4, 0.6)
+    return {
+        "balanced_accuracy": same, "auroc": same, "recovery": Prediction(recovery, 0, 2),
+        "gain": Prediction(gain, low, 1),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("every", "recovery", "gain", "low", "code"),
+    [
+        (0.5, 0.99, 0.2, 0.1, "will not work"),
+        (0.9, 0.5, 0.2, 0.1, "more images needed"),
+        (0.9, 0.95, 0.1, 0.05, "worth it"),
+        (0.9, 0.95, 0.01, -0.05, "random images will do"),
+        (0.9, 0.95, 0.1, -0.05, "worth it"),
+    ],
+)
+def test_what_is_advised_follows_from_what_is_foretold(every, recovery, gain, low, code):
+    own = {"classes": 2.0, "all.balanced_accuracy": every}
+    told = _verdict(own, {"dm": foretold_of(recovery, gain, low)})
+    assert told["code"] == code and told["method"] == "dm"
+    assert ("also gained nothing" in told["words"]) == (code == "worth it" and low < 0)
+
+
+def test_the_method_that_reaches_most_is_advised_on_and_random_images_are_none():
+    better = {**foretold_of(0.95, 0.1, 0.05), "balanced_accuracy": Prediction(0.8, 0.7, 0.9)}
+    best = {**foretold_of(1.0, 0.0, -0.1), "balanced_accuracy": Prediction(0.9, 0.8, 1.0)}
+    of = {"random": best, "dm": foretold_of(0.92, 0.1, 0.05), "herding": better}
+    assert _verdict({"classes": 2.0, "all.balanced_accuracy": 0.9}, of)["method"] == "herding"
+
+
 def test_predict_learns_from_a_study(database, cli, short):
     status, out, _ = cli("predict", SMALL + ",seed=5", "--ipc", 2, "--db", database, "--json")
     assert status == 0
@@ -312,26 +356,13 @@ def test_intervals_of_a_held_out_group_have_no_part_of_it(monkeypatch):
     assert found[one][index] == rest(examples[index].features, examples[index].method)
 
 
-def test_what_is_called_alike_in_another_database_is_told_apart(tmp_path):
-    from medistill.prediction.examples import read_examples
-    from medistill.store import Store
-    from studies import record
-
-    level = {m: {"mean": 0.8} for m in ("balanced_accuracy", "auroc")}
-    result = {
-        "arms": dict.fromkeys(("distilled", "random", "full"), level), "recovery": {"balanced_accuracy": 1.0},
-        "gain_over_random": {"balanced_accuracy": {"mean": 0.0}}, **described({"images": 2.0}),
-    }  # fmt: skip
-    for name, factor in (("basis", 1), ("mine", 2)):
-        with Store(tmp_path / f"{name}.db", write=True) as store:
-            for method in ("dm", "random"):
-                told = {"determined": {"distil": {"factor": factor}}}
-                told["method"] = {"method": method}
-                data = {"group": name, "data": name, "data_identity": name}
-                store.record(
-                    record(identity=f"{name} {method}", method=method, specification=told, result=result, **data), []
-                )
-    found = read_examples([tmp_path / "basis.db", tmp_path / "mine.db"])
-    assert {(e.method, e.distil["factor"]) for e in found} == {
-        ("dm", 1), ("dm (mine)", 2), ("random", 1), ("random (mine)", 2),
-    }  # fmt: skip
+def test_the_report_draws_what_is_foretold_against_what_was_measured(database, tmp_path):
+    medistill.study_report(database, out=tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    for title in (
+        "Recovery by size",
+        "The indicator on unseen origins",
+        "Representativeness and what networks reach",
+    ):
+        assert title in page
+    assert page.count("data:image/svg+xml") == 3

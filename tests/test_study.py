@@ -273,24 +273,6 @@ def test_real_second_site_by_class_names(real, tmp_path):
     assert measured["sites"]["white"]["arms"]["full"]["balanced_accuracy"]["mean"] > 0
 
 
-def test_transfers_and_pools_of_some_packages(tmp_path):
-    some = {"methods": ["herding"], "seeds": 1, "ratio": 0.5}
-    file = write(
-        tmp_path, methods=["random", "herding"], ipc=[1, 2], ratio=[0.5], seeds=[0, 1],
-        transfer=[{"from": "a", "to": "b", **some}], pooled=[{"data": ["a", "b"], "ipc": [2]}],
-    )  # fmt: skip
-    runs = {k: [r for r in plan(read_study(file)) if r.kind == k] for k in ("distilled", "transfer", "pooled")}
-    assert [(r.method, r.ipc, r.ratio, r.seed) for r in runs["transfer"]] == [("herding", None, 0.5, 1)]
-    assert {(r.method, r.ipc, r.seed) for r in runs["pooled"]} == {
-        (m, 2, s) for m in ("random", "herding") for s in (0, 1)
-    }
-    assert len(runs["distilled"]) == 24
-    whole = write(
-        tmp_path, methods=["random", "herding"], ratio=[0.5], seeds=[0, 1], transfer=[{"from": "a", "to": "b"}]
-    )
-    assert runs["transfer"][0].identity in {r.identity for r in plan(read_study(whole))}
-
-
 def test_npz_of_a_folder_named_in_the_environment(tmp_path, monkeypatch):
     np.savez(tmp_path / "x.npz", **npz_arrays(make_phantom(Phantom(classes=2, images=20, size=16))))
     monkeypatch.setenv("MEDISTILL_DATA", str(tmp_path))
@@ -341,6 +323,33 @@ def test_what_ends_a_process_is_told(monkeypatch):
     assert work.do("1" * 64, {}, 1)["error"] == "the process ended with status 1"
 
 
+def test_what_goes_wrong_around_a_run_is_its_own_failure(monkeypatch):
+    def none(*_, **__):
+        raise OSError("too many processes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", none)
+        told = work.do("3" * 64, {}, 1)
+    assert told["status"] == "failed" and "too many processes" in told["error"]
+    work.folder_of("4" * 64).mkdir(parents=True)
+    (work.folder_of("4" * 64) / "result.json").write_text("{")  # damaged: the run is done again
+    monkeypatch.setattr(work, "perform", lambda specification: {"figure": 1})
+    assert work._once("4" * 64, {})["result"] == {"figure": 1} == work.do("4" * 64, {}, 1)["result"]
+
+
+def test_what_a_method_prints_is_no_answer(monkeypatch, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import medistill.study.work as work\n"
+        "work.perform = lambda specification: print('{', flush=True) or {'figure': 1}\n"
+        "work._work(__import__('sys').orig_argv[-1])\n"
+        "__import__('os')._exit(0)\n"
+    )
+    environment = work.child_environment(1)
+    path = f"{tmp_path}:{environment['PYTHONPATH']}"
+    monkeypatch.setattr(work, "child_environment", lambda threads: {**environment, "PYTHONPATH": path})
+    assert work.do("5" * 64, {"kind": "distilled"}, 1)["result"] == {"figure": 1}
+
+
 def test_a_measured_run_survives_a_cache_that_is_full(monkeypatch):
     monkeypatch.setattr(work, "perform", lambda specification: {"figure": 1})
     write_whole = work.write_atomically
@@ -358,41 +367,3 @@ def test_strange_addresses_are_one_line(tmp_path):
     for address in ("tcp://a..b:8786", "tcp://[::1]:1", "127.0.0.1:99999999"):
         with pytest.raises(MedistillError, match="cannot be reached"):
             medistill.study_run(write(tmp_path), engine="dask", address=address)
-
-
-def test_data_are_looked_for_in_one_place(tmp_path, monkeypatch):
-    """Not where the command happens to be given: other data may lie there."""
-    (tmp_path / "here").mkdir()
-    (tmp_path / "study").mkdir()
-    (tmp_path / "here" / "x.npz").write_bytes(b"")
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.delenv("MEDISTILL_DATA", raising=False)
-    path = write(tmp_path / "study", data=["x.npz"])
-    with pytest.raises(ConfigError, match=r"study/x.npz: no such file or folder"):
-        read_study(path)
-    monkeypatch.setenv("MEDISTILL_DATA", str(tmp_path / "absent"))
-    with pytest.raises(ConfigError, match=r"MEDISTILL_DATA=.*absent: no such folder"):
-        read_study(path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("MEDISTILL_DATA")
-    assert read_study(write(tmp_path / "study", data=["~/here/x.npz"])).data[0].source == str(tmp_path / "here/x.npz")
-
-
-def test_the_same_images_under_two_names_are_told(tmp_path, capsys):
-    data = [{"source": SMALL, "name": "a"}, {"source": SMALL, "name": "again"}]
-    found = medistill.study_run(write(tmp_path, data=data), only_plan=True, progress=True)
-    assert found["runs"] == 2
-    assert "note: again holds the same images as a; runs that both describe count as a's" in capsys.readouterr().err
-
-
-def test_limits_of_memory_curves_and_versions_that_change_nothing_do_not_repeat_runs(tmp_path, monkeypatch):
-    both = {"transfer": [{"from": "a", "to": "b"}]}
-
-    def identities(**changes):
-        return {r.identity: r.kind for r in plan(read_study(write(tmp_path, **both, **changes)))}
-
-    first = identities(methods=["dm"])
-    assert identities(methods=[{"method": "dm", "settings": {"memory_limit_mb": 4000}}]) == first
-    assert identities(methods=["dm"], evaluate={**EVALUATE, "curve_points": 3}) == first
-    monkeypatch.setattr("medistill.study.plan.FEATURES_VERSION", 99)
-    assert identities(methods=["dm"]) == first

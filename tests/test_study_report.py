@@ -292,6 +292,18 @@ def test_tables_of_an_earlier_report_do_not_stay(tmp_path):
     assert not (tmp_path / "s-tables" / "failures.csv").exists() and (tmp_path / "s-tables" / "mine.csv").exists()
 
 
+def test_a_report_takes_no_file_of_somebody_else(tmp_path, cli):
+    with Store(tmp_path / "s.db", write=True) as store:
+        store.record(runs()[0], [])
+    for name in ("sites.csv", "results.tex"):  # one that would be deleted, one that would be written
+        folder = tmp_path / name.replace(".", "-")
+        folder.mkdir()
+        (folder / name).write_text("a user's own")
+        status, out, err = cli("study", "report", tmp_path / "s.db", "--tables", folder)
+        assert status == 2 and out == "" and f"holds {name}, which would be overwritten" in err
+        assert [p.read_text() for p in folder.iterdir()] == ["a user's own"] and not (tmp_path / "s.html").exists()
+
+
 def test_keys_of_tables_are_known(tmp_path):
     with Store(tmp_path / "s.db", write=True) as store:
         for run in runs():

@@ -203,17 +203,22 @@ class Store:
         with self._telling():
             self.connection = sqlite3.connect(uri, uri=True, timeout=WAIT)
             version = self.connection.execute("PRAGMA user_version").fetchone()[0]
-            names = {name for (name,) in self.connection.execute("SELECT name FROM sqlite_master")}
+            names = {
+                name for (name,) in self.connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            }
             if write and version == 0 and not names:
-                with self.connection:
-                    self.connection.executescript(_TABLES)
-                    self.connection.execute(f"PRAGMA user_version = {FORMAT}")
+                # One transaction, and no harm where another program does the same at this moment.
+                self.connection.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
                 version, names = FORMAT, {"runs", "figures"}
             columns = {row[1] for row in self.connection.execute("PRAGMA table_info(runs)")}
             self._knows_asked = "asked" in columns  # the first databases did not
             if write and "runs" in names and not self._knows_asked:
-                with self.connection:
-                    self.connection.execute("ALTER TABLE runs ADD COLUMN asked TEXT")
+                try:
+                    with self.connection:
+                        self.connection.execute("ALTER TABLE runs ADD COLUMN asked TEXT")
+                except sqlite3.OperationalError as problem:
+                    if "duplicate column" not in str(problem):  # another program added it at this moment
+                        raise
                 self._knows_asked = True
         if not {"runs", "figures"} <= names:
             raise DataError("is no study's database", where=path, remedy="name another file")

@@ -14,13 +14,16 @@ from medistill.prediction.indicator import (
     QUANTITIES,
     VIEW,
     Example,
+    Prediction,
     Values,
     View,
+    from_scale,
     half_width,
     left_out,
     predictions_without_two,
     reached,
     scaled_errors,
+    to_scale,
 )
 from medistill.prediction.ranks import spearman
 
@@ -91,6 +94,17 @@ def assess(examples: Sequence[Example]) -> list[Assessment]:
                 )
             )
     return sorted(found, key=lambda a: QUANTITIES.index(a.quantity))
+
+
+def foretold(examples: Sequence[Example], quantity: str) -> list[Prediction]:
+    """What the indicator says of each example, with its interval, when it never saw the example's origin."""
+    widths = _widths(examples, VIEW)[quantity]
+    found = []
+    for e, values in zip(examples, left_out(examples), strict=True):
+        middle = to_scale(quantity, values[quantity], e.features)
+        low, high = (from_scale(quantity, middle + d, e.features) for d in (-widths[e.group], widths[e.group]))
+        found.append(Prediction(values[quantity], low, high))
+    return found
 
 
 def _told(example: Example) -> Example:

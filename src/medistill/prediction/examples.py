@@ -29,7 +29,7 @@ def shipped() -> list[Path]:
 def examples_of(runs: Iterable[Record]) -> list[Example]:
     """What distilled packages measured; where a metric is not defined there is nothing to learn."""
     found = []
-    for run in learned_from(runs):
+    for run in filter(_can_be_used, runs):
         result = run.result or {}
         level = result["arms"]["distilled"]
         values = {
@@ -52,14 +52,13 @@ def learned_from(runs: Iterable[Record]) -> list[Record]:
     """The runs that the indicator can use: packages that were measured, of data whose features are known, computed as
     they are now.
     """
-    return [
-        r
-        for r in current(runs)
-        if r.status == "done"
-        and r.kind == "distilled"
-        and (r.result or {}).get("features")
-        and (r.result or {}).get("features_version") == VERSION
-    ]
+    return [run for run in current(runs) if _can_be_used(run)]
+
+
+def _can_be_used(run: Record) -> bool:
+    result = run.result or {}
+    known = result.get("features") and result.get("features_version") == VERSION
+    return run.status == "done" and run.kind == "distilled" and bool(known)
 
 
 def read_examples(paths: Iterable[Path]) -> list[Example]:

@@ -137,6 +137,9 @@ def _identity(prepared: Prepared, wanted: Wanted) -> str:
     told: Json = {"version": VERSION, "data": part_digest(prepared.train)}
     told |= {"config": wanted.config.model_dump(mode="json", exclude={"data", "memory_limit_mb"})}
     told |= {"recipes": [r.model_dump(mode="json") for r in (SHORT, LONG)], **device_key()}
+    patients = prepared.dataset.train.patients
+    if patients is not None:
+        told["patients"] = sha256_text(canonical_json(patients.tolist()))
     return sha256_text(canonical_json(told | {"flips": prepared.dataset.description.flips}))
 
 
@@ -175,7 +178,7 @@ class _Course:
     def features(self) -> dict[str, dict[str, float]]:
         prepared, key = self.prepared, Key(0).child("features")
         train, classes = prepared.train, prepared.classes
-        held, rest = _held_out(train, classes, key.child("held"))
+        held, rest = _held_out(train, classes, key.child("held"), prepared.dataset.train.patients)
         if not len(held):
             raise DataError(
                 "no class has two training images, so none can be held out",
@@ -272,12 +275,24 @@ def _sizes(train: Part, classes: int, counts: Counts) -> dict[str, float]:
     }
 
 
-def _held_out(train: Part, classes: int, key: Key) -> tuple[Part, Part]:
-    """Images to ask about, as many of each class, and the others. A class of one is not asked about."""
+def _held_out(train: Part, classes: int, key: Key, patients: npt.NDArray[np.str_] | None = None) -> tuple[Part, Part]:
+    """Images to ask about, as many of each class, and the others. A class of one is not asked about. Where patients
+    are known whole ones are held out, so that nobody is asked about a patient known already.
+    """
     sizes = np.bincount(train.labels, minlength=classes)
     each = max(1, min(HELD, len(train) // 4) // classes)
     rows = np.zeros(len(train), dtype=bool)
-    for label in range(classes):
+    for label in range(classes if patients is None else 0):
         members = np.flatnonzero(train.labels == label)
         rows[key.child(label).numpy().permutation(members)[: min(each, sizes[label] // 2)]] = True
+    if patients is not None:
+        names, of = np.unique(patients, return_inverse=True)
+        images = np.zeros((len(names), classes), dtype=np.int64)
+        np.add.at(images, (of, train.labels), 1)
+        held, taken = np.zeros(len(names), dtype=bool), np.zeros(classes, dtype=np.int64)
+        for patient in key.child("patients").numpy().permutation(len(names)):
+            own = images[patient]
+            if ((taken < each) & (own > 0)).any() and (taken + own <= sizes // 2)[own > 0].all():
+                held[patient], taken = True, taken + own
+        rows = held[of]
     return Part(train.pixels[rows], train.labels[rows]), Part(train.pixels[~rows], train.labels[~rows])

@@ -264,7 +264,8 @@ class Indicator:
         """What a method is expected to reach, by quantity."""
         found = {}
         for quantity, value in self.models(features, method).items():
-            middle = to_scale(quantity, value, features)
+            # A level beyond the ends that errors are measured between is the middle of its interval all the same.
+            middle = self.models.of[quantity](features, method) if quantity in METRICS else value
             reach = half_width(self.errors[quantity], [e.group for e in self.examples])
             low, high = (from_scale(quantity, middle + d, features) for d in (-reach, reach))
             found[quantity] = Prediction(value, low, high)

@@ -219,9 +219,52 @@ def svg_lines(panels: Lines, x_title: str, y_title: str, levels: tuple[float, ..
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
     grid[0][0].set_ylabel(y_title, fontsize=8)
+    _legend_of_all(figure, grid)
+    return _svg(figure)
+
+
+def _legend_of_all(figure: Figure, grid: Any) -> None:
     known: dict[str, Any] = {}
     for axes in grid.flat:
         handles, labels = axes.get_legend_handles_labels()
         known |= dict(zip(labels, handles, strict=True))
     figure.legend(list(known.values()), list(known), loc="outside lower center", ncols=min(6, len(known)), fontsize=8)
+
+
+Clouds = dict[str, dict[str, list[tuple[float, float, float, float]]]]
+"""By panel and kind of point: across, up, and both ends of an interval."""
+
+
+def svg_clouds(panels: Clouds, x_title: str, y_title: str, across: bool = False, columns: int = 3) -> bytes:
+    """Scatter plots with intervals, one panel beside the other, as SVG.
+
+    Args:
+        panels: the points.
+        x_title, y_title: of all panels.
+        across: whether intervals lie along the horizontal axis, and the line of equal values is drawn.
+        columns: panels beside each other.
+    """
+    rows = -(-len(panels) // columns)
+    figure = _figure(9.6, 0.9 + 2.9 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    names = sorted({name for kinds in panels.values() for name in kinds})
+    for axes, (title, kinds) in zip(grid.flat, panels.items(), strict=False):
+        for name, points in sorted(kinds.items()):
+            colour, _, marker = LINES[names.index(name) % len(LINES)]
+            x, y, low, high = zip(*points, strict=True)
+            draw, places = (axes.hlines, y) if across else (axes.vlines, x)
+            draw(places, low, high, color=colour, linewidth=0.6, alpha=0.5)
+            axes.plot(x, y, color=colour, linestyle="none", marker=marker, markersize=4, label=_plain(name))
+        if across:
+            both = [v for points in kinds.values() for x, y, *_ in points for v in (x, y)]
+            axes.plot([min(both), max(both)], [min(both), max(both)], color="black", linewidth=0.8, linestyle=":")
+        axes.set_title(_plain(title), fontsize=9)
+        axes.set_xlabel(x_title, fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_axis_off()
+    for first in grid[:, 0]:
+        first.set_ylabel(y_title, fontsize=8)
+    _legend_of_all(figure, grid)
     return _svg(figure)

@@ -251,21 +251,46 @@ def read_study(path: Path, data_folder: Path | None = None) -> StudyConfig:
                 remedy=f"name the folder of the data with --data-folder, or in {DATA_VARIABLE}",
             )
         name = entry.name or own_name(entry.source)
+        try:
+            _readable(name)
+        except ValueError as problem:
+            raise ConfigError(str(problem), where="data", remedy="give the data set another, with name") from problem
         found.append(entry.model_copy(update={"source": source, "name": name}))
     return config.model_copy(update={"data": tuple(_grouped(found))})
 
 
 def _grouped(entries: list[DataEntry]) -> list[DataEntry]:
-    """Entries with the origin that nobody named: versions of one source are of one, two files of one name are not."""
+    """Entries with their origin: that which any entry of the same source names, else what the source tells. Versions
+    of one source are of one origin, two files of one name are not.
+
+    Raises:
+        ConfigError: entries of one source name two.
+    """
     own = {entry.source: origin(entry.source) for entry in entries}
+    known = {source: name for source, name in own.items() if parse_name(name) is not None}
+    named: dict[str, DataEntry] = {}
+    for entry in (entry for entry in entries if entry.group):
+        first = named.setdefault(known.get(entry.source, entry.source), entry)
+        if first.group != entry.group:
+            raise ConfigError(
+                f"'{first.name}' is of the group '{first.group}', '{entry.name}' of '{entry.group}'", where="data",
+                allowed="one group for all versions of one source", remedy="give both the same, or leave one out",
+            )  # fmt: skip
     groups = []
     for entry in entries:
-        name = own[entry.source]
-        alone = list(own.values()).count(name) == 1 or name in (PHANTOM, entry.source)
-        if not alone and parse_name(name) is None:
-            name = str(Path(entry.source).with_suffix(""))
-        groups.append(entry.group or name)
+        name, key = own[entry.source], known.get(entry.source, entry.source)
+        alike = [source for source, other in own.items() if other == name and source != entry.source]
+        if alike and name not in (PHANTOM, entry.source) and entry.source not in known:
+            name = _apart(entry.source, alike)
+        groups.append(named[key].group if key in named else name)
     return [entry.model_copy(update={"group": g}) for entry, g in zip(entries, groups, strict=True)]
+
+
+def _apart(source: str, others: list[str]) -> str:
+    """A file's name with as many of its folders as tell it from others: where data lie is nobody else's concern."""
+    parts, rest = Path(source).with_suffix("").parts, [Path(other).with_suffix("").parts for other in others]
+    enough = next(n for n in range(1, len(parts) + 1) if all(parts[-n:] != other[-n:] for other in rest))
+    return "/".join(parts[-enough:])[-LONGEST:]
 
 
 def origin(source: str) -> str:

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from medistill.errors import ConfigError, MedistillError
+from medistill.runtime import DEVICE_VARIABLE
 from medistill.study.plan import Run
 from medistill.study.work import do
 from medistill.types import Json
@@ -81,7 +82,8 @@ def _round(todo: list[Run], threads: int, asked_by: int | None, done: Callable[[
     parallel = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")
     with _quiet_when_stopped():
         outcomes: Iterator[tuple[str, Json]] = parallel(
-            delayed(_do)(run.identity, run.specification, threads, asked_by) for run in todo
+            delayed(_do)(run.identity, run.specification, threads, os.environ.get(DEVICE_VARIABLE), asked_by)
+            for run in todo
         )
         while True:
             # Runs that fail say so in their outcome, so an error here is the engine's.
@@ -111,10 +113,12 @@ def _quiet_when_stopped() -> Iterator[None]:
         threading.excepthook = before
 
 
-def _do(identity: str, specification: Json, threads: int, asked_by: int | None) -> tuple[str, Json]:
+def _do(
+    identity: str, specification: Json, threads: int, device: str | None, asked_by: int | None
+) -> tuple[str, Json]:
     if asked_by not in (None, os.getpid()):
         _end_with(asked_by)
-    return identity, do(identity, specification, threads)
+    return identity, do(identity, specification, threads, device)
 
 
 @functools.cache

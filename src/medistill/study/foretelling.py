@@ -28,6 +28,9 @@ TRAINED = "trained networks on validation images"
 NORMAL_95 = 1.959964
 """Standard deviations to either end of a normal distribution's 95 % interval."""
 
+LEAST_PACKAGES = 5
+"""Of a data set, to be ranked."""
+
 REPEATS = 200
 """Draws of errors that a rank correlation is averaged over."""
 
@@ -45,7 +48,7 @@ def representativeness(of: list[Cell]) -> Table:
     for data in dict.fromkeys(c.data for c in of):
         runs = [run.result or {} for c in of if c.data == data for run in c.runs]
         runs = [r for r in runs if r.get("representativeness")]
-        if len(runs) < 5:
+        if len(runs) < LEAST_PACKAGES:
             continue
         reached = [r["arms"]["distilled"][METRIC] for r in runs]
         level = np.array([each["mean"] for each in reached])
@@ -99,9 +102,7 @@ def indicator(runs: Iterable[Record]) -> list[Table]:
         Column("quantity"), Column("predictor"), Column("runs", "d"), Column("mean absolute error", ".3f"),
         Column("by chance", ".3f"), Column("R²", ".2f"), Column("Spearman", ".2f"), Column("covered", ".0%"),
     ]  # fmt: skip
-    known = joined(learned_from(runs))
-    recipes = Counter(map(recipe_of, known))
-    known = [run for run in known if recipe_of(run) == recipes.most_common(1)[0][0]]
+    known, recipes = comparable(runs)
     examples = examples_of(known)
     of_origin = Counter(e.group for e in examples)
     rows: list[list[Any]] = []
@@ -119,7 +120,7 @@ def indicator(runs: Iterable[Record]) -> list[Table]:
         "measured intervals; covered: share of results within the predicted 95 % interval. The last row is no "
         "predictor: it is told what random and all images reach on the test images, which others have to guess."
     )
-    if len(recipes) > 1:
+    if recipes > 1:
         note += " Only runs evaluated by the commonest recipe count: levels of different recipes cannot be compared."
     each = [Column("origin"), Column("runs", "d"), *(Column(q.replace("_", " "), ".3f") for q in own)]
     by_origin = [[group, n, *(errors[group] for errors in own.values())] for group, n in sorted(of_origin.items())]
@@ -128,6 +129,13 @@ def indicator(runs: Iterable[Record]) -> list[Table]:
         Table("indicator", "The indicator on unseen origins", note, columns, rows),
         Table("origins", "The indicator on each origin", told, each, by_origin if own else []),
     ]
+
+
+def comparable(runs: Iterable[Record]) -> tuple[list[Record], int]:
+    """The runs that an indicator learns from, of the commonest recipe, and the number of recipes."""
+    known = joined(learned_from(runs))
+    recipes = Counter(map(recipe_of, known))
+    return [run for run in known if recipe_of(run) == recipes.most_common(1)[0][0]], len(recipes)
 
 
 def _by_chance(runs: list[Record]) -> dict[str, float]:

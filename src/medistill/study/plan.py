@@ -14,6 +14,7 @@ from medistill.errors import DataError, concerning
 from medistill.evaluation.align import align, renamed
 from medistill.evaluation.jobs import VERSION as NETWORKS_VERSION
 from medistill.files import canonical_json, sha256_text
+from medistill.nets.zoo import VERSION as ZOO_VERSION
 from medistill.prediction.features import VERSION as FEATURES_VERSION
 from medistill.store import Asked, Record
 from medistill.study.config import Cell, DataEntry, MethodEntry, Pooled, StudyConfig
@@ -118,13 +119,14 @@ def _common(evaluate: EvaluateConfig, method: MethodEntry, ipc: int | None, rati
     named = None if method.method == "default" else method.method
     with concerning(f"method '{method.title}'"):
         _, resolved = configured(named, ipc, ratio, method.preset, method.settings, {"seed": seed}, False)
+    zoo = {"zoo": ZOO_VERSION} if set(evaluate.nets) != {"convnet"} else {}
     # No curves are kept.
     return {
         "method": method.model_dump(mode="json"), "ipc": ipc, "ratio": ratio, "seed": seed,
         "evaluate": evaluate.model_dump(mode="json", exclude={"curve_points"}),
         "determined": {
             "distil": resolved.model_dump(mode="json", exclude={"data", *CHANGES_NOTHING}),
-            "versions": {"study": VERSION, "networks": NETWORKS_VERSION},
+            "versions": {"study": VERSION, "networks": NETWORKS_VERSION, **zoo},
         },
     }  # fmt: skip
 
@@ -201,13 +203,14 @@ def _staged(runs: list[Run]) -> list[Run]:
 def estimated_seconds(todo: list[Run], known: list[Record]) -> float | None:
     """Seconds of work for these runs by what like ones took; None where nothing is known.
 
-    The mean over runs of the same method and size on the same data, else of the same method and size, else of
-    the same method, else over all.
+    The mean over runs of the same kind, method and size on the same data, else of the same kind, method and size,
+    else of the same kind and method, else of the same kind; where none of that kind is known, over others alike.
     """
     took: dict[tuple[object, ...], list[float]] = {}
     for record in known:
         size = (record.ipc, record.ratio)
         for key in ((record.method, size, record.data), (record.method, size), (record.method,), ()):
+            took.setdefault((record.kind, *key), []).append(record.seconds)
             took.setdefault(key, []).append(record.seconds)
     if not took:
         return None
@@ -215,5 +218,6 @@ def estimated_seconds(todo: list[Run], known: list[Record]) -> float | None:
     for run in todo:
         size = (run.ipc, run.ratio)
         keys: list[tuple[object, ...]] = [(run.method, size, run.data), (run.method, size), (run.method,), ()]
-        total += fmean(next(took[key] for key in keys if key in took))
+        alike = [*((run.kind, *key) for key in keys), *keys]
+        total += fmean(next(took[key] for key in alike if key in took))
     return total

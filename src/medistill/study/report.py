@@ -36,6 +36,20 @@ TABLES = (
 """Keys of all that there may be."""
 
 
+TABLES_MARK = "made-by-medistill.txt"
+"""Lies among the tables of a report: where it does not, files called as they are somebody else's."""
+
+
+def _require_own(folder: Path) -> None:
+    names = {f"{key}.{suffix}" for key in TABLES for suffix in SUFFIXES}
+    foreign = sorted(p.name for p in folder.iterdir() if p.name in names) if folder.is_dir() else []
+    if foreign and not (folder / TABLES_MARK).exists():
+        raise ConfigError(
+            f"holds {foreign[0]}, which would be overwritten", where=f"--tables {folder}",
+            allowed="a folder of an earlier report, or one without such files", remedy="name another folder",
+        )  # fmt: skip
+
+
 def all_tables(store: Store) -> list[Table]:
     """Every table that has rows."""
     runs = store.runs()
@@ -60,7 +74,7 @@ def study_report(db: str | Path, *, out: str | Path | None = None, tables: str |
 
     Raises:
         DataError: no database, or nothing in it.
-        ConfigError: the page would take the database's place.
+        ConfigError: the page would take the database's place, or a table that of somebody's file.
         OutputError: the page or a table cannot be written.
     """
     base = Path(db).expanduser()
@@ -71,6 +85,7 @@ def study_report(db: str | Path, *, out: str | Path | None = None, tables: str |
     require_writable(target, "--out")
     if folder.exists() and not folder.is_dir():
         raise ConfigError("is a file", where=folder, allowed="a folder for --tables")
+    _require_own(folder)
     require_writable(folder / "results.csv", "--tables")
     with Store(base) as store:
         runs = current(store.runs())
@@ -79,8 +94,11 @@ def study_report(db: str | Path, *, out: str | Path | None = None, tables: str |
         raise DataError("holds no run yet", where=base, remedy="fill it with `medistill study run`")
     of = cells(runs)
     told = statements(of, runs)
-    page = Page(_title(sorted({r.study for r in runs})), _lead(runs), told, pictures(of), made)
+    page = Page(_title(sorted({r.study for r in runs})), _lead(runs), told, pictures(of, runs), made)
     write_atomically(target, render_page(page))
+    write_atomically(
+        folder / TABLES_MARK, "The tables here are written anew by each `medistill study report`.\n", "--tables"
+    )
     for table in made:
         contents: tuple[bytes | str, ...] = (table.csv(), table.parquet(), table.latex())
         for suffix, content in zip(SUFFIXES, contents, strict=True):

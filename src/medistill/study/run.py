@@ -80,7 +80,10 @@ def study_run(
         todo, again = _to_do(planned, statuses, retry_failed), renewals(planned, known)
         seconds = estimated_seconds(todo, [r for r in known if r.status == "done"])
         takes = "unknown time" if seconds is None else f"about {duration(seconds / parallel)}"
-        say(f"{len(planned)} runs planned, {len(planned) - len(todo)} done before; {takes} left", progress)
+        failed = sum(statuses.get(run.identity) == "failed" for run in planned)
+        before = sum(statuses.get(run.identity) == "done" for run in planned)
+        also = f" and {failed} failed" if failed else ""
+        say(f"{len(planned)} runs planned, {before} done{also} before; {takes} left", progress)
         if again:
             say(f"of the data of {len(again)} of them, features that predict learns from are computed anew", progress)
         ran = 0
@@ -104,6 +107,11 @@ def study_run(
                     shown.advance(1, run.title)
 
                 execute([*todo, *again], engine, address, parallel, threads, keep)
+                tried = {run.identity for run in again}
+                late = [run for run in renewals(planned, store.runs()) if run.identity not in tried]
+                if late:  # what the cache held was measured without features, or with an earlier version's
+                    shown.total += len(late)
+                    execute(late, engine, address, parallel, threads, keep)
         after = {r.identity: r for r in store.runs()} if store else {}
     mine = [after[run.identity] for run in planned if run.identity in after]
     return {

@@ -32,7 +32,7 @@ from medistill.files import (
     user_cache,
     write_atomically,
 )
-from medistill.runtime import child_environment
+from medistill.runtime import DEVICE_VARIABLE, child_environment
 from medistill.types import Json
 
 
@@ -41,18 +41,30 @@ def folder_of(identity: str) -> Path:
     return user_cache() / "study" / identity[:32]
 
 
-def do(identity: str, specification: Json, threads: int) -> Json:
-    """Do a run in a process of its own with so many threads.
+def do(identity: str, specification: Json, threads: int, device: str | None = None) -> Json:
+    """Do a run in a process of its own with so many threads, on a device if one is named.
 
     Returns:
         ``status`` ("done" or "failed"), ``result`` or ``error``, ``seconds``, ``finished``, ``machine``,
         ``medistill``, ``starts`` (above one where it was ended before). Nothing is raised: a run that
         fails is told like one that does not.
     """
-    kept = folder_of(identity) / "result.json"
-    if kept.exists():
-        return dict(read_json(kept))
-    environment = child_environment(threads)
+    started = time.monotonic()
+    try:
+        return _kept(folder_of(identity)) or _asked_of_a_process(identity, specification, threads, device)
+    except Exception as problem:  # no process could be had, or it said what nobody expects; the other runs go on
+        return _outcome("failed", error=_told(problem), seconds=round(time.monotonic() - started, 3))
+
+
+def _kept(folder: Path) -> Json | None:
+    """What a run measured before; None too where that cannot be read."""
+    with suppress(OSError, ValueError):
+        return dict(read_json(folder / "result.json"))
+    return None
+
+
+def _asked_of_a_process(identity: str, specification: Json, threads: int, device: str | None) -> Json:
+    environment = child_environment(threads) | ({} if device is None else {DEVICE_VARIABLE: device})
     command = [sys.executable, "-m", "medistill.study.work", identity]
     started = time.monotonic()
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
@@ -121,13 +133,15 @@ def _work(identity: str) -> None:
         os._exit(1)
 
     threading.Thread(target=end_when_nobody_listens, daemon=True).start()
+    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a method prints is no answer
     started = time.monotonic()
     try:
         outcome = _once(identity, specification)
     except Exception as problem:
         outcome = _outcome("failed", error=_told(problem), seconds=round(time.monotonic() - started, 3))
-    sys.stdout.write("\n" + json.dumps(outcome) + "\n")
-    sys.stdout.flush()
+    answer.write(json.dumps(outcome) + "\n")
+    answer.flush()
 
 
 def _once(identity: str, specification: Json) -> Json:
@@ -144,8 +158,8 @@ def _once(identity: str, specification: Json) -> Json:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()  # a process of a killed study may not have ended yet
     try:
-        if (folder / "result.json").exists():  # done while this process waited
-            return dict(read_json(folder / "result.json"))
+        if (kept := _kept(folder)) is not None:  # done while this process waited
+            return kept
         started = time.monotonic()
         starts = folder / "starts"
         started_before = len(starts.read_text()) if starts.exists() else 0
