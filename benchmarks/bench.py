@@ -56,6 +56,7 @@ def main() -> None:
     data = Path(os.environ.get("MEDISTILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=data / "bloodcells_28.npz")
     parser.add_argument("--schedule", type=int, default=2000, help="steps of the plain loop in the section quality")
+    parser.add_argument("--note", default="", help="what readers of the figures should know, as a machine in use")
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="all, if none is named")
     given = parser.parse_args()
     prepare_torch()
@@ -69,6 +70,7 @@ def main() -> None:
         known[name] = {
             "date": datetime.date.today().isoformat(), "medistill": medistill.__version__, "torch": torch.__version__,
             "data": prepared.dataset.description.name, "threads": torch.get_num_threads(), **found,
+            **({"note": given.note} if given.note else {}),
         }  # fmt: skip
         write_atomically(path, pretty_json({"machine": machine, **known}))
     say(f"\n{path}")

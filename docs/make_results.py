@@ -198,7 +198,8 @@ def speed_page() -> str:
             if name in found:
                 of = found[name]
                 versions = f"medistill {of['medistill']}, torch {of['torch']}"
-                when = f"({of['data']}, {of['threads']} threads, {versions}, {of['date']})"
+                note = f"; {of['note']}" if "note" in of else ""
+                when = f"({of['data']}, {of['threads']} threads, {versions}, {of['date']}{note})"
                 parts += [f"### {name.capitalize()}", when, *write(of)]
     return "\n\n".join(parts) + "\n"
 

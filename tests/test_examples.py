@@ -14,7 +14,6 @@ def result_of_two_images():
 
 
 def test_what_is_called_alike_in_another_database_is_told_apart(tmp_path):
-
     for name, factor in (("basis", 1), ("mine", 2)):
         with Store(tmp_path / f"{name}.db", write=True) as store:
             for method in ("dm", "random"):
@@ -39,7 +38,6 @@ def test_what_is_called_alike_in_another_database_is_told_apart(tmp_path):
 
 def test_own_runs_of_data_that_the_tool_knows_take_no_example_away(tmp_path):
     """The same data by the same method at the same size, evaluated with another number of draws."""
-
     for name, seeds, draws in (("basis", (0, 1), 4), ("mine", (0,), 1)):
         how = {"evaluate": {"recipe": {}, "nets": ["convnet"], "random_draws": draws}}
         with Store(tmp_path / f"{name}.db", write=True) as store:
