@@ -168,18 +168,23 @@ def steps(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
         row["share_of_float32_convolution_ceiling"] = rate / ceiling
         say(f"  {rate / ceiling:.0%} of what a large float32 convolution reaches")
         found[name] = row
+    found["dc"] = dc_steps(prepared)
+    return found
+
+
+def dc_steps(prepared: Prepared) -> dict[str, Any]:
+    """Gradient matching with the network's own steps."""
     problem = make_problem(prepared, 10, None)
     settings = {
         "name": "dc", "filters": loops.FILTERS, "iterations": 1, "outer_loops": 3, "inner_loops": 10, "start": "real",
         "learning_rate": loops.IMAGE_RATE, "precision": "auto",
     }  # fmt: skip
-    found["dc"] = compared(
+    return compared(
         "dc, ten images per class",
         lambda: loops.plain_dc(problem, 1, 3, 10),
         lambda: loops.ours(problem, settings),
         rounds=3,
     )
-    return found
 
 
 def quality(prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
@@ -348,12 +353,12 @@ def estimates(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
 def memory(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
     """Peak megabytes of a few steps, each in a process of its own."""
     code = (
-        "import sys, resource; sys.path.insert(0, {folder!r}); import bench_loops as loops; "
-        "from medistill.runtime import prepare_torch; prepare_torch(); "
+        "import sys; sys.path.insert(0, {folder!r}); import bench_loops as loops; "
+        "from medistill.runtime import own_peak_mb, prepare_torch; prepare_torch(); "
         "from medistill.data.load import load; from medistill.data.preprocess import prepare; "
         "from medistill.distil.problem import make_problem; "
         "problem = make_problem(prepare(load({data!r})), 10, None); {work}; "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "print(own_peak_mb())"
     )
     found = {}
     for name, work in (

@@ -225,5 +225,8 @@ def _describe(path: Path, arrays: dict[str, npt.NDArray[Any]], splits: dict[str,
     count = splits["train"].labels.shape[1] if multi else int(max(0, splits["train"].labels.max())) + 1
     names = tuple(str(c) for c in range(count))
     if "class_names" in arrays:
-        names = tuple(str(n) for n in arrays["class_names"].ravel())
+        named = arrays["class_names"].ravel()
+        names = tuple(
+            str(n) for n in (np.char.decode(named, "utf-8", "replace") if named.dtype.kind == "S" else named)
+        )
     return Description(path.stem, names, task="multi-label" if multi else "classification")

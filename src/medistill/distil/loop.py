@@ -84,7 +84,8 @@ def run(
         total = torch.zeros((), dtype=torch.float64, device=problem.device)
         for classes in _chunks(own, None if method.info.joint else classes_per_backward):
             loss = method.loss(_seen(state, problem), problem, classes, key)
-            loss.backward()  # type: ignore[no-untyped-call]
+            # Networks' parameters may have gradients within a loss, but nobody asks for its gradient by them.
+            loss.backward(inputs=list(learned.values()))  # type: ignore[no-untyped-call]
             total += loss.detach()
         # A process may be left without a class, where there are more processes than classes.
         gradients = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in learned.items()}

@@ -83,6 +83,8 @@ class DC(NetworkMethod):
         at_once = classes if problem.device.type != "cpu" else 1
         # A gradient that is itself differentiated keeps more than one pass does (fitted to measured peaks).
         kept = 2.3 * made + at_once * min(self.real_batch, max(problem.sizes))
+        # The network's own steps take made images of all classes, however few a backward takes.
+        kept = max(kept, 1.35 * min(self.network_batch, sum(problem.counts)))
         return kept * self.network(problem).activation_mb
 
     def setup(self, problem: Problem, key: Key) -> State:
