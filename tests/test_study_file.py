@@ -37,7 +37,9 @@ def test_versions_of_one_source_are_of_one_origin(tmp_path):
         np.savez(tmp_path / site / "x.npz", **arrays)
 
     def groups(*data):
-        return [entry.group for entry in read_study(write(tmp_path, data=list(data), methods=["random"])).data]
+        return [
+            entry.group for entry in read_study(write(tmp_path, data=list(data), methods=["random"]), tmp_path).data
+        ]
 
     half = {"source": SMALL, "name": "half", "group": "ours", "images": 0.5}
     assert groups({"source": SMALL, "name": "whole"}, half) == ["ours", "ours"]
@@ -50,7 +52,7 @@ def test_versions_of_one_source_are_of_one_origin(tmp_path):
 def test_names_that_files_give_are_looked_at_too(tmp_path):
     np.savez(tmp_path / f"{'x' * 120}.npz", **npz_arrays(make_phantom(Phantom(classes=2, images=20, size=16))))
     with pytest.raises(ConfigError, match="is no name.*give the data set another, with name"):
-        read_study(write(tmp_path, data=[f"{'x' * 120}.npz"], methods=["random"]))
+        read_study(write(tmp_path, data=[f"{'x' * 120}.npz"], methods=["random"]), tmp_path)
 
 
 def test_data_are_looked_for_in_one_place(tmp_path, monkeypatch):
