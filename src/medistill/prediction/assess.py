@@ -96,14 +96,15 @@ def assess(examples: Sequence[Example]) -> list[Assessment]:
     return sorted(found, key=lambda a: QUANTITIES.index(a.quantity))
 
 
-def foretold(examples: Sequence[Example], quantity: str) -> list[Prediction]:
-    """What the indicator says of each example, with its interval, when it never saw the example's origin."""
-    widths = _widths(examples, VIEW)[quantity]
-    found = []
+def foretold(examples: Sequence[Example]) -> dict[str, list[Prediction]]:
+    """By quantity what the indicator says of each example, with its interval, having never seen its origin."""
+    widths = _widths(examples, VIEW)
+    found: dict[str, list[Prediction]] = {quantity: [] for quantity in QUANTITIES}
     for e, values in zip(examples, left_out(examples), strict=True):
-        middle = to_scale(quantity, values[quantity], e.features)
-        low, high = (from_scale(quantity, middle + d, e.features) for d in (-widths[e.group], widths[e.group]))
-        found.append(Prediction(values[quantity], low, high))
+        for quantity, value in values.items():
+            middle, reach = to_scale(quantity, value, e.features), widths[quantity][e.group]
+            low, high = (from_scale(quantity, middle + d, e.features) for d in (-reach, reach))
+            found[quantity].append(Prediction(value, low, high))
     return found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from medistill.prediction.assess import foretold
 from medistill.prediction.examples import examples_of
-from medistill.prediction.indicator import LEAST_GROUPS, QUANTITIES
+from medistill.prediction.indicator import LEAST_GROUPS
 from medistill.prediction.ranks import spearman
 from medistill.prediction.representativeness import TOGETHER
 from medistill.reporting.figures import Clouds, svg_clouds, svg_lines
@@ -52,9 +52,8 @@ def _indicator(runs: Sequence[Record]) -> Iterator[tuple[str, Picture]]:
         return
     panels: Clouds = {}
     told = []
-    for quantity in QUANTITIES:
+    for quantity, said in foretold(examples).items():
         title = quantity.replace("_", " ")
-        said = foretold(examples, quantity)
         for e, p in zip(examples, said, strict=True):
             point = (p.mean, e.values[quantity], p.low, p.high)
             panels.setdefault(title, {}).setdefault(e.group, []).append(point)
