@@ -1,13 +1,18 @@
 """Data that stay in files: the same results as in memory, unpacked once, nothing half-written."""
 
+import errno
+import os
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import medistill
 from medistill.commands.check import check
+from medistill.config import DataConfig
 from medistill.data import arrays, npz
 from medistill.data.load import load
 from medistill.data.phantom import make_phantom, parse_phantom
@@ -96,6 +101,45 @@ def test_a_full_disk_is_one_line_and_nothing_is_kept(stored, everything_is_large
     with pytest.raises(OutputError, match="MEDISTILL_CACHE"):
         load(stored.with_suffix(".npz"))
     assert not list((user_cache() / "unpacked").rglob("*.npy"))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system has no posix_fallocate")
+def test_a_full_disk_is_found_before_an_array_is_filled(stored, everything_is_large, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(arrays.os, "posix_fallocate", full)
+    with pytest.raises(OutputError, match="No space left"):
+        prepare(load(stored))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_a_full_disk_while_an_array_is_written_is_one_line():
+    with pytest.raises(OutputError, match="MEDISTILL_CACHE"):
+        arrays.write_array(Path("/dev/full"), np.zeros((300, 100), np.uint8))
+
+
+def test_an_array_is_written_as_numpy_would(tmp_path, everything_is_large):
+    array = np.arange(240, dtype=np.uint16).reshape(20, 3, 4)
+    for given in (array, array.transpose(2, 0, 1), array[::2]):
+        arrays.write_array(tmp_path / "a.npy", given)
+        assert np.array_equal(np.load(tmp_path / "a.npy"), given)
+
+
+def test_images_of_a_large_folder_go_to_a_file_as_they_are_read(tmp_path, monkeypatch):
+    draw = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for number in range(3):
+            pixels = draw.integers(0, 256, (20 + number, 24), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / label / f"{number}.png")
+    config = DataConfig(size=(16, 16), flips="horizontal")
+    before = load(tmp_path / "set", config)
+    monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(arrays, "LARGE", 100)
+    after = load(tmp_path / "set", config, complete_splits=False)
+    assert in_file(after.train.images) and after.train.images.shape == (6, 16, 16, 1)
+    assert load(tmp_path / "set", config).fingerprint == before.fingerprint
 
 
 def test_an_array_shorter_than_it_says_is_refused_and_not_kept(stored, everything_is_large, tmp_path):

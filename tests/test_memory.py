@@ -1,5 +1,8 @@
 """A bound on memory: what fits, what is refused, and that dividing the work changes nothing but rounding."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +11,10 @@ import torch
 
 import medistill
 from medistill.config import LabelConfig, Recipe
+from medistill.data import arrays
 from medistill.data.load import load
 from medistill.data.preprocess import prepare
-from medistill.distil.memory import _first_within, parse_limit, planned
+from medistill.distil.memory import MARGIN, _first_within, images_mb, parse_limit, planned
 from medistill.distil.method import make_method
 from medistill.distil.networked import in_parts
 from medistill.distil.problem import make_problem
@@ -22,6 +26,7 @@ from medistill.nets.convnet import ConvNet
 from medistill.nets.training import Statistics, at_once, predict, train
 from medistill.nets.zoo import make_network
 from medistill.package.package import read_package
+from medistill.runtime import child_environment
 from medistill.testing import small_problem
 
 SOURCE = "phantom:classes=4,images=80,size=16"
@@ -38,10 +43,10 @@ def plan_for(name, limit, problem=None, **teaching):
 def test_fewer_classes_need_less(name):
     whole = plan_for(name, None)
     assert whole.classes == 3 and whole.problem.images_at_once is None
-    divided = plan_for(name, whole.needed_mb - 0.001)
+    divided = plan_for(name, MARGIN * whole.needed_mb - 0.001)
     assert divided.classes < 3 and divided.problem.images_at_once is None
     assert divided.needed_mb < whole.needed_mb
-    assert plan_for(name, whole.needed_mb).classes == 3
+    assert plan_for(name, MARGIN * whole.needed_mb + 0.001).classes == 3
 
 
 @pytest.mark.parametrize("name", ["dm", "ncfm", "frepo", "herding"])
@@ -50,7 +55,7 @@ def test_images_are_divided_where_classes_cannot_be(name):
     large = replace(small_problem(10), pixels=np.zeros((30, 1, 128, 128), np.uint8))
     least = plan_for(name, None, large)
     while least.needed_mb > 500:
-        least = plan_for(name, least.needed_mb - 0.001, large)
+        least = plan_for(name, MARGIN * least.needed_mb - 0.001, large)
     assert least.problem.images_at_once is not None
 
 
@@ -76,10 +81,10 @@ def test_fewer_teachers_side_by_side_need_less(monkeypatch):
     assert [n for n, _ in ways] == [3, 2, 1] and taken == sorted(taken, reverse=True)
     plan = plan_for("random", None, teaching=ways)
     assert plan.side_by_side == 3
-    assert plan_for("random", plan.needed_mb - 1, teaching=ways).side_by_side == 2
+    assert plan_for("random", MARGIN * plan.needed_mb - 1, teaching=ways).side_by_side == 2
     least = plan_for("random", None, teaching=ways[2:]).needed_mb
     with pytest.raises(ConfigError, match="MB or more"):
-        plan_for("random", least - 1, teaching=ways)
+        plan_for("random", MARGIN * least - 1, teaching=ways)
     assert teachers.training_ways(part, 4, LabelConfig(), torch.device("cpu")) == [(1, 0.0)]
 
 
@@ -133,7 +138,7 @@ def test_units():
 def test_divided_work_gives_the_same_images_up_to_rounding(tmp_path):
     prepared = prepare(load(SOURCE))
     method, problem = make_method({"name": "dm", **DM["method"]}), make_problem(prepared, 5, None)
-    limit = planned(method, problem, prepared, None).needed_mb - 0.01
+    limit = MARGIN * planned(method, problem, prepared, None).needed_mb - 0.01
     assert planned(method, problem, prepared, limit).classes < 4
     for name, asked in (("whole", None), ("divided", f"{limit} MB")):
         medistill.distill(SOURCE, out=tmp_path / name, method="dm", ipc=5, settings=DM, memory_limit=asked)
@@ -150,6 +155,38 @@ def test_a_run_goes_on_with_another_limit(tmp_path):
     assert made("3GB") == made("2GB") == made(None), "what is finished is found"
     with pytest.raises(ConfigError, match="another configuration"):
         made("3GB", seed=1)
+
+
+@pytest.mark.parametrize(
+    ("ipc", "settings"),
+    [
+        (20, {"name": "dm", "iterations": 2, "networks": 2, "filters": 128, "real_batch": 128}),
+        (20, {"name": "dm", "iterations": 2, "networks": 2, "filters": 64, "precision": "float32"}),
+        (5, {"name": "dc", "iterations": 1, "outer_loops": 2, "inner_loops": 1, "filters": 128}),
+    ],
+)
+def test_the_estimate_is_within_a_quarter_of_the_peak(ipc, settings, tmp_path):
+    """Of a process of its own, because a peak is of all that a process ever did."""
+    source = "phantom:classes=4,images=600,size=28,colour=true"
+    given = [f"--set=method.{name}={value}" for name, value in settings.items() if name != "name"]
+    command = ["distill", source, "--method", settings["name"], "--ipc", str(ipc), "--out", str(tmp_path / "p")]
+    done = subprocess.run(
+        [sys.executable, "-m", "medistill.cli", *command, "--json", *given],
+        capture_output=True, text=True, env=child_environment(2), check=True,
+    )  # fmt: skip
+    prepared, method = prepare(load(source)), make_method(settings)
+    needed = planned(method, make_problem(prepared, ipc, None), prepared, None).needed_mb
+    assert needed == pytest.approx(json.loads(done.stdout)["cost"]["peak_memory_mb"], rel=0.25)
+
+
+def test_arrays_count_by_where_they_lie(monkeypatch):
+    prepared = prepare(load(SOURCE))
+    problem = small_problem(5)
+    before = images_mb(prepared, problem)
+    monkeypatch.setattr(arrays, "LARGE", 100)
+    monkeypatch.setattr(arrays, "BLOCK", 10)
+    assert images_mb(prepared, problem) == before, "what is in memory stays there, however large"
+    assert images_mb(prepare(load(SOURCE)), problem) < before
 
 
 @pytest.mark.parametrize("name", ["random", "herding", "dm", "frepo"])

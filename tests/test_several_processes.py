@@ -76,6 +76,15 @@ def test_a_joint_loss_is_refused(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+def test_what_the_first_process_alone_finds_wrong_ends_all(tmp_path: Path) -> None:
+    """The others, which wait for it, learn that there is nothing to do."""
+    given = ("--set", "method.iterations=1", "--set", "method.filters=8", "--set", "method.real_batch=4")
+    medistill.distill(DATA, method="random", ipc=3, out=tmp_path / "p")
+    shared = torchrun(tmp_path / "p", "dm", *given)
+    assert shared.returncode != 0 and shared.stderr.count("another configuration") == 1
+    assert "broadcast" not in shared.stderr and "exitcode: -" not in shared.stderr, "nobody had to be killed"
+
+
 def test_own_classes_are_all_classes_once() -> None:
     for size in range(1, 6):
         every = [label for rank in range(size) for label in Group(rank, size).own(4)]

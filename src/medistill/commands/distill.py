@@ -110,17 +110,18 @@ def distill(
     for warning in warnings:
         say(f"warning: {warning}", progress)
     identity = _identity(config, prepared)
-    with folder.claimed(identity, fresh):
-        if folder.read_cost() is None or not is_package(out):
-            checkpoint = _learn(chosen, plan, config, folder, group, progress)
-            package = _pack(out, chosen, plan, checkpoint, config, prepared, progress)
-            folder.finish(checkpoint)
-        else:
-            group.agreed(None)
-            group.leave()
-            package = _finished(out, identity)
-            folder.drop_checkpoint()
-            say(f"{out} is finished already; --fresh makes it anew", progress)
+    try:
+        with folder.claimed(identity, fresh):
+            if folder.read_cost() is None or not is_package(out):
+                checkpoint = _learn(chosen, plan, config, folder, group, progress)
+                package = _pack(out, chosen, plan, checkpoint, config, prepared, progress)
+                folder.finish(checkpoint)
+            else:
+                package = _finished(out, identity)
+                folder.drop_checkpoint()
+                say(f"{out} is finished already; --fresh makes it anew", progress)
+    finally:
+        group.leave()
     result: Json = {
         "package": str(out),
         "package_id": package.identity,

@@ -7,6 +7,7 @@ reads one row by row calls :func:`release` now and then; the system's page cache
 from __future__ import annotations
 
 import mmap
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +29,13 @@ Array = npt.NDArray[Any]
 
 
 def in_memory(size: int) -> int:
-    """Bytes in memory, at a time, of an array of so many."""
+    """Bytes in memory, at a time, of an array of so many that :func:`empty` makes."""
     return size if size < LARGE else BLOCK
+
+
+def held(array: Array) -> int:
+    """Bytes in memory, at a time, of an array: all of them, or a block of one that lies in a file."""
+    return array.nbytes if _file_below(array) is None else min(array.nbytes, BLOCK)
 
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8) -> Array:
@@ -38,9 +44,12 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8) -> Array:
     Raises:
         OutputError: the file cannot be made.
     """
-    if int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize < LARGE:
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    if size < LARGE:
         return np.empty(shape, dtype)
     with refusing_output(folder := _scratch(), "MEDISTILL_CACHE"), tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk is found here, not by a signal while the array is filled
+            os.posix_fallocate(file.fileno(), 0, size)
         return np.memmap(file, dtype, "w+", shape=shape)
 
 
@@ -64,11 +73,16 @@ def scratch_folder(size: int) -> Iterator[Path]:
 
 
 def write_array(path: Path, array: Array) -> None:
-    """Write a ``.npy`` file, block by block."""
-    out = np.lib.format.open_memmap(path, "w+", array.dtype, array.shape)
-    for start, block in blocks(array):
-        out[start : start + len(block)] = block
-        release(out)
+    """Write a ``.npy`` file, block by block.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    kind = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    with refusing_output(path, "MEDISTILL_CACHE or TMPDIR"), path.open("wb") as stream:
+        np.lib.format.write_array_header_2_0(stream, kind)
+        for _, block in blocks(array):
+            stream.write(np.ascontiguousarray(block).data)
 
 
 def read_array(path: Path) -> Array:
@@ -116,8 +130,14 @@ def feed(digest: Hash, array: Array) -> None:
 
 def release(array: Array) -> None:
     """Unmap the pages of an array that lies in a file; its content stays as it is."""
+    file = _file_below(array)
+    if file is not None and hasattr(mmap, "MADV_DONTNEED"):
+        file.madvise(mmap.MADV_DONTNEED)
+
+
+def _file_below(array: Array) -> mmap.mmap | None:
+    """The mapped file that an array, or what it is a view of, lies in."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+    return base if isinstance(base, mmap.mmap) else None

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medistill.data.arrays import empty, release
 from medistill.data.dataset import Dataset, Description, Split
 from medistill.data.resize import resize
 from medistill.errors import DataError
@@ -26,6 +27,9 @@ SPLIT_NAMES = {
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 """Files and folders that operating systems leave behind, beside those whose name begins with a dot."""
 LAYOUT = "train/<class>/*.png, or <class>/*.png without split folders (PNG, JPEG, TIFF, BMP)"
+
+RELEASE_AFTER = 64
+"""Images read between one letting go of what lies in a file and the next."""
 
 Pixels = npt.NDArray[Any]
 
@@ -48,14 +52,13 @@ def read_folder(root: Path, size: tuple[int, int] | None = None, channels: int |
     others = [file for groups in found.values() for _, each in groups for file in each]
     if not any(files["train"]):
         raise DataError("holds no image", where=tops["train"], allowed=LAYOUT)
-    pixels = _read_all([f for groups in files.values() for group in groups for f in group], channels)
-    _require_alike(root, pixels, size, channels)
+    rows = {
+        split: [(file, label) for label, group in enumerate(groups) for file in group]
+        for split, groups in files.items()
+    }
+    images = _read_all(root, {split: [file for file, _ in each] for split, each in rows.items()}, size, channels)
     patients = _patients(root)
-    splits = {}
-    for split, groups in files.items():
-        rows = [(file, label) for label, group in enumerate(groups) for file in group]
-        if rows:
-            splits[split] = _split(root, rows, pixels, size, patients)
+    splits = {split: _split(root, each, images[split], patients) for split, each in rows.items() if each}
     return Dataset(splits, Description(root.resolve().name, tuple(names), notes=_left_out(others)))
 
 
@@ -176,58 +179,80 @@ def _is_gray(image: Any) -> bool:
     return bool((palette == palette[:, :1]).all())
 
 
-def _read_all(files: list[Path], channels: int | None) -> dict[Path, Pixels]:
-    pixels, bad = {}, []
-    for file in files:
-        try:
-            pixels[file] = read_image(file, channels)
-        except Exception as problem:  # decoders raise many kinds on damaged files
-            reason = "is empty (0 bytes)" if file.stat().st_size == 0 else f"cannot be read ({problem})"
-            bad.append((file, reason.replace(f" {str(file)!r}", "")))
+def _read_all(
+    root: Path, files: dict[str, list[Path]], size: tuple[int, int] | None, channels: int | None
+) -> dict[str, Pixels]:
+    """The images of each split, (n, h, w, c); each goes to its place as it is read, so that none is held twice.
+
+    Raises:
+        DataError: files that cannot be read, or images that differ where nothing is given to make them alike.
+    """
+    out: dict[str, Pixels] = {}
+    bad: list[tuple[Path, str]] = []
+    kinds: dict[tuple[tuple[int, ...], np.dtype[Any]], list[Path]] = {}
+    for split, own in files.items():
+        for row, file in enumerate(own):
+            try:
+                image = read_image(file, channels)
+            except Exception as problem:  # decoders raise many kinds on damaged files
+                reason = "is empty (0 bytes)" if file.stat().st_size == 0 else f"cannot be read ({problem})"
+                bad.append((file, reason.replace(f" {str(file)!r}", "")))
+                continue
+            kinds.setdefault((image.shape, image.dtype), []).append(file)
+            fitted = _fitted(image, size)
+            if split not in out:
+                out[split] = empty((len(own), *fitted.shape), fitted.dtype)
+            place = out[split]
+            if (fitted.shape, fitted.dtype) == (place.shape[1:], place.dtype):
+                place[row] = fitted
+                if row % RELEASE_AFTER == 0:
+                    release(place)
     if bad:
         others = ", ".join(f"{f.parent.name}/{f.name}" for f, _ in bad[1:4])
         more = f"; {len(bad) - 1} more files like it: {others}" if bad[1:] else ""
         raise DataError(
             bad[0][1] + more, where=bad[0][0], allowed="PNG, JPEG, TIFF, BMP", remedy="remove or replace it"
         )
-    return pixels
+    _require_alike(root, kinds, size, channels)
+    return out
+
+
+def _fitted(image: Pixels, size: tuple[int, int] | None) -> Pixels:
+    """An image (h, w, c) at ``size``, in its own depth."""
+    if size is None or image.shape[:2] == size:
+        return image
+    top = np.iinfo(image.dtype).max
+    fitted: Pixels = np.rint(resize(image[None], size)[0]).clip(0, top).astype(image.dtype)
+    return fitted
 
 
 def _require_alike(
-    root: Path, pixels: dict[Path, Pixels], size: tuple[int, int] | None, channels: int | None
+    root: Path,
+    kinds: dict[tuple[tuple[int, ...], np.dtype[Any]], list[Path]],
+    size: tuple[int, int] | None,
+    channels: int | None,
 ) -> None:
     """One line that names everything that is mixed, an example of each, and what to do."""
-    kinds = {
-        "sizes": (lambda p: f"{p.shape[0]}x{p.shape[1]}", "give --size N to bring all to one size", size),
-        "modes": (lambda p: "gray" if p.shape[2] == 1 else "RGB", "give --channels 1 or 3", channels),
-        "depths": (lambda p: f"{8 * p.dtype.itemsize}-bit", "convert the files to one depth", None),
+    differences = {
+        "sizes": (lambda shape, _: f"{shape[0]}x{shape[1]}", "give --size N to bring all to one size", size),
+        "modes": (lambda shape, _: "gray" if shape[2] == 1 else "RGB", "give --channels 1 or 3", channels),
+        "depths": (lambda _, dtype: f"{8 * dtype.itemsize}-bit", "convert the files to one depth", None),
     }
     found, remedies, example = [], [], None
-    for kind, (describe, remedy, given) in kinds.items():
-        counts = Counter(describe(p) for p in pixels.values())
+    for kind, (describe, remedy, given) in differences.items():
+        counts: Counter[str] = Counter()
+        for (shape, dtype), files in kinds.items():
+            counts[describe(shape, dtype)] += len(files)
         if len(counts) > 1 and given is None:
             top = counts.most_common()
             found.append(f"mixed {kind} (" + ", ".join(f"{k}: {n} files" for k, n in top[:4]) + ")")
             remedies.append(remedy)
-            example = next(f for f, p in pixels.items() if describe(p) == top[-1][0])
+            example = next(f[0] for (shape, dtype), f in kinds.items() if describe(shape, dtype) == top[-1][0])
     if found:
         raise DataError(f"{' and '.join(found)}, for instance {example}", where=root, remedy=" and ".join(remedies))
 
 
-def _split(
-    root: Path,
-    rows: list[tuple[Path, int]],
-    pixels: dict[Path, Pixels],
-    size: tuple[int, int] | None,
-    patients: dict[str, str] | None,
-) -> Split:
-    arrays = [pixels[file] for file, _ in rows]
-    if size is not None and any(a.shape[:2] != size for a in arrays):
-        top = np.iinfo(arrays[0].dtype).max
-        fitted = [np.rint(resize(a[None], size)[0]).clip(0, top).astype(a.dtype) for a in arrays]
-        images = np.stack(fitted)
-    else:
-        images = np.stack(arrays)
+def _split(root: Path, rows: list[tuple[Path, int]], images: Pixels, patients: dict[str, str] | None) -> Split:
     ids = None
     if patients is not None:
         keys = [file.relative_to(root).as_posix() for file, _ in rows]

@@ -7,7 +7,6 @@ half precision, which halves the file and changes them by a relative 0.0005 at m
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from medistill.augment import siamese
-from medistill.data.arrays import feed
 from medistill.distil.problem import Problem
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
@@ -65,15 +63,13 @@ def trajectory(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
         settings: how it is trained.
         key: its randomness, one for each expert.
     """
-    content = hashlib.sha256()
-    feed(content, problem.pixels)
     identity = sha256_text(
         canonical_json(
             {
                 "version": VERSION,
                 "settings": asdict(settings),
                 "key": [key.seed, *key.path],
-                "data": content.hexdigest(),
+                "data": problem.digest,
                 "problem": [problem.sizes, problem.mean, problem.std, problem.flips],
                 "torch": torch.__version__,
                 **device_key(),

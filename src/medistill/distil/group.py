@@ -17,7 +17,7 @@ from medistill.distil.method import Method, State
 from medistill.errors import ConfigError
 
 
-@dataclass(frozen=True)
+@dataclass
 class Group:
     """The processes that share a distillation; alone unless :func:`join` found others.
 
@@ -25,11 +25,13 @@ class Group:
         rank: this process's number, from 0.
         size: number of processes.
         begun: whether the exchange between them was begun here, and so is ended here.
+        awaited: whether the others still wait for the state that the first process has.
     """
 
     rank: int = 0
     size: int = 1
     begun: bool = False
+    awaited: bool = True
 
     @property
     def first(self) -> bool:
@@ -61,6 +63,7 @@ class Group:
 
     def agreed(self, state: State | None) -> State | None:
         """What the first process handed in; whatever the others did is ignored."""
+        self.awaited = False
         if self.size == 1:
             return state
         box = [state if self.first else None]
@@ -68,8 +71,11 @@ class Group:
         return box[0]
 
     def leave(self) -> None:
-        """End the exchange with the others; each goes its own way."""
+        """End the exchange with the others; each goes its own way, those that still wait with nothing to do."""
+        if self.first and self.awaited:
+            self.agreed(None)
         if self.begun:
+            self.begun = False
             distributed.destroy_process_group()
 
 

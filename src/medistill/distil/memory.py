@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from medistill.data.arrays import in_memory
+from medistill.data.arrays import held
 from medistill.data.preprocess import Prepared
 from medistill.distil.method import Method
 from medistill.distil.problem import CHUNK, Problem
@@ -22,6 +22,9 @@ USUAL_MB = 4000.0
 
 SPARE = 1.1
 """Times the least, where even that is above :data:`USUAL_MB`: one image at a time takes long and saves little."""
+
+MARGIN = 1.15
+"""Times the estimate that must fit under a limit: measured peaks lay up to a tenth above estimates."""
 
 Way = TypeVar("Way", bound=tuple[Any, ...])
 
@@ -48,9 +51,9 @@ def images_mb(prepared: Prepared, problem: Problem) -> float:
 
     Of arrays that lie in files only a block is in memory at a time.
     """
-    held = [s.images for s in prepared.dataset.splits.values()] + [p.pixels for p in prepared.parts.values()]
-    distinct = {array.ctypes.data: array.nbytes for array in [*held, problem.pixels]}
-    return sum(in_memory(size) for size in distinct.values()) / 1e6
+    arrays = [s.images for s in prepared.dataset.splits.values()] + [p.pixels for p in prepared.parts.values()]
+    distinct = {array.ctypes.data: array for array in [*arrays, problem.pixels]}
+    return sum(map(held, distinct.values())) / 1e6
 
 
 def learning_mb(method: Method, problem: Problem, classes: int, held_mb: float = 0.0) -> float:
@@ -97,18 +100,18 @@ def planned(
     Raises:
         ConfigError: no way stays under the limit.
     """
-    held = images_mb(prepared, problem)
+    images = images_mb(prepared, problem)
     usual = USUAL_MB if problem.device.type == "cpu" else math.inf
-    limit = usual if limit_mb is None else limit_mb
+    limit = usual if limit_mb is None else limit_mb / MARGIN
     spare = SPARE if limit_mb is None else 1.0
-    parted, classes, needed = _first_within(limit, list(_learning(method, problem, held)), spare)
-    side_by_side, also = _first_within(limit, [(n, PROGRAM_MB + held + mb) for n, mb in teaching], spare)
+    parted, classes, needed = _first_within(limit, list(_learning(method, problem, images)), spare)
+    side_by_side, also = _first_within(limit, [(n, PROGRAM_MB + images + mb) for n, mb in teaching], spare)
     needed = max(needed, also)
-    if limit_mb is not None and needed > limit_mb:
+    if limit_mb is not None and needed > limit:
         raise ConfigError(
             f"{limit_mb:g} MB",
             where="--memory-limit",
-            allowed=f"{math.ceil(needed)} MB or more for {method.info.name} here",
+            allowed=f"{math.ceil(MARGIN * needed)} MB or more for {method.info.name} here",
             remedy="ask for fewer images, a smaller --size, fewer method.filters, or a smaller method.real_batch",
         )
     return Plan(parted, classes, side_by_side, needed)

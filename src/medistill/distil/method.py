@@ -38,7 +38,7 @@ class MethodInfo:
     Args:
         name: as on the command line.
         title: in words.
-        version: raised whenever the same settings would give other images.
+        version: raised whenever the same settings would give other images, but for rounding.
         kind: "distillation" makes new images, "coreset" chooses real ones.
         cost: "seconds", "minutes" or "hours", for ten images per class at 28×28 on two cores.
         bibtex: the paper.

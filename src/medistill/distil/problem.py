@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medistill.data.arrays import take
+from medistill.data.arrays import feed, take
 from medistill.data.dataset import Flips
 from medistill.data.preprocess import Prepared
 from medistill.errors import ConfigError
@@ -102,6 +103,13 @@ class Problem:
         """Normalised values of black and of white, (1, c, 1, 1)."""
         mean, std = (channelwise(v, self.device) for v in (self.mean, self.std))
         return (0 - mean) / std, (1 - mean) / std
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the training images, hexadecimal."""
+        content = hashlib.sha256()
+        feed(content, self.pixels)
+        return content.hexdigest()
 
     @cached_property
     def _training(self) -> Pixels:

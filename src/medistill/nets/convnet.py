@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from medistill.errors import ConfigError
 from medistill.keys import Key
+from medistill.nets import blocks
 
 Parameters = dict[str, Tensor]
 
@@ -100,12 +101,17 @@ class ConvNet:
     def embed(self, parameters: Parameters, images: Tensor) -> Tensor:
         """The flattened last feature map, (n, embedding_size), of images (n, c, h, w)."""
         x = functional.pad(images, self.padding)
+        fast = blocks.usable(x)
+        if fast:
+            x = blocks.channels_last(x)
         for block in range(self.depth):
             x = functional.conv2d(x, parameters[f"conv{block}.weight"], parameters[f"conv{block}.bias"], padding=1)
-            x = functional.group_norm(
-                x, self.filters, parameters[f"norm{block}.weight"], parameters[f"norm{block}.bias"]
-            )
-            x = average_pool(functional.relu(x, inplace=True))
+            scale, shift = parameters[f"norm{block}.weight"], parameters[f"norm{block}.bias"]
+            if fast:
+                x = blocks.norm_relu_pool(x, scale, shift)
+            else:
+                x = functional.group_norm(x, self.filters, scale, shift)
+                x = average_pool(functional.relu(x, inplace=True))
         return x.flatten(1)
 
     @property

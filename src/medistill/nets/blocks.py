@@ -1,0 +1,144 @@
+"""Instance normalisation, ReLU and pooling in one, channels last: what a ConvNet does between convolutions, on a CPU.
+
+In bfloat16 torch's convolutions take images whose channels lie side by side two to four times
+faster than those in the usual order, which they reorder on the way in and out; torch's own
+normalisation of such images is slower by more than that. Here are sums and products that it does
+fast in that order: together 1.2 to 1.4 times as fast as its own functions in the usual order
+(measured on two cores with AMX, 28 pixels, 64 filters). In float32 convolutions take ten times as
+long as all the rest, and nothing is won.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+EPSILON = 1e-5
+"""Added to variances, as torch's normalisations do."""
+
+SMALLEST_SCALE = 1e-3
+"""Learned scale below which a sum is taken anew that could be had by dividing by the scale."""
+
+
+def usable(images: Tensor) -> bool:
+    """Whether :func:`norm_relu_pool` pays: in bfloat16 on a CPU with oneDNN, outside torch's function transforms."""
+    return (
+        images.device.type == "cpu"
+        and (images.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"))
+        and torch.backends.mkldnn.is_available()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """The same images (n, c, h, w) with the channels of a pixel side by side.
+
+    With one channel torch takes images for being in either order, and its convolutions the slower way.
+    """
+    n, c, h, w = images.shape
+    if c == 1:
+        return images.contiguous().as_strided((n, c, h, w), (h * w, 1, w, 1))
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def norm_relu_pool(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Each channel of each image normalised, scaled and shifted, negative values cut, 2×2 pixels averaged.
+
+    Args:
+        images: (n, c, h, w) of even sides, in any order; may be overwritten where no gradient is wanted.
+        weight, bias: (c,) scale and shift.
+
+    Returns:
+        (n, c, h / 2, w / 2), channels last. Gradients may be differentiated again.
+    """
+    return _NormReluPool.apply(channels_last(images), weight, bias)
+
+
+def plain_norm_relu_pool(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The same out of torch's own functions."""
+    x = functional.group_norm(images, images.shape[1], weight, bias, EPSILON)
+    return functional.avg_pool2d(functional.relu(x), 2)
+
+
+class _NormReluPool(torch.autograd.Function):
+    """Keeps what was given, what was pooled and what came out; the gradient is written out in :meth:`backward`."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        x = images.permute(0, 2, 3, 1)
+        pixels, wide = x.shape[1] * x.shape[2], _wide(x.dtype)
+        mean = _sum(x) / pixels
+        variance = (_sum(x * x) / pixels - mean * mean).clamp_min_(0)
+        root = (variance + EPSILON).rsqrt()
+        scale = root * weight.to(wide)
+        shift = bias.to(wide) - mean * scale
+        if any(ctx.needs_input_grad):
+            kept = torch.addcmul(_each(shift, x), x.flatten(2), _each(scale, x))
+        else:
+            kept = x.flatten(2).mul_(_each(scale, x)).add_(_each(shift, x))  # nobody else holds a layer's images
+        kept = kept.relu_().view(x.shape)
+        pooled = functional.avg_pool2d(kept.permute(0, 3, 1, 2), 2)
+        ctx.save_for_backward(images, weight, bias, kept, pooled, mean, root)
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        images, weight, bias, kept, pooled, mean, root = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _differentiable(images, weight, bias, gradients[0])
+        x, wide = images.permute(0, 2, 3, 1), _wide(images.dtype)
+        n, height, width, c = x.shape
+        coming, scale = gradients[0].permute(0, 2, 3, 1).to(x.dtype), weight.to(wide)
+        divisible = bool((scale.abs() >= SMALLEST_SCALE).all())
+        # The mean of four gives each a quarter; what normalising multiplies by is cheaper here than at full size.
+        factor = 0.25 * root * (scale if divisible else 1)
+        quarter = (coming * factor[:, None, None, :].to(x.dtype)).unsqueeze(3)
+        rows = quarter.expand(n, height // 2, width // 2, 2, c).reshape(n, height // 2, 1, width * c)
+        rows = rows.expand(n, height // 2, 2, width * c)
+        back = torch.ops.aten.threshold_backward(rows, kept.view(rows.shape), 0).view(x.shape)
+        total = _sum(back) / (4 * factor)
+        if divisible:
+            # Where nothing was cut, what came out of the scaling is what was pooled.
+            along = (_sum(coming * pooled.permute(0, 2, 3, 1)) - bias.to(wide) * total) / scale
+        else:
+            along = (_sum(back * x) / (4 * factor) - mean * total) * root
+        found = None
+        if ctx.needs_input_grad[0]:
+            per_pixel = root * scale / (height * width)
+            slope = -per_pixel * along * root
+            offset = -per_pixel * total - slope * mean
+            flat = back.flatten(2)
+            if not divisible:
+                flat.mul_(_each(scale.expand_as(root), x))
+            flat.addcmul_(x.flatten(2), _each(slope, x)).add_(_each(offset, x))
+            found = back.permute(0, 3, 1, 2)
+        return found, along.sum(0).to(weight.dtype), total.sum(0).to(bias.dtype)
+
+
+def _differentiable(images: Tensor, weight: Tensor, bias: Tensor, coming: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients that can be differentiated again: of the plain functions, done once more."""
+    asked = [t for t in (images, weight, bias) if t.requires_grad]
+    with torch.enable_grad():
+        # Torch differentiates its normalisation in the usual order only.
+        out = plain_norm_relu_pool(images.contiguous(), weight, bias)
+        found = iter(torch.autograd.grad(out, asked, coming, create_graph=True))
+    return tuple(next(found) if t.requires_grad else None for t in (images, weight, bias))
+
+
+def _wide(kind: torch.dtype) -> torch.dtype:
+    """Of sums and statistics: no fewer than 24 bits."""
+    return torch.float32 if kind.itemsize < 4 else kind
+
+
+def _sum(x: Tensor) -> Tensor:
+    """Over the pixels of (n, h, w, c), (n, c) in :func:`_wide`: by rows first, which bounds the rounding."""
+    return x.sum(2).to(_wide(x.dtype)).sum(1)
+
+
+def _each(values: Tensor, like: Tensor) -> Tensor:
+    """(n, c) for every pixel of a row of ``like``, in its precision, (n, 1, w * c): torch likes long rows."""
+    n, _, width, c = like.shape
+    return values.to(like.dtype)[:, None, None, :].expand(n, 1, width, c).reshape(n, 1, width * c)

@@ -1,0 +1,90 @@
+"""Normalisation, ReLU and pooling in one, channels last, against torch's own functions."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from medistill.keys import Key
+from medistill.nets import blocks
+from medistill.nets.convnet import ConvNet
+
+
+def _given(kind: torch.dtype, smallest_scale: float = 0.5) -> list[torch.Tensor]:
+    draw = Key(5).generator()
+    images = torch.randn(7, 6, 8, 4, generator=draw) * 2 + torch.arange(6).view(1, 6, 1, 1)
+    weight = smallest_scale + torch.rand(6, generator=draw)
+    bias = torch.randn(6, generator=draw)
+    return [t.to(kind).requires_grad_(True) for t in (images, weight, bias)]
+
+
+def _relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+@pytest.mark.parametrize("smallest_scale", [0.5, 0.0, -1.0])
+def test_equals_torchs_functions(smallest_scale: float) -> None:
+    """Oracle in float64, also where a learned scale is zero or negative."""
+    given = _given(torch.float64, smallest_scale)
+    with torch.no_grad():
+        given[1][2] = smallest_scale
+    ours, theirs = blocks.norm_relu_pool(*given), blocks.plain_norm_relu_pool(*given)
+    torch.testing.assert_close(ours, theirs)
+    coming = torch.randn(ours.shape, generator=Key(6).generator(), dtype=torch.float64)
+    for mine, other in zip(
+        torch.autograd.grad(ours, given, coming), torch.autograd.grad(theirs, given, coming), strict=True
+    ):
+        torch.testing.assert_close(mine, other)
+
+
+def test_gradients_are_differentiated_again() -> None:
+    given = _given(torch.float64)
+    for images, weight, bias in (given, [given[0], given[1].detach(), given[2].detach()]):
+        second = []
+        for function in (blocks.norm_relu_pool, blocks.plain_norm_relu_pool):
+            out = function(images, weight, bias).square().sum()
+            (first,) = torch.autograd.grad(out, images, create_graph=True)
+            second += torch.autograd.grad(first.square().sum(), images)
+        torch.testing.assert_close(second[0], second[1])
+
+
+def test_without_gradients_the_same_values() -> None:
+    given = [t.detach() for t in _given(torch.float64)]
+    wanted = blocks.plain_norm_relu_pool(*given)
+    torch.testing.assert_close(blocks.norm_relu_pool(*given), wanted)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_in_bfloat16_rounds_no_more_than_torchs_functions(
+    channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = ConvNet(channels, 28, 28, 3, filters=16)
+    start = network.parameters(Key(1))
+    images = torch.randn(20, channels, 28, 28, generator=Key(2).generator())
+    labels = torch.arange(20) % 3
+
+    def results(kind: torch.dtype) -> list[torch.Tensor]:
+        own = {name: t.to(kind).requires_grad_(True) for name, t in start.items()}
+        x = images.to(kind).requires_grad_(True)
+        scores = network.logits(own, x)
+        asked = [x, *(t for t in own.values() if t.ndim > 1)]
+        return [scores.detach(), *torch.autograd.grad(functional.cross_entropy(scores, labels), asked)]
+
+    exact = results(torch.float64)
+    taken = []
+    block = blocks.norm_relu_pool
+    monkeypatch.setattr(blocks, "norm_relu_pool", lambda *given: taken.append(1) or block(*given))
+    ours = results(torch.bfloat16)
+    assert len(taken) == network.depth, "the fast way was taken"
+    monkeypatch.setattr(blocks, "usable", lambda images: False)
+    theirs = results(torch.bfloat16)
+    assert len(taken) == network.depth
+    for mine, other, wanted in zip(ours, theirs, exact, strict=True):
+        assert _relative(mine, wanted) < 1.5 * _relative(other, wanted) + 1e-3
+
+
+def test_one_channel_is_brought_to_channels_last() -> None:
+    images = torch.randn(2, 1, 4, 6)
+    last = blocks.channels_last(images)
+    assert torch.equal(last, images) and last.stride() == (24, 1, 6, 1)
+    convolved = functional.conv2d(last.bfloat16(), torch.randn(5, 1, 3, 3).bfloat16(), padding=1)
+    assert convolved.is_contiguous(memory_format=torch.channels_last)
