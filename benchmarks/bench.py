@@ -183,7 +183,7 @@ def dc_steps(prepared: Prepared) -> dict[str, Any]:
         "dc, ten images per class",
         lambda: loops.plain_dc(problem, 1, 3, 10),
         lambda: loops.ours(problem, settings),
-        rounds=3,
+        rounds=5,
     )
 
 
