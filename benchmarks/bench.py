@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_loops as loops
-import numpy as np
+import bench_memory
 import torch
 from torch.nn import functional
 
@@ -46,7 +46,6 @@ from medistill.runtime import has_bfloat16, prepare_torch
 RESULTS = Path(__file__).parent / "results"
 ROUNDS, EVALUATION_ROUNDS = 5, 3
 PHANTOM = "phantom:classes=8,images=2000,size=28,colour=true"
-DM = {"name": "dm", "filters": loops.FILTERS, "real_batch": loops.REAL_BATCH}
 LOOK_AT = (10, 25, 50, 100, 200, 400)
 """Steps of ours after which its quality is measured."""
 
@@ -60,20 +59,23 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="all, if none is named")
     given = parser.parse_args()
     prepare_torch()
-    prepared = prepare(load(given.data if given.data.exists() else PHANTOM))
+    given.source = str(given.data) if given.data.exists() else PHANTOM
+    prepared = prepare(load(given.source))
     machine = machine_name()
     path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', machine.lower()).strip('-')}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     for name in given.sections or SECTIONS:
-        say(f"\n{name}")
+        loops.say(f"\n{name}")
         found = SECTIONS[name](prepared, given)
+        if not found:
+            continue
         known[name] = {
             "date": datetime.date.today().isoformat(), "medistill": medistill.__version__, "torch": torch.__version__,
             "data": prepared.dataset.description.name, "threads": torch.get_num_threads(), **found,
             **({"note": given.note} if given.note else {}),
         }  # fmt: skip
         write_atomically(path, pretty_json({"machine": machine, **known}))
-    say(f"\n{path}")
+    loops.say(f"\n{path}")
 
 
 def machine_name() -> str:
@@ -86,11 +88,6 @@ def machine_name() -> str:
 def precisions() -> tuple[str, ...]:
     """Those that the machine computes in; where only software multiplies in bfloat16, that takes minutes."""
     return ("float32", "bfloat16") if has_bfloat16() else ("float32",)
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 def compared(
@@ -111,7 +108,7 @@ def compared_ways(
     for name, own in zip(ways, others, strict=True):
         ratios = sorted(p / o for p, o in zip(first, own, strict=True))
         middle = statistics.median(first), statistics.median(own)
-        say(
+        loops.say(
             f"{name}: {statistics.median(ratios):.1f} times the plain loop ({ratios[0]:.1f} to {ratios[-1]:.1f}); "
             f"{middle[0]:.2f} s against {middle[1]:.2f} s"
         )
@@ -137,7 +134,7 @@ def ceilings(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
                 best = min(loops.seconds(work) for _ in range(7))
                 found[f"{name} {str(kind).removeprefix('torch.')}"] = operations / best / 1e9
     for name, value in found.items():
-        say(f"{name}: {value:.0f} GFLOP/s")
+        loops.say(f"{name}: {value:.0f} GFLOP/s")
     return {"gflops": found}
 
 
@@ -159,14 +156,14 @@ def steps(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
     ):
         name = title if precision == precisions()[-1] else f"{title}, {precision}"
         problem, count = make_problem(prepared, 10, None, factor), 8
-        settings = {**DM, "iterations": count, "networks": count // again, "precision": precision}
+        settings = {**loops.DM, "iterations": count, "networks": count // again, "precision": precision}
         row = compared(
             name, lambda p=problem, n=count: loops.plain_dm(p, n), lambda p=problem, s=settings: loops.ours(p, s)
         )
         real = sum(min(size, loops.REAL_BATCH) for size in problem.sizes) / again
         rate = convolutions(problem, sum(problem.counts), int(real)) * count / row["our_seconds"] / 1e9
         row["share_of_float32_convolution_ceiling"] = rate / ceiling
-        say(f"  {rate / ceiling:.0%} of what a large float32 convolution reaches")
+        loops.say(f"  {rate / ceiling:.0%} of what a large float32 convolution reaches")
         found[name] = row
     found["dc"] = dc_steps(prepared)
     return found
@@ -193,12 +190,12 @@ def quality(prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
     images: list[torch.Tensor] = []
     taken = loops.seconds(lambda: images.append(loops.plain_dm(problem, given.schedule)))
     wanted, _ = score(prepared, problem, images[0], soft=False)
-    say(f"plain loop: balanced accuracy {wanted:.3f} after {given.schedule} steps and {taken:.0f} s")
+    loops.say(f"plain loop: balanced accuracy {wanted:.3f} after {given.schedule} steps and {taken:.0f} s")
     found: dict[str, Any] = {"plain": {"steps": given.schedule, "seconds": taken, "balanced_accuracy": wanted}}
     for name, factor, total, soft in (("dm", 1, 400, False), ("the default", 2, 200, True)):
         row = reach(prepared, make_problem(prepared, 10, None, factor), total, soft, wanted)
         row["ratio"] = taken / row["seconds"] if row["balanced_accuracy"] >= wanted else None
-        say(f"{name}: " + ("not reached" if row["ratio"] is None else f"{row['ratio']:.1f} times less time"))
+        loops.say(f"{name}: " + ("not reached" if row["ratio"] is None else f"{row['ratio']:.1f} times less time"))
         found[name] = row
     return found
 
@@ -233,11 +230,11 @@ def reach(prepared: Prepared, problem: Problem, total: int, soft: bool, wanted: 
             reached, spent = score(prepared, problem, stored, soft)
             labelling = max(labelling, spent)  # what the teachers took is spent once and belongs to every look
             row.update(steps=step, seconds=now - started - looking + labelling, balanced_accuracy=reached)
-            say(f"  step {step}: {reached:.3f} after {row['seconds']:.0f} s")
+            loops.say(f"  step {step}: {reached:.3f} after {row['seconds']:.0f} s")
             looking += time.perf_counter() - now
             return reached < wanted
 
-        loops.ours(problem, {**DM, "iterations": total, "precision": "auto"}, look)
+        loops.ours(problem, {**loops.DM, "iterations": total, "precision": "auto"}, look)
     return row
 
 
@@ -260,7 +257,7 @@ def evaluation(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]
             loops.plain_training(part, exam, own, plain, problem.classes, seed)
 
     # A round takes minutes, so that what is slow the first time does not count for much.
-    say("five networks on ten random images per class, ours in")
+    loops.say("five networks on ten random images per class, ours in")
     return compared_ways(one_after_the_other, {p: ours(p) for p in precisions()}, EVALUATION_ROUNDS)
 
 
@@ -276,7 +273,9 @@ def precision(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
     """Balanced accuracy on validation images of networks trained in float32 and, alike but for that, in bfloat16."""
     found = {}
     for name in PRECISION_SETS:
-        prepared = prepare(load(given.data.parent / f"{name}.npz"))
+        if (file := loops.set_beside(given.data, name)) is None:
+            continue
+        prepared = prepare(load(file))
         own, exam = normalisation(prepared), prepared.parts["val"]
         problem = make_problem(prepared, 10, None)
         for title, part, networks in (
@@ -288,7 +287,7 @@ def precision(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
                 for kind in ("float32", "bfloat16")
             }
             found[f"{name}, {title}"] = scores
-            say(f"{name}, {title}: " + ", ".join(f"{k} {statistics.mean(v):.3f}" for k, v in scores.items()))
+            loops.say(f"{name}, {title}: " + ", ".join(f"{k} {statistics.mean(v):.3f}" for k, v in scores.items()))
     return found
 
 
@@ -301,128 +300,14 @@ def start(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
             loops.seconds(lambda w=words: subprocess.run(w, check=True, stdout=subprocess.PIPE)) for _ in range(9)
         ]
         found[name] = {"median": statistics.median(times), "least": min(times), "most": max(times)}
-        say(f"{name}: {found[name]['median']:.2f} s ({min(times):.2f} to {max(times):.2f})")
+        loops.say(f"{name}: {found[name]['median']:.2f} s ({min(times):.2f} to {max(times):.2f})")
     return found
-
-
-ONE_STEP = " --set method.iterations=1 --set method.real_batch=64"
-TEACHER_STEPS = " --set labels.recipe.least_steps={0} --set labels.recipe.most_steps={0}"
-ESTIMATED = (
-    ("breastmnist", "--method dm --ipc 10 --set method.iterations=10"),
-    ("bloodcells_28", "--method dm --ipc 10 --set method.iterations=8"),
-    ("bloodcells_28", "--method dm --ipc 10 --factor 2 --set method.iterations=8"),
-    ("bloodcells_28", "--method dm --ipc 10 --factor 2 --memory-limit 800MB --set method.iterations=8"),
-    ("bloodcells_28", "--method dm --ipc 50 --set method.iterations=6"),
-    ("bloodcells_28", "--method dc --ipc 10 --set method.iterations=1 --set method.outer_loops=2"),
-    ("bloodcells_28", "--method ncfm --ipc 10 --set method.iterations=6"),
-    ("bloodcells_28", "--method frepo --ipc 10 --set method.iterations=10"),
-    ("breastmnist", "--method mtt --preset quick --ipc 10 --set method.iterations=4 --set method.experts=2"),
-    ("pneumoniamnist", "--method dsa --preset quick --ipc 10 --set method.iterations=1"),
-    ("bloodcells_28", "--method dm --ipc 10 --size 64 --set method.iterations=6 --set method.networks=2"),
-    ("pneumoniamnist", "--method k-means --ipc 10"),
-    ("bloodcells_28", "--ipc 10 --set method.iterations=4" + TEACHER_STEPS.format(200)),
-    ("breastmnist", "--method dm --ipc 10 --factor 2 --size 128 --memory-limit 1GB" + ONE_STEP),
-)
-"""What the estimate of memory is compared with the measured peak on: set and options of ``distill``."""
-
-
-def distilled(data: Path, folder: Path, options: str) -> tuple[float, dict[str, Any]]:
-    """Megabytes that ``distill`` announced, and what it says that it cost, with an empty cache."""
-    words = ["distill", str(data), "--out", str(folder / "p"), "--json", *options.split()]
-    ended = subprocess.run(
-        [sys.executable, "-m", "medistill.cli", *words],
-        env={**os.environ, CACHE_VARIABLE: str(folder)}, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    announced = re.search(r"takes about (\d+) MB", ended.stderr)
-    assert announced is not None
-    return float(announced[1]), json.loads(ended.stdout)["cost"]
-
-
-def estimates(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
-    """Estimated against measured peak memory, in megabytes."""
-    found = {}
-    for name, options in ESTIMATED:
-        with tempfile.TemporaryDirectory() as folder:
-            guess, cost = distilled(given.data.parent / f"{name}.npz", Path(folder), options)
-        peak = cost["peak_memory_mb"]
-        found[f"{name} {options}"] = {"estimated": guess, "measured": peak}
-        say(f"{name} {options}: estimated {guess:.0f}, measured {peak:.0f} MB ({guess / peak - 1:+.0%})")
-    return found
-
-
-def memory(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
-    """Peak megabytes of a few steps, each in a process of its own."""
-    code = (
-        "import sys; sys.path.insert(0, {folder!r}); import bench_loops as loops; "
-        "from medistill.runtime import own_peak_mb, prepare_torch; prepare_torch(); "
-        "from medistill.data.load import load; from medistill.data.preprocess import prepare; "
-        "from medistill.distil.problem import make_problem; "
-        "problem = make_problem(prepare(load({data!r})), 10, None); {work}; "
-        "print(own_peak_mb())"
-    )
-    found = {}
-    for name, work in (
-        ("plain", "loops.plain_dm(problem, 4)"),
-        ("ours", f"loops.ours(problem, { ({**DM, 'iterations': 4})!r})"),
-    ):
-        words = [
-            sys.executable,
-            "-c",
-            code.format(folder=str(Path(__file__).parent), data=str(given.data), work=work),
-        ]
-        found[name] = float(subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    say(f"peak memory of dm: {found['plain'] / found['ours']:.2f} times less ({found['ours']:.0f} MB)")
-    return found
-
-
-FEW_STEPS = ONE_STEP + TEACHER_STEPS.format(8)
-LARGE_SETS = (
-    ("of TissueMNIST's size", (165_466, 28, 28), 8, ""),
-    ("of PathMNIST's at 224 pixels, the first 20,000", (20_000, 224, 224, 3), 9, FEW_STEPS),
-)
-"""Made-up sets: what they are like, shape of the training images, classes, options. On two cores the default takes
-hours at 224 pixels, so there all its parts run, but few steps of each; its memory is that of the whole."""
-
-
-def large(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory and seconds of the default at ten images per class, with a limit of 4 GB."""
-    found = {}
-    for name, shape, classes, options in LARGE_SETS:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "made-up.npz"
-            write_made_up(source, shape, classes)
-            try:
-                guess, cost = distilled(source, Path(folder), f"--ipc 10 --memory-limit 4GB{options}")
-            except subprocess.CalledProcessError as problem:
-                found[name] = {"refused": problem.stderr.strip().splitlines()[-1], "options": options.strip()}
-                say(f"{name}: {found[name]['refused']}")
-                continue
-        measured = {"measured": cost["peak_memory_mb"], "seconds": cost["seconds"]}
-        found[name] = {"estimated": guess, **measured, "options": options.strip()}
-        say(f"{name}: estimated {guess:.0f} MB, measured {cost['peak_memory_mb']:.0f} MB, {cost['seconds']:.0f} s")
-    return found
-
-
-def write_made_up(path: Path, shape: tuple[int, ...], classes: int) -> None:
-    """An .npz in MedMNIST layout whose classes differ in brightness, under noise."""
-    draw = np.random.default_rng(0)
-    arrays = {}
-    for split, count in (("train", shape[0]), ("val", 500), ("test", 500)):
-        labels = draw.integers(0, classes, count)
-        means = np.linspace(60, 180, classes)[labels].reshape(-1, *[1] * (len(shape) - 1))
-        images = np.empty((count, *shape[1:]), np.uint8)
-        for start in range(0, count, 500):
-            rows = slice(start, start + 500)
-            noise = draw.integers(-40, 40, images[rows].shape, dtype=np.int16)
-            images[rows] = (means[rows] + noise).clip(0, 255)
-        arrays |= {f"{split}_images": images, f"{split}_labels": labels.reshape(-1, 1)}
-    np.savez(path, **arrays)
 
 
 SECTIONS: dict[str, Callable[[Prepared, argparse.Namespace], dict[str, Any]]] = {
     "ceilings": ceilings, "steps": steps, "quality": quality,
     "evaluation": evaluation, "precision": precision, "start": start,
-    "memory": memory, "estimates": estimates, "large": large,
+    "memory": bench_memory.memory, "estimates": bench_memory.estimates, "large": bench_memory.large,
 }  # fmt: skip
 
 

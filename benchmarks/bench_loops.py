@@ -8,9 +8,11 @@ kinds of augmentation.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import reference_dc
@@ -38,6 +40,7 @@ AfterStep = Callable[[int, Tensor], bool]
 """Given the number of steps done and the images, says whether to go on."""
 
 FILTERS, REAL_BATCH, IMAGE_RATE, MOMENTUM = 64, 256, 1.0, 0.5
+DM = {"name": "dm", "filters": FILTERS, "real_batch": REAL_BATCH}
 
 
 def plain_dm(problem: Problem, steps: int, after_step: AfterStep | None = None, seed: int = 0) -> Tensor:
@@ -152,3 +155,18 @@ def seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def say(line: str) -> None:
+    """Print it at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def set_beside(data: Path, name: str) -> Path | None:
+    """The file of a set in the same folder; where it is not, that is said and the set left out."""
+    file = data.parent / f"{name}.npz"
+    if file.exists():
+        return file
+    say(f"{name}: left out, {file} is not there")
+    return None
