@@ -17,7 +17,7 @@ from medistill.config import Recipe
 from medistill.data.preprocess import Part
 from medistill.distil import loop
 from medistill.distil.method import make_method
-from medistill.evaluation import workers
+from medistill.evaluation import stacked, workers
 from medistill.evaluation.cache import part_digest
 from medistill.evaluation.jobs import Job, do
 from medistill.evaluation.stacked import do_stacked
@@ -141,6 +141,24 @@ def test_jobs_done_together_say_what_they_say_alone(tmp_path, monkeypatch):
             np.testing.assert_allclose(run.probabilities, alone.probabilities, atol=2e-3)
             if not (again and each.keep):
                 np.testing.assert_allclose(run.curve[:, :2], alone.curve[:, :2])
+
+
+def test_no_more_networks_together_than_there_is_memory_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path))
+    network = make_network("convnet", 3, 224, 224, 3, 128)
+    each = 256 * network.activation_mb
+    assert [stacked.together_at_most(network, 256, mb) for mb in (1, 2 * each, 7 * each, 1e9)] == [1, 1, 3, 32]
+    (one, _), sizes = parts(False), []
+    known = {part_digest(one): one}
+    jobs = [Job(*[part_digest(one)] * 2, None, SEEN, 3, RECIPE, 2, 0, index) for index in range(3)]
+    small = RECIPE.batch * jobs[0].make_network(known).activation_mb
+    monkeypatch.setattr(stacked, "train_stacked", lambda *given: sizes.append(len(given[4])) or train_stacked(*given))
+    for networks, expected in ((2, [2, 1]), (1, [])):
+        monkeypatch.setattr(stacked, "_free_mb", lambda _, n=networks: 2 * n * small + 1e-6)
+        found = {}
+        do_stacked(jobs, known, lambda _: None, found.__setitem__, torch.device("cpu"))
+        assert set(found) == set(jobs) and sizes == expected
+        sizes.clear()
 
 
 def test_jobs_go_to_the_device_that_was_chosen(monkeypatch):

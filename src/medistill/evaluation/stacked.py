@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,9 +13,13 @@ from medistill.evaluation.jobs import Job, Parts, Watch, do, keep, kept
 from medistill.files import canonical_json
 from medistill.nets.convnet import Parameters
 from medistill.nets.stacked import taken_apart, train_stacked
+from medistill.nets.zoo import Network
 
 AT_ONCE = 32
 """Networks trained together at most."""
+
+SHARE = 0.5
+"""Of a GPU's free memory that what is in networks may take; images and the steps' own take the rest."""
 
 
 def do_stacked(
@@ -32,9 +37,32 @@ def do_stacked(
         else:
             alike[_how(job, parts)].append(job)
     for own in alike.values():
-        for start in range(0, len(own), AT_ONCE):
-            for job, run in _together(own[start : start + AT_ONCE], parts, advance, device):
-                done(job, run)
+        first = own[0]
+        batch = min(first.recipe.batch, len(parts[first.train]))
+        size = together_at_most(first.make_network(parts), batch, _free_mb(device))
+        for start in range(0, len(own), size):
+            some = own[start : start + size]
+            if size == 1:  # it divides its batches where they are too large
+                done(some[0], do(some[0], parts, advance, device))
+            else:
+                for job, run in _together(some, parts, advance, device):
+                    done(job, run)
+
+
+def together_at_most(network: Network, batch: int, free_mb: float) -> int:
+    """How many networks may be trained together: as many as the device has memory for, by their images' inner values.
+
+    Args:
+        network: their shape.
+        batch: images of each in a step.
+        free_mb: memory that the device has, in MB (10⁶ bytes).
+    """
+    each = network.activation_mb
+    return AT_ONCE if each is None else max(1, int(min(AT_ONCE, SHARE * free_mb / (batch * each))))
+
+
+def _free_mb(device: torch.device) -> float:
+    return torch.cuda.mem_get_info(device)[0] / 1e6 if device.type == "cuda" else math.inf
 
 
 def _how(job: Job, parts: Parts) -> object:

@@ -56,7 +56,8 @@ def train_stacked(
     distinct = {id(part): part for part in parts}
     starts = dict(zip(distinct, np.cumsum([0, *(len(p) for p in distinct.values())]).tolist(), strict=False))
     offsets = torch.tensor([starts[id(part)] for part in parts]).view(-1, 1)
-    bank = Pixels(np.concatenate([part.pixels for part in distinct.values()]), device)
+    pixels = [part.pixels for part in distinct.values()]
+    bank = Pixels(pixels[0] if len(pixels) == 1 else np.concatenate(pixels), device)
     soft = parts[0].soft_labels is not None
     said = [part.labels if part.soft_labels is None else part.soft_labels for part in distinct.values()]
     labels = torch.from_numpy(np.concatenate(said)).to(device)
