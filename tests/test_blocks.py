@@ -1,5 +1,7 @@
 """Normalisation, ReLU and pooling in one, channels last, against torch's own functions."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.nn import functional
@@ -53,6 +55,7 @@ def test_without_gradients_the_same_values() -> None:
     torch.testing.assert_close(blocks.norm_relu_pool(*given), wanted)
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_network_in_bfloat16_rounds_no_more_than_torchs_functions(
     channels: int, monkeypatch: pytest.MonkeyPatch
@@ -80,6 +83,47 @@ def test_a_network_in_bfloat16_rounds_no_more_than_torchs_functions(
     assert len(taken) == network.depth
     for mine, other, wanted in zip(ours, theirs, exact, strict=True):
         assert _relative(mine, wanted) < 1.5 * _relative(other, wanted) + 1e-3
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(3.9, 1.0), (20.0, 1.0), (5.0, 0.1)])
+@pytest.mark.parametrize("scale", [1.0, 0.3, 0.1, 0.002])
+def test_far_means_and_small_scales_round_no_more_than_with_torchs_functions(
+    mean: float, spread: float, scale: float
+) -> None:
+    """In bfloat16, where sums of squares and divisions by a small scale would lose everything."""
+    draw = Key(7).generator()
+    images = mean + spread * torch.randn(16, 8, 16, 16, generator=draw)
+    coming = torch.randn(16, 8, 8, 8, generator=draw)
+
+    def results(function: Callable[..., torch.Tensor], kind: torch.dtype) -> list[torch.Tensor]:
+        values = (images.bfloat16(), torch.full((8,), scale).bfloat16(), torch.full((8,), 0.5))
+        given = [t.to(kind).clone().requires_grad_(True) for t in values]
+        out = function(*given)
+        return [out.detach(), *torch.autograd.grad(out, given, coming.to(kind))]
+
+    exact = results(blocks.plain_norm_relu_pool, torch.float64)
+    ours, theirs = (results(f, torch.bfloat16) for f in (blocks.norm_relu_pool, blocks.plain_norm_relu_pool))
+    for mine, other, wanted in zip(ours, theirs, exact, strict=True):
+        assert _relative(mine, wanted) < max(0.1, 2 * _relative(other, wanted))
+
+
+@pytest.mark.parametrize("size", [28, 64])
+def test_dark_images_in_bfloat16_round_no_more_than_with_torchs_functions(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As radiographs are: nearly all of one value, with a bright spot."""
+    draw = Key(8).generator()
+    images = -1.5 + 0.02 * torch.randn(6, 1, size, size, generator=draw)
+    images[:, :, 10:14, 10:14] = 3
+    network = ConvNet(1, size, size, 3, filters=32)
+    start = network.parameters(Key(1))
+
+    def embedded(kind: torch.dtype) -> torch.Tensor:
+        return network.embed({name: t.to(kind) for name, t in start.items()}, images.to(kind))
+
+    exact, ours = embedded(torch.float64), embedded(torch.bfloat16)
+    monkeypatch.setattr(blocks, "usable", lambda images: False)
+    assert _relative(ours, exact) < 1.5 * _relative(embedded(torch.bfloat16), exact)
 
 
 def test_one_channel_is_brought_to_channels_last() -> None:

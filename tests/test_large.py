@@ -13,7 +13,7 @@ from PIL import Image
 import medistill
 from medistill.commands.check import check
 from medistill.config import DataConfig
-from medistill.data import arrays, npz
+from medistill.data import arrays, folders, npz
 from medistill.data.load import load
 from medistill.data.phantom import make_phantom, parse_phantom
 from medistill.data.preprocess import prepare
@@ -113,15 +113,40 @@ def test_a_full_disk_is_found_before_an_array_is_filled(stored, everything_is_la
         prepare(load(stored))
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system has no posix_fallocate")
+def test_where_no_room_can_be_reserved_none_is(stored, everything_is_large, monkeypatch):
+    def unknown(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(arrays.os, "posix_fallocate", unknown)
+    assert in_file(prepare(load(stored)).train.pixels)
+
+
+def test_mixed_sizes_are_told_before_that_there_is_no_room(tmp_path, monkeypatch):
+    for number in range(3):
+        (tmp_path / "set" / "a").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((20 + number, 24), np.uint8)).save(tmp_path / "set" / "a" / f"{number}.png")
+
+    def full(*_):
+        raise OutputError("no room")
+
+    monkeypatch.setattr(folders, "empty", full)
+    with pytest.raises(DataError, match="mixed sizes"):
+        load(tmp_path / "set")
+    with pytest.raises(OutputError, match="no room"):
+        load(tmp_path / "set", DataConfig(size=(16, 16)))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_full_disk_while_an_array_is_written_is_one_line():
     with pytest.raises(OutputError, match="MEDISTILL_CACHE"):
         arrays.write_array(Path("/dev/full"), np.zeros((300, 100), np.uint8))
 
 
-def test_an_array_is_written_as_numpy_would(tmp_path, everything_is_large):
+def test_an_array_is_written_as_numpy_would(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "BLOCK", 50)
     array = np.arange(240, dtype=np.uint16).reshape(20, 3, 4)
-    for given in (array, array.transpose(2, 0, 1), array[::2]):
+    for given in (array, array.transpose(2, 0, 1), array[::2], array[:0], np.asfortranarray(array)):
         arrays.write_array(tmp_path / "a.npy", given)
         assert np.array_equal(np.load(tmp_path / "a.npy"), given)
 

@@ -6,6 +6,7 @@ reads one row by row calls :func:`release` now and then; the system's page cache
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import tempfile
@@ -48,9 +49,22 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8) -> Array:
     if size < LARGE:
         return np.empty(shape, dtype)
     with refusing_output(folder := _scratch(), "MEDISTILL_CACHE"), tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):  # a full disk is found here, not by a signal while the array is filled
-            os.posix_fallocate(file.fileno(), 0, size)
+        _reserve(file.fileno(), size)
         return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def _reserve(file: int, size: int) -> None:
+    """Have a full disk found now, not by a signal while the file is filled through a map.
+
+    Raises:
+        OSError: there is no room. Where the system cannot reserve any, nothing is.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file, 0, size)
+        except OSError as problem:
+            if problem.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
 
 
 def _scratch() -> Path:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medistill.data.arrays import empty, release
+from medistill.data.arrays import BLOCK, empty, release
 from medistill.data.dataset import Dataset, Description, Split
 from medistill.data.resize import resize
-from medistill.errors import DataError
+from medistill.errors import DataError, OutputError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 SPLIT_NAMES = {
@@ -27,9 +27,6 @@ SPLIT_NAMES = {
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 """Files and folders that operating systems leave behind, beside those whose name begins with a dot."""
 LAYOUT = "train/<class>/*.png, or <class>/*.png without split folders (PNG, JPEG, TIFF, BMP)"
-
-RELEASE_AFTER = 64
-"""Images read between one letting go of what lies in a file and the next."""
 
 Pixels = npt.NDArray[Any]
 
@@ -186,11 +183,14 @@ def _read_all(
 
     Raises:
         DataError: files that cannot be read, or images that differ where nothing is given to make them alike.
+        OutputError: there is no room for a large set in the user's cache.
     """
     out: dict[str, Pixels] = {}
     bad: list[tuple[Path, str]] = []
     kinds: dict[tuple[tuple[int, ...], np.dtype[Any]], list[Path]] = {}
+    refused: OutputError | None = None
     for split, own in files.items():
+        unreleased = 0
         for row, file in enumerate(own):
             try:
                 image = read_image(file, channels)
@@ -200,13 +200,21 @@ def _read_all(
                 continue
             kinds.setdefault((image.shape, image.dtype), []).append(file)
             fitted = _fitted(image, size)
-            if split not in out:
-                out[split] = empty((len(own), *fitted.shape), fitted.dtype)
-            place = out[split]
-            if (fitted.shape, fitted.dtype) == (place.shape[1:], place.dtype):
-                place[row] = fitted
-                if row % RELEASE_AFTER == 0:
-                    release(place)
+            if split not in out and refused is None:
+                try:
+                    out[split] = empty((len(own), *fitted.shape), fitted.dtype)
+                except OutputError as problem:  # images of many sizes are told before that there is no room for them
+                    refused = problem
+            place = out.get(split)
+            if place is None or (fitted.shape, fitted.dtype) != (place.shape[1:], place.dtype):
+                continue
+            place[row] = fitted
+            unreleased += fitted.nbytes
+            if unreleased > BLOCK:
+                release(place)
+                unreleased = 0
+        if split in out:
+            release(out[split])
     if bad:
         others = ", ".join(f"{f.parent.name}/{f.name}" for f, _ in bad[1:4])
         more = f"; {len(bad) - 1} more files like it: {others}" if bad[1:] else ""
@@ -214,6 +222,8 @@ def _read_all(
             bad[0][1] + more, where=bad[0][0], allowed="PNG, JPEG, TIFF, BMP", remedy="remove or replace it"
         )
     _require_alike(root, kinds, size, channels)
+    if refused is not None:
+        raise refused
     return out
 
 

@@ -9,6 +9,7 @@ process alone reads and writes the run's folder.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import Tensor, distributed
@@ -73,7 +74,8 @@ class Group:
     def leave(self) -> None:
         """End the exchange with the others; each goes its own way, those that still wait with nothing to do."""
         if self.first and self.awaited:
-            self.agreed(None)
+            with suppress(RuntimeError):  # they are gone; why this process leaves is what is told
+                self.agreed(None)
         if self.begun:
             self.begun = False
             distributed.destroy_process_group()

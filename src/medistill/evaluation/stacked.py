@@ -62,7 +62,11 @@ def together_at_most(network: Network, batch: int, free_mb: float) -> int:
 
 
 def _free_mb(device: torch.device) -> float:
-    return torch.cuda.mem_get_info(device)[0] / 1e6 if device.type == "cuda" else math.inf
+    """Memory that nobody has, or that torch keeps from earlier work."""
+    if device.type != "cuda":
+        return math.inf
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return (torch.cuda.mem_get_info(device)[0] + kept) / 1e6
 
 
 def _how(job: Job, parts: Parts) -> object:

@@ -19,8 +19,11 @@ from torch.nn import functional
 EPSILON = 1e-5
 """Added to variances, as torch's normalisations do."""
 
-SMALLEST_SCALE = 1e-3
-"""Learned scale below which a sum is taken anew that could be had by dividing by the scale."""
+FAR = 4
+"""Times its spread from zero where the mean of a channel is taken off before anything else, lest rounding be felt."""
+
+SMALLEST_SCALE = 0.25
+"""Learned scale, as a share of the shift or of one, below which a sum is taken anew that else a division gives."""
 
 
 def usable(images: Tensor) -> bool:
@@ -29,6 +32,7 @@ def usable(images: Tensor) -> bool:
         images.device.type == "cpu"
         and (images.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"))
         and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)
         and not torch._C._are_functorch_transforms_active()
     )
 
@@ -48,7 +52,7 @@ def norm_relu_pool(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Each channel of each image normalised, scaled and shifted, negative values cut, 2×2 pixels averaged.
 
     Args:
-        images: (n, c, h, w) of even sides, in any order; may be overwritten where no gradient is wanted.
+        images: (n, c, h, w) of even sides, in any order; overwritten if their channels come last.
         weight, bias: (c,) scale and shift.
 
     Returns:
@@ -69,16 +73,18 @@ class _NormReluPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         x = images.permute(0, 2, 3, 1)
-        pixels, wide = x.shape[1] * x.shape[2], _wide(x.dtype)
-        mean = _sum(x) / pixels
-        variance = (_sum(x * x) / pixels - mean * mean).clamp_min_(0)
+        wide = _wide(x.dtype)
+        mean, variance = _moments(x)
+        if bool((mean.square() > FAR**2 * variance).any()):
+            # Normalising takes any number from all pixels, and near their mean few bits are enough. Nobody sees what
+            # is changed in place: the layer that it comes from does not need it again.
+            x.flatten(2).sub_(_each(mean, x))
+            mean, variance = _moments(x)
         root = (variance + EPSILON).rsqrt()
         scale = root * weight.to(wide)
-        shift = bias.to(wide) - mean * scale
-        if any(ctx.needs_input_grad):
-            kept = torch.addcmul(_each(shift, x), x.flatten(2), _each(scale, x))
-        else:
-            kept = x.flatten(2).mul_(_each(scale, x)).add_(_each(shift, x))  # nobody else holds a layer's images
+        shift, flat = bias.to(wide) - mean * scale, x.flatten(2)
+        out = None if any(ctx.needs_input_grad) else flat
+        kept = torch.addcmul(_each(shift, x), flat, _each(scale, x), out=out)
         kept = kept.relu_().view(x.shape)
         pooled = functional.avg_pool2d(kept.permute(0, 3, 1, 2), 2)
         ctx.save_for_backward(images, weight, bias, kept, pooled, mean, root)
@@ -92,7 +98,7 @@ class _NormReluPool(torch.autograd.Function):
         x, wide = images.permute(0, 2, 3, 1), _wide(images.dtype)
         n, height, width, c = x.shape
         coming, scale = gradients[0].permute(0, 2, 3, 1).to(x.dtype), weight.to(wide)
-        divisible = bool((scale.abs() >= SMALLEST_SCALE).all())
+        divisible = bool((scale.abs() >= SMALLEST_SCALE * bias.to(wide).abs().clamp_min(1)).all())
         # The mean of four gives each a quarter; what normalising multiplies by is cheaper here than at full size.
         factor = 0.25 * root * (scale if divisible else 1)
         quarter = (coming * factor[:, None, None, :].to(x.dtype)).unsqueeze(3)
@@ -136,6 +142,13 @@ def _wide(kind: torch.dtype) -> torch.dtype:
 def _sum(x: Tensor) -> Tensor:
     """Over the pixels of (n, h, w, c), (n, c) in :func:`_wide`: by rows first, which bounds the rounding."""
     return x.sum(2).to(_wide(x.dtype)).sum(1)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance over the pixels of (n, h, w, c), (n, c) in :func:`_wide`."""
+    pixels = x.shape[1] * x.shape[2]
+    mean = _sum(x) / pixels
+    return mean, (_sum(x * x) / pixels - mean * mean).clamp_min_(0)
 
 
 def _each(values: Tensor, like: Tensor) -> Tensor:
