@@ -22,7 +22,7 @@ from medistill.runtime import device_key
 from medistill.types import Json
 
 VERSION = 3
-"""Raised whenever the same recipe would train other ConvNets, but for rounding; of the other networks ``zoo`` keeps count too."""
+"""Raised whenever the same recipe would train other ConvNets, but for rounding; ``zoo`` counts for the others too."""
 
 CURVE_IMAGES = 256
 """Validation images a learning curve is measured on, at most."""
