@@ -10,8 +10,8 @@ READY := $(VENV)/.installed
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-# Installed again only when the pins or the package's metadata change.
-$(READY): requirements.lock pyproject.toml
+# Installed again only when the pins, the package's metadata or what is compiled change.
+$(READY): requirements.lock pyproject.toml hatch_build.py src/medistill/nets/kernels.c
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
@@ -60,4 +60,4 @@ golden: $(READY) ## write the golden numbers anew, after a change that is meant 
 	$(BIN)/python tests/golden.py
 
 clean: ## remove what was built
-	rm -rf $(VENV) demo study-smoke .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) src/medistill/nets/kernels-*.so demo study-smoke .pytest_cache .mypy_cache .ruff_cache

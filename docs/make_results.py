@@ -194,7 +194,8 @@ def speed_page() -> str:
         "work, in float32: a new network at each step, a loop over classes, nothing kept. Rows that name no "
         "precision are in bfloat16 where the processor computes in it, as the default is; `--method dm` is "
         "float32 unless asked otherwise, and so are evaluations. The rate that shares are of is always "
-        "float32's.",
+        "float32's, and operations are counted as convolutions are defined: tiles, which need a quarter of the "
+        "products, can take the share above 100 %. Notes of older figures tell where nothing was compiled yet.",
     ]
     for file in sorted((HERE.parent / "benchmarks" / "results").glob("*.json")):
         found = json.loads(file.read_text())

@@ -27,7 +27,7 @@ class EmbeddingCoreset(Coreset):
     def memory_mb(self, problem: Problem, classes: int) -> float:
         network = ConvNet(*problem.shape, problem.classes, self.filters)
         embedded = 4e-6 * network.embedding_size * max(problem.sizes)
-        inside = problem.at_once(CHUNK) / 2 * network.activation_mb
+        inside = problem.at_once(CHUNK) / 2 * network.activation_mb_on(problem.device)
         return super().memory_mb(problem, classes) + LIBRARY_MB + inside + 3 * embedded
 
     def embed(self, problem: Problem, label: int, key: Key) -> Tensor:

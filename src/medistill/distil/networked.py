@@ -96,6 +96,10 @@ class NetworkMethod(Method):
         images = self.image_mb(problem)
         return max(IMAGE_COPIES * images, COPIES_INSIDE * images + inside_mb)
 
+    def activation_mb(self, problem: Problem) -> float:
+        """Megabytes that an image takes in a network where the problem is, in the precision asked for."""
+        return self.network(problem).activation_mb_on(problem.device, self.for_this_machine().precision)
+
     def network(self, problem: Problem) -> ConvNet:
         """The network's shape for these images."""
         return ConvNet(*problem.shape, problem.classes, self.filters, self.depth)

@@ -48,7 +48,7 @@ class PooledMatching(NetworkMethod):
         made = problem.at_once(sum(sorted(problem.counts)[-classes:]))
         pool = 4e-6 * self.networks * problem.classes * self.statistic_size(network.embedding_size)
         real = problem.at_once(min(CHUNK, self.real_batch, max(problem.sizes))) / 2  # nothing is kept of them
-        return self.with_images_mb(problem, (made + real) * network.activation_mb) + 2 * pool
+        return self.with_images_mb(problem, (made + real) * self.activation_mb(problem)) + 2 * pool
 
     @abstractmethod
     def statistic_size(self, embedding_size: int) -> int:

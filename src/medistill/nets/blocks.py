@@ -1,11 +1,10 @@
 """Instance normalisation, ReLU and pooling in one, channels last: what a ConvNet does between convolutions, on a CPU.
 
-In bfloat16 torch's convolutions take images whose channels lie side by side two to four times
-faster than those in the usual order, which they reorder on the way in and out; torch's own
-normalisation of such images is slower by more than that. Here are sums and products that it does
-fast in that order: together 1.2 to 1.4 times as fast as its own functions in the usual order
-(measured on two cores with AMX, 28 pixels, 64 filters, by ``benchmarks/bench_blocks.py``). In
-float32 the order matters less to convolutions, and hardly anything is won.
+In float32 they are compiled (``medistill.nets.kernels``). In bfloat16 nothing is: there torch's convolutions take
+images whose channels lie side by side two to four times faster than those in the usual order, which they reorder on
+the way in and out; torch's own normalisation of such images is slower by more than that. Here are sums and products
+that it does fast in that order: together 1.2 to 1.4 times as fast as its own functions in the usual order (measured
+on two cores with AMX, 28 pixels, 64 filters, by ``benchmarks/bench_blocks.py``).
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from medistill.nets import kernels
 
 EPSILON = 1e-5
 """Added to variances, as torch's normalisations do."""
@@ -26,14 +27,16 @@ SMALLEST_SCALE = 0.25
 """Learned scale, as a share of the shift or of one, below which a sum is taken anew that else a division gives."""
 
 
-def usable(images: Tensor) -> bool:
-    """Whether :func:`norm_relu_pool` pays: in bfloat16 on a CPU with oneDNN, outside torch's function transforms."""
-    return (
+def usable(images: Tensor, weight: Tensor) -> bool:
+    """Whether :func:`norm_relu_pool` pays after layers like that of this weight, (filters, c, 3, 3): on a CPU
+    outside torch's function transforms, in bfloat16 with oneDNN, in float32 where that was compiled.
+    """
+    return kernels.computed(images, weight) or (
         images.device.type == "cpu"
         and (images.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu"))
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
-        and not torch._C._are_functorch_transforms_active()
+        and not kernels.transformed()
     )
 
 
@@ -52,12 +55,14 @@ def norm_relu_pool(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Each channel of each image normalised, scaled and shifted, negative values cut, 2×2 pixels averaged.
 
     Args:
-        images: (n, c, h, w) of even sides, in any order; overwritten if their channels come last.
+        images: (n, c, h, w) of even sides, in any order; in bfloat16 overwritten if their channels come last.
         weight, bias: (c,) scale and shift.
 
     Returns:
         (n, c, h / 2, w / 2), channels last. Gradients may be differentiated again.
     """
+    if weight.shape == bias.shape == images.shape[1:2] and kernels.computed(images, weight, bias):
+        return _Compiled.apply(images, weight, bias)
     return _NormReluPool.apply(channels_last(images), weight, bias)
 
 
@@ -65,6 +70,43 @@ def plain_norm_relu_pool(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor
     """The same out of torch's own functions."""
     x = functional.group_norm(images, images.shape[1], weight, bias, EPSILON)
     return functional.avg_pool2d(functional.relu(x), 2)
+
+
+class _Compiled(torch.autograd.Function):
+    """In float32: keeps what was given; what is cut is found anew."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        pooled, mean, root = kernels.norm_relu_pool(images, weight, bias, EPSILON)
+        ctx.save_for_backward(images, weight, bias, mean, root)
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        images, weight, bias, mean, root = ctx.saved_tensors
+        if kernels.transformed():
+            return _differentiable(images, weight, bias, gradients[0])
+        if torch.is_grad_enabled():
+            return _CompiledGradient.apply(images, weight, bias, mean, root, gradients[0])
+        return kernels.norm_relu_pool_gradient(images, weight, bias, mean, root, gradients[0])
+
+
+class _CompiledGradient(torch.autograd.Function):
+    """The gradient of :class:`_Compiled`, with its own."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*given)
+        return kernels.norm_relu_pool_gradient(*given)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        images, weight, bias, mean, root, coming = ctx.saved_tensors
+        if torch.is_grad_enabled() or kernels.transformed():
+            return _differentiable_twice(images, weight, bias, coming, gradients)
+        found = kernels.norm_relu_pool_second(images, weight, bias, mean, root, coming, *gradients)
+        by_images, by_weight, by_coming = found
+        return by_images, by_weight, None, None, None, by_coming
 
 
 class _NormReluPool(torch.autograd.Function):
@@ -132,6 +174,28 @@ def _differentiable(images: Tensor, weight: Tensor, bias: Tensor, coming: Tensor
         out = plain_norm_relu_pool(images.contiguous(), weight, bias)
         found = iter(torch.autograd.grad(out, asked, coming, create_graph=True))
     return tuple(next(found) if t.requires_grad else None for t in (images, weight, bias))
+
+
+def _differentiable_twice(
+    images: Tensor, weight: Tensor, bias: Tensor, coming: Tensor, of: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    """Gradients by images, weight and ``coming`` of what :func:`_differentiable` gives times ``of``."""
+    with torch.enable_grad():
+        # Views, because what comes back may itself depend on the images, and that is not to be counted here.
+        given = [t.view_as(t) for t in (images, weight, coming)]
+        first = _differentiable(given[0], given[1], bias, given[2])
+        pairs = [(f, g) for f, g in zip(first, of, strict=True) if f is not None and f.requires_grad]
+        found = iter(
+            torch.autograd.grad(
+                [f for f, _ in pairs],
+                [t for t in given if t.requires_grad],
+                [g for _, g in pairs],
+                create_graph=True,
+                allow_unused=True,
+            )
+        )
+    by_images, by_weight, by_coming = (next(found) if t.requires_grad else None for t in (images, weight, coming))
+    return by_images, by_weight, None, None, None, by_coming
 
 
 def _wide(kind: torch.dtype) -> torch.dtype:

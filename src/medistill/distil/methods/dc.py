@@ -85,7 +85,7 @@ class DC(NetworkMethod):
         kept = 2.3 * made + at_once * min(self.real_batch, max(problem.sizes))
         # The network's own steps take made images of all classes, however few a backward takes.
         kept = max(kept, 1.35 * min(self.network_batch, sum(problem.counts)))
-        return kept * self.network(problem).activation_mb
+        return kept * self.activation_mb(problem)
 
     def setup(self, problem: Problem, key: Key) -> State:
         return State(self.first_images(problem, key), problem.labels)

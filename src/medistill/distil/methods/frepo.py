@@ -71,7 +71,7 @@ class FRePo(NetworkMethod):
         features = 8e-6 * network.embedding_size * (self.real_batch + sum(problem.counts))
         made, real = (problem.at_once(n) for n in (sum(problem.counts), -(-self.real_batch // problem.classes)))
         return (
-            self.with_images_mb(problem, (made + real) * network.activation_mb)
+            self.with_images_mb(problem, (made + real) * self.activation_mb(problem))
             + 3 * features
             + self.networks * (4e-6 * network.parameter_count)
         )

@@ -28,7 +28,7 @@ LARGEST_CHANGE = 0.1
 class MTT(NetworkMethod):
     """Matching training trajectories (Cazenavette et al., CVPR 2022), algorithm 1 and equation 3.
 
-    The gradient through the student's steps is exact and needs the memory of one step: the
+    The gradient through the student's steps is exact, but for rounding, and needs the memory of one step: the
     student's parameters are kept, and each step is done again on the way back. The step size
     is learned too; it is multiplied, never added to, so it cannot turn negative.
     """

@@ -1,0 +1,252 @@
+"""What a ConvNet computes in float32 on a CPU: ``kernels.c``, where it was compiled when the package was installed.
+
+On these processors torch multiplies as often as the definition of a convolution says, and takes several times as
+long as its multiplications for gradients of convolutions of few channels and for what is between convolutions. What
+is here gives the same numbers but for rounding in about half the time (``benchmarks/bench_blocks.py``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+LANES = 8
+"""Numbers of filters are multiples of so many."""
+
+CHUNK_BYTES = 5_000_000
+"""Of what products are taken of at a time; it stays in the cache between one step and the next."""
+
+STRIP = 32
+"""Rows of an image over which a gradient by parameters is summed before those sums are, as in ``kernels.c``."""
+
+TO_POINTS = torch.tensor([
+    [1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
+    [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1],
+], dtype=torch.float32, device="cpu")  # fmt: skip
+"""A kernel's row at the six points of F(4, 3): 0, 1, −1, 2, −2 and infinity."""
+
+BOTH_WAYS = torch.kron(TO_POINTS, TO_POINTS)
+"""A kernel's nine numbers at all pairs of points, (36, 9)."""
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The functions compiled for this processor from the source beside this file; None where there are none."""
+    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkl.is_available():
+        return None
+    here, capability = Path(__file__).parent, torch.backends.cpu.get_cpu_capability().lower()
+    source = int(hashlib.sha256((here / "kernels.c").read_bytes()).hexdigest()[:15], 16)
+    for name in {"avx512": ("avx512", "avx2"), "avx2": ("avx2",)}.get(capability, ()):
+        try:
+            found = ctypes.CDLL(str(here / f"kernels-{name}.so"))
+            found.medistill_source.restype = ctypes.c_long
+            if found.medistill_source() == source:
+                return found
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
+def computed(images: Tensor, *learned: Tensor) -> bool:
+    """Whether the functions here compute a layer with such parameters, (filters, ...) each, on images (n, c, h, w).
+
+    They do on a CPU that they were compiled for, in plain float32, for at most four channels or a multiple of eight,
+    a multiple of eight filters and even sides, outside whatever looks into functions or transforms them.
+    """
+    channels, height, width = images.shape[1:]
+    return (
+        all(_plain(tensor) for tensor in (images, *learned))
+        and all(len(tensor) % LANES == 0 for tensor in learned)
+        and (channels <= 4 or channels % LANES == 0)
+        and height % 2 == 0
+        and width % 2 == 0
+        and len(images) > 0
+        and not torch.is_autocast_enabled("cpu")
+        and torch.get_float32_matmul_precision() == "highest"
+        and not transformed()
+        and forward_ad._current_level < 0
+        and torch._C._get_tracing_state() is None
+        and not torch.compiler.is_compiling()
+        and library() is not None
+    )
+
+
+def transformed() -> bool:
+    """Whether torch's function transforms are at work, which see no further than torch's own functions."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def _plain(tensor: Tensor) -> bool:
+    kind = type(tensor) in (Tensor, torch.nn.Parameter)
+    return kind and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+
+
+def _call(name: str, *given: Tensor | int | float) -> None:
+    """A compiled function on dense float32 tensors; its last argument is the number of threads.
+
+    Raises:
+        MemoryError: a function of the first layer got none.
+        TypeError: a tensor of another kind, which it would misread.
+    """
+    found = library()
+    assert found is not None
+    words: list[Any] = []
+    for one in given:
+        if isinstance(one, Tensor):
+            if one.dtype != torch.float32 or one.device.type != "cpu" or not one.is_contiguous():
+                raise TypeError(f"{name}: {one.dtype} on {one.device}, strides {one.stride()}")
+            words.append(ctypes.c_void_p(one.data_ptr()))
+        else:
+            words.append(ctypes.c_float(one) if isinstance(one, float) else ctypes.c_long(one))
+    if getattr(found, name)(*words, ctypes.c_int(torch.get_num_threads())) and name.startswith("first"):
+        raise MemoryError(f"no memory for {name}")
+
+
+def _rows(images: Tensor) -> Tensor:
+    """(n, c, h, w) as (n, h, w, c), dense; a copy unless they lie so already."""
+    return images.permute(0, 2, 3, 1).contiguous()
+
+
+def _columns(images: Tensor) -> Tensor:
+    """(n, h, w, c) as (n, c, h, w)."""
+    return images.permute(0, 3, 1, 2)
+
+
+def tiled(shape: Sequence[int]) -> bool:
+    """Whether a convolution of images (n, c, h, w) goes through tiles: not of few channels, and tiles must fit."""
+    _, channels, height, width = shape
+    return channels % LANES == 0 and height % 4 == 0 and width % 4 == 0
+
+
+def convolution(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """3×3 convolution with a border of zeros through tiles of 4×4 pixels: a quarter of the multiplications.
+
+    Args:
+        images: (n, c, h, w), as :func:`tiled` wants them.
+        weight: (filters, c, 3, 3).
+        bias: (filters,).
+
+    Returns:
+        (n, filters, h, w), channels last; about eight times as far from the exact numbers as torch's.
+
+    Source: Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
+    """
+    x, kernel = _rows(images), _kernel_points(weight)
+    n, height, width, channels = x.shape
+    filters = len(bias)
+    out = x.new_empty(n, height, width, filters)
+    for start, part in _chunks(x, max(channels, filters)):
+        shape = part.shape[:3]
+        points = _points("tiles_to_points", part)
+        found = torch.bmm(points, kernel)
+        _call("points_to_tiles", found, bias.contiguous(), out[start : start + len(part)], *shape, filters)
+    return _columns(out)
+
+
+def convolution_images(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of a convolution by its images, (n, c, h, w)."""
+    channels = weight.shape[1]
+    if channels % LANES == 0:
+        turned = weight.flip(2, 3).transpose(0, 1)
+        return convolution(gradient, turned, weight.new_zeros(channels))
+    coming = _rows(gradient)
+    n, height, width, filters = coming.shape
+    flat = weight.permute(0, 2, 3, 1).reshape(filters, -1)
+    flat = torch.nn.functional.pad(flat, (0, -flat.shape[1] % LANES)).contiguous()
+    found = coming.new_empty(n, height, width, channels)
+    _call("first_images", coming, flat, found, n, height, width, channels, filters)
+    return _columns(found)
+
+
+def convolution_parameters(images: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of a convolution by its weight, (filters, c, 3, 3), and bias, (filters,)."""
+    x, coming = _rows(images), _rows(gradient)
+    n, height, width, channels = x.shape
+    filters = coming.shape[3]
+    if channels % LANES:
+        sums = x.new_empty(n * -(-height // STRIP), 9 * channels + 1, filters)
+        _call("first_weight", x, coming, sums, n, height, width, channels, filters)
+        total = sums.sum(0)
+        return total[:-1].view(3, 3, channels, filters).permute(3, 2, 0, 1).contiguous(), total[-1]
+    total = x.new_zeros(36, channels, filters)
+    for start, part in _chunks(x, max(channels, filters)):
+        points = _points("tiles_to_points", part)
+        back = _points("tiles_back_to_points", coming[start : start + len(part)])
+        total.baddbmm_(points.transpose(1, 2), back)
+    found = (BOTH_WAYS.T @ total.view(36, -1)).view(3, 3, channels, filters)
+    return found.permute(3, 2, 0, 1).contiguous(), coming.sum((0, 1, 2))
+
+
+def norm_relu_pool(images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What ``medistill.nets.blocks.norm_relu_pool`` gives, (n, c, h / 2, w / 2), and of each channel of each image
+    the mean and 1 / √(variance + epsilon), both (n, c).
+    """
+    x = _rows(images)
+    n, height, width, channels = x.shape
+    out = x.new_empty(n, height // 2, width // 2, channels)
+    mean, root = x.new_empty(n, channels), x.new_empty(n, channels)
+    _call(
+        "norm_relu_pool", x, weight.contiguous(), bias.contiguous(), out, mean, root, float(epsilon),
+        n, height, width, channels,
+    )  # fmt: skip
+    return _columns(out), mean, root
+
+
+def norm_relu_pool_gradient(
+    images: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, root: Tensor, coming: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by images, weight and bias; arguments as given to and by :func:`norm_relu_pool`."""
+    x = _rows(images)
+    n, height, width, channels = x.shape
+    found, total, along = torch.empty_like(x), x.new_empty(n, channels), x.new_empty(n, channels)
+    _call(
+        "norm_relu_pool_gradient", x, weight.contiguous(), bias.contiguous(), mean, root, _rows(coming), found,
+        total, along, n, height, width, channels,
+    )  # fmt: skip
+    return _columns(found), along.sum(0), total.sum(0)
+
+
+def norm_relu_pool_second(
+    images: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, root: Tensor, coming: Tensor,
+    of_images: Tensor, of_weight: Tensor, of_bias: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients by images, weight and ``coming`` of what :func:`norm_relu_pool_gradient` gives times ``of_...``."""
+    x = _rows(images)
+    n, height, width, channels = x.shape
+    given, asked = _rows(coming), _rows(of_images)
+    by_x, by_weight, by_coming = torch.empty_like(x), x.new_empty(n, channels), torch.empty_like(given)
+    _call(
+        "norm_relu_pool_second", x, weight.contiguous(), bias.contiguous(), mean, root, given,
+        asked, of_weight.contiguous(), of_bias.contiguous(), by_x, by_weight, by_coming, n, height, width, channels,
+    )  # fmt: skip
+    return _columns(by_x), by_weight.sum(0), _columns(by_coming)
+
+
+def _kernel_points(weight: Tensor) -> Tensor:
+    """(filters, c, 3, 3) at the points, (36, c, filters)."""
+    filters, channels = weight.shape[:2]
+    return (BOTH_WAYS @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, channels, filters)
+
+
+def _points(name: str, part: Tensor) -> Tensor:
+    """(n, h, w, c) at the points, (36, tiles, c), by the compiled function of that name."""
+    n, height, width, channels = part.shape
+    points = part.new_empty(36, n * height * width // 16, channels)
+    _call(name, part, points, n, height, width, channels)
+    return points
+
+
+def _chunks(x: Tensor, channels: int) -> list[tuple[int, Tensor]]:
+    """Images (n, h, w, c) in parts whose points fit into the cache, with the number of the first."""
+    each = 36 * 4 * x.shape[1] * x.shape[2] // 16 * channels
+    size = max(1, CHUNK_BYTES // each)
+    return [(start, x[start : start + size]) for start in range(0, len(x), size)]
