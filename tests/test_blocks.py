@@ -9,6 +9,7 @@ from torch.nn import functional
 from medistill.keys import Key
 from medistill.nets import blocks
 from medistill.nets.convnet import ConvNet
+from rounding import relative_error, small_network
 
 
 def _given(kind: torch.dtype, smallest_scale: float = 0.5) -> list[torch.Tensor]:
@@ -17,10 +18,6 @@ def _given(kind: torch.dtype, smallest_scale: float = 0.5) -> list[torch.Tensor]
     weight = smallest_scale + torch.rand(6, generator=draw)
     bias = torch.randn(6, generator=draw)
     return [t.to(kind).requires_grad_(True) for t in (images, weight, bias)]
-
-
-def _relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
 
 @pytest.mark.parametrize("smallest_scale", [0.5, 0.0, -1.0])
@@ -60,18 +57,7 @@ def test_without_gradients_the_same_values() -> None:
 def test_a_network_in_bfloat16_rounds_no_more_than_torchs_functions(
     channels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = ConvNet(channels, 28, 28, 3, filters=16)
-    start = network.parameters(Key(1))
-    images = torch.randn(20, channels, 28, 28, generator=Key(2).generator())
-    labels = torch.arange(20) % 3
-
-    def results(kind: torch.dtype) -> list[torch.Tensor]:
-        own = {name: t.to(kind).requires_grad_(True) for name, t in start.items()}
-        x = images.to(kind).requires_grad_(True)
-        scores = network.logits(own, x)
-        asked = [x, *(t for t in own.values() if t.ndim > 1)]
-        return [scores.detach(), *torch.autograd.grad(functional.cross_entropy(scores, labels), asked)]
-
+    network, results = small_network(channels)
     exact = results(torch.float64)
     taken = []
     block = blocks.norm_relu_pool
@@ -82,7 +68,7 @@ def test_a_network_in_bfloat16_rounds_no_more_than_torchs_functions(
     theirs = results(torch.bfloat16)
     assert len(taken) == network.depth
     for mine, other, wanted in zip(ours, theirs, exact, strict=True):
-        assert _relative(mine, wanted) < 1.5 * _relative(other, wanted) + 1e-3
+        assert relative_error(mine, wanted) < 1.5 * relative_error(other, wanted) + 1e-3
 
 
 @pytest.mark.parametrize(("mean", "spread"), [(3.9, 1.0), (20.0, 1.0), (5.0, 0.1)])
@@ -104,7 +90,7 @@ def test_far_means_and_small_scales_round_no_more_than_with_torchs_functions(
     exact = results(blocks.plain_norm_relu_pool, torch.float64)
     ours, theirs = (results(f, torch.bfloat16) for f in (blocks.norm_relu_pool, blocks.plain_norm_relu_pool))
     for mine, other, wanted in zip(ours, theirs, exact, strict=True):
-        assert _relative(mine, wanted) < max(0.1, 2 * _relative(other, wanted))
+        assert relative_error(mine, wanted) < max(0.1, 2 * relative_error(other, wanted))
 
 
 @pytest.mark.parametrize("size", [28, 64])
@@ -123,7 +109,7 @@ def test_dark_images_in_bfloat16_round_no_more_than_with_torchs_functions(
 
     exact, ours = embedded(torch.float64), embedded(torch.bfloat16)
     monkeypatch.setattr(blocks, "usable", lambda images, weight: False)
-    assert _relative(ours, exact) < 1.5 * _relative(embedded(torch.bfloat16), exact)
+    assert relative_error(ours, exact) < 1.5 * relative_error(embedded(torch.bfloat16), exact)
 
 
 def test_one_channel_is_brought_to_channels_last() -> None:

@@ -15,17 +15,13 @@ from torch.nn import functional
 from medistill.keys import Key
 from medistill.nets import blocks, kernels, layers
 from medistill.nets.convnet import ConvNet
+from rounding import relative_error, small_network
 
 ROOT = Path(__file__).parents[1]
 compiled_here = pytest.mark.skipif(
     kernels.library() is None, reason="the kernels are not compiled for this processor"
 )
 Function = Callable[..., torch.Tensor]
-
-
-def _relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    found, wanted = found.detach().double(), wanted.detach().double()
-    return float((found - wanted).norm() / wanted.norm())
 
 
 def _all_gradients(function: Function, given: list[torch.Tensor], kind: torch.dtype) -> list[torch.Tensor]:
@@ -51,7 +47,7 @@ def test_convolution_equals_torchs(channels: int, size: tuple[int, int], monkeyp
     given = [images, torch.randn(16, channels, 3, 3, generator=draw), torch.randn(16, generator=draw)]
     wanted = _all_gradients(lambda x, w, b: functional.conv2d(x, w, b, padding=1), given, torch.float64)
     for mine, other in zip(_all_gradients(layers.convolution, given, torch.float32), wanted, strict=True):
-        assert mine.shape == other.shape and _relative(mine, other) < 1e-5
+        assert mine.shape == other.shape and relative_error(mine, other) < 1e-5
 
 
 @compiled_here
@@ -83,7 +79,7 @@ def test_normalising_and_pooling_equal_torchs(mean: float, spread: float, scale:
     theirs = _all_gradients(blocks.plain_norm_relu_pool, given, torch.float32)
     ours = _all_gradients(blocks.norm_relu_pool, given, torch.float32)
     for mine, other, exact in zip(ours, theirs, wanted, strict=True):
-        assert _relative(mine, exact) < 1e-5 + 2 * _relative(other, exact)
+        assert relative_error(mine, exact) < 1e-5 + 2 * relative_error(other, exact)
 
 
 @compiled_here
@@ -97,18 +93,7 @@ def test_what_is_no_number_stays_none() -> None:
 @compiled_here
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_network_is_the_same_on_any_number_of_threads_and_close_to_the_exact_one(channels: int) -> None:
-    network = ConvNet(channels, 28, 28, 3, filters=16)
-    start = network.parameters(Key(1))
-    images = torch.randn(20, channels, 28, 28, generator=Key(2).generator())
-    labels = torch.arange(20) % 3
-
-    def results(kind: torch.dtype) -> list[torch.Tensor]:
-        own = {name: t.to(kind).requires_grad_(True) for name, t in start.items()}
-        x = images.to(kind).requires_grad_(True)
-        scores = network.logits(own, x)
-        asked = [x, *(t for t in own.values() if t.ndim > 1)]
-        return [scores.detach(), *torch.autograd.grad(functional.cross_entropy(scores, labels), asked)]
-
+    _, results = small_network(channels)
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
@@ -117,8 +102,8 @@ def test_a_network_is_the_same_on_any_number_of_threads_and_close_to_the_exact_o
     finally:
         torch.set_num_threads(before)
     for one, two, exact in zip(*found, results(torch.float64), strict=True):
-        assert _relative(one, two) < 1e-6
-        assert _relative(one, exact) < 1e-4
+        assert relative_error(one, two) < 1e-6
+        assert relative_error(one, exact) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -202,7 +187,7 @@ def test_a_third_derivative_is_that_of_torchs_functions() -> None:
 
     wanted = third(blocks.plain_norm_relu_pool, torch.float64)
     for mine, other in zip(third(blocks.norm_relu_pool, torch.float32), wanted, strict=True):
-        assert _relative(mine, other) < 1e-3
+        assert relative_error(mine, other) < 1e-3
 
 
 @compiled_here
