@@ -72,7 +72,7 @@ class Recipe(Settings):
     steps_per_doubling: int = Field(
         80, ge=0, le=1_000_000, description="more of them each time the number of images doubles"
     )
-    most_steps: int = Field(3000, ge=1, le=1_000_000, description="gradient steps that no set exceeds, whatever the rest says")
+    most_steps: int = Field(3000, ge=1, le=1_000_000, description="gradient steps that no set exceeds")
     batch: int = Field(32, ge=1, le=65536, description="images per step, at most all there are")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of the one-cycle schedule")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target spread over all classes")
