@@ -20,7 +20,7 @@ $(READY): requirements.lock pyproject.toml hatch_build.py src/medistill/nets/ker
 install: $(READY) ## create .venv with the pinned versions
 
 demo: $(READY) ## the whole job on generated images, about two minutes; ends by naming the report
-	$(BIN)/medistill demo --out demo --fresh
+	$(BIN)/medistill demo --out demo --overwrite
 
 # Two processes, because much of the time one waits for others; threads that wait must not keep a core from working.
 test: $(READY) ## the fast tests

@@ -1,6 +1,6 @@
 """How fast we are: against plain loops in the same run, and against what the machine can do.
 
-    python benchmarks/bench.py [--data SET.npz] [SECTION ...]
+    python benchmarks/bench.py [--data SET.npz] [--start noise|real] [SECTION ...]
 
 Sections: ceilings, steps, quality, evaluation, precision, start, memory, estimates, large; all of
 them take over an hour, most of it the plain loop's schedule in ``quality``. Ratios are medians of
@@ -33,14 +33,14 @@ from torch.nn import functional
 
 import medistill
 from medistill.config import LabelConfig, Recipe
+from medistill.data.image import decoded
 from medistill.data.load import load
-from medistill.data.preprocess import Part, Prepared, prepare
+from medistill.data.preprocess import PreparedDataset, TensorSplit, prepare
+from medistill.distil.optimiser import Optimiser
 from medistill.distil.presets import default_settings
-from medistill.distil.problem import Problem, make_problem
-from medistill.evaluation.teachers import soft_labels
+from medistill.distil.problem import DistillationProblem, make_problem
+from medistill.evaluation.teachers import restored, soft_labels
 from medistill.files import CACHE_VARIABLE, pretty_json, write_atomically
-from medistill.nets.training import Statistics
-from medistill.package.package import decoded
 from medistill.runtime import has_bfloat16, prepare_torch
 
 RESULTS = Path(__file__).parent / "results"
@@ -55,6 +55,12 @@ def main() -> None:
     data = Path(os.environ.get("MEDISTILL_DATA", Path(__file__).parents[2] / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=data / "bloodcells_28.npz")
     parser.add_argument("--schedule", type=int, default=2000, help="steps of the plain loop in the section quality")
+    parser.add_argument(
+        "--start",
+        choices=("noise", "real"),
+        default="noise",
+        help="first images of both loops in the section quality",
+    )
     parser.add_argument("--note", default="", help="what readers of the figures should know, as a machine in use")
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="all, if none is named")
     given = parser.parse_args()
@@ -130,7 +136,7 @@ def compared_ways(
     return found
 
 
-def ceilings(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
+def ceilings(_prepared: PreparedDataset, _given: argparse.Namespace) -> dict[str, Any]:
     """Billions of operations a second of a large matrix product and a large convolution."""
     found = {}
     square, images, kernel = torch.randn(2048, 2048), torch.randn(128, 64, 32, 32), torch.randn(64, 64, 3, 3)
@@ -162,16 +168,16 @@ def convolution_rate() -> float:
     return done * 2 * 128 * 32 * 32 * 64 * 64 * 9 / passed / 1e9
 
 
-def convolutions(problem: Problem, made: int, real: int) -> float:
-    """Operations of a step's convolutions: forward for all, backward to the images for those that are made."""
-    side, fan, forward = -(-problem.shape[1] // 8) * 8, problem.shape[0], 0
+def convolutions(problem: DistillationProblem, synthetic: int, real: int) -> float:
+    """Operations of a step's convolutions: forward for all, backward to the images for the synthetic ones."""
+    side, fan, forward = -(-problem.shape[0] // 8) * 8, problem.channels, 0
     for _ in range(3):
         forward += 2 * side * side * 9 * fan * loops.FILTERS
         side, fan = side // 2, loops.FILTERS
-    return forward * (2 * made + real)
+    return forward * (2 * synthetic + real)
 
 
-def steps(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
+def steps(prepared: PreparedDataset, _given: argparse.Namespace) -> dict[str, Any]:
     """Steps per second at the same loss; networks are met again as often as in a whole run."""
     found: dict[str, Any] = {}
     for (title, factor, again), precision in product(
@@ -185,8 +191,8 @@ def steps(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
             name, lambda p=problem, n=count: loops.plain_dm(p, n), lambda p=problem, s=settings: loops.ours(p, s),
             before_ours=lambda r=reached: r.append(convolution_rate()),
         )  # fmt: skip
-        real = sum(min(size, loops.REAL_BATCH) for size in problem.sizes) / again
-        work = convolutions(problem, sum(problem.counts), int(real)) * count / 1e9
+        real = sum(min(size, loops.REAL_BATCH) for size in problem.real_per_stratum) / again
+        work = convolutions(problem, sum(problem.synthetic_per_stratum), int(real)) * count / 1e9
         # The machine's speed changes from minute to minute: each round is held against what was reached just before.
         shares = [work / own / rate for own, rate in zip(row["our_rounds"], reached, strict=True)]
         share = row["share_of_float32_convolution_ceiling"] = statistics.median(shares)
@@ -196,52 +202,59 @@ def steps(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def dc_steps(prepared: Prepared) -> dict[str, Any]:
+def dc_steps(prepared: PreparedDataset) -> dict[str, Any]:
     """Gradient matching with the network's own steps."""
     problem = make_problem(prepared, 10, None)
     settings = {
-        "name": "dc", "filters": loops.FILTERS, "iterations": 1, "outer_loops": 3, "inner_loops": 10, "start": "real",
-        "learning_rate": loops.IMAGE_RATE, "precision": "auto",
+        "name": "dc", "filters": loops.FILTERS, "iterations": 1, "outer_loops": 3, "inner_loops": 10,
+        "precision": "auto",
     }  # fmt: skip
+    optimiser = Optimiser(learning_rate=loops.IMAGE_RATE, momentum=loops.MOMENTUM)
     return compared(
         "dc, ten images per class",
         lambda: loops.plain_dc(problem, 1, 3, 10),
-        lambda: loops.ours(problem, settings),
+        lambda: loops.ours(problem, settings, optimiser=optimiser),
         rounds=5,
     )
 
 
-def quality(prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
+def quality(prepared: PreparedDataset, given: argparse.Namespace) -> dict[str, Any]:
     """Seconds until networks trained on our images are as good on validation images as on the plain loop's last."""
     problem = make_problem(prepared, 10, None)
     images: list[torch.Tensor] = []
-    taken = loops.seconds(lambda: images.append(loops.plain_dm(problem, given.schedule)))
+    taken = loops.seconds(lambda: images.append(loops.plain_dm(problem, given.schedule, start=given.start)))
     wanted, _ = score(prepared, problem, images[0], soft=False)
     loops.say(f"plain loop: balanced accuracy {wanted:.3f} after {given.schedule} steps and {taken:.0f} s")
-    found: dict[str, Any] = {"plain": {"steps": given.schedule, "seconds": taken, "balanced_accuracy": wanted}}
+    found: dict[str, Any] = {
+        "start": given.start,
+        "plain": {"steps": given.schedule, "seconds": taken, "balanced_accuracy": wanted},
+    }
     for name, factor, total, soft in (("dm", 1, 400, False), ("the default", 2, 200, True)):
-        row = reach(prepared, make_problem(prepared, 10, None, factor), total, soft, wanted)
+        settings = {**loops.DM, "iterations": total, "start": given.start, "precision": "auto"}
+        row = reach(prepared, make_problem(prepared, 10, None, factor), settings, soft, wanted)
         row["ratio"] = taken / row["seconds"] if row["balanced_accuracy"] >= wanted else None
         loops.say(f"{name}: " + ("not reached" if row["ratio"] is None else f"{row['ratio']:.1f} times less time"))
         found[name] = row
     return found
 
 
-def score(prepared: Prepared, problem: Problem, stored: torch.Tensor, soft: bool) -> tuple[float, float]:
+def score(
+    prepared: PreparedDataset, problem: DistillationProblem, stored: torch.Tensor, soft: bool
+) -> tuple[float, float]:
     """Mean balanced accuracy of four networks on validation images, and the seconds that labels took."""
-    part, spent = Part(decoded(problem.quantise(stored).numpy(), problem.shape[1:]), problem.labels.numpy()), 0.0
+    pixels, spent = decoded(problem.quantise(stored).numpy(), problem.shape), 0.0
+    data, task, own = TensorSplit(pixels, problem.targets.numpy()), prepared.task, prepared.normalisation
     if soft:
         started = time.perf_counter()
         labels = LabelConfig.model_validate(default_settings()["labels"])
-        (said,) = soft_labels(prepared.train, [part], normalisation(prepared), problem.classes, labels, 0)
-        part, spent = Part(part.pixels, part.labels, said), time.perf_counter() - started
-    exam = prepared.parts["val"]
-    return statistics.mean(
-        loops.our_training(part, exam, normalisation(prepared), Recipe(), problem.classes, 4)
-    ), spent
+        (said,) = soft_labels(prepared.train, [data], task, own, labels, 0)
+        data, spent = data.with_soft_labels(restored(task, said)), time.perf_counter() - started
+    return statistics.mean(loops.our_training(data, prepared.splits["val"], task, own, Recipe(), 4)), spent
 
 
-def reach(prepared: Prepared, problem: Problem, total: int, soft: bool, wanted: float) -> dict[str, Any]:
+def reach(
+    prepared: PreparedDataset, problem: DistillationProblem, settings: dict[str, Any], soft: bool, wanted: float
+) -> dict[str, Any]:
     """Our loop until its quality is the one wanted; its seconds without those spent on measuring."""
     row: dict[str, Any] = {}
     looking = labelling = 0.0
@@ -261,56 +274,44 @@ def reach(prepared: Prepared, problem: Problem, total: int, soft: bool, wanted: 
             looking += time.perf_counter() - now
             return reached < wanted
 
-        loops.ours(problem, {**loops.DM, "iterations": total, "precision": "auto"}, look)
+        loops.ours(problem, settings, look)
     return row
 
 
-def normalisation(prepared: Prepared) -> Statistics:
-    own = prepared.preprocessing
-    return Statistics(own.mean, own.std, prepared.dataset.description.flips)
-
-
-def evaluation(prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
+def evaluation(prepared: PreparedDataset, _given: argparse.Namespace) -> dict[str, Any]:
     """Five networks by one recipe: one after the other out of torch's modules, and ours side by side."""
-    problem = make_problem(prepared, 10, None)
-    part = random_part(problem)
-    exam, own, plain = prepared.parts["val"], normalisation(prepared), Recipe()
+    data = loops.random_images(make_problem(prepared, 10, None))
+    common = (data, prepared.splits["val"], prepared.task, prepared.normalisation)
 
     def ours(precision: str) -> Callable[[], object]:
-        return lambda: loops.our_training(part, exam, own, Recipe(precision=precision), problem.classes, 5)
+        return lambda: loops.our_training(*common, Recipe(precision=precision), 5)
 
     def one_after_the_other() -> None:
         for seed in range(5):
-            loops.plain_training(part, exam, own, plain, problem.classes, seed)
+            loops.plain_training(*common, Recipe(), seed)
 
     # A round takes minutes, so that what is slow the first time does not count for much.
     loops.say("five networks on ten random images per class, ours in")
     return compared_ways(one_after_the_other, {p: ours(p) for p in precisions()}, EVALUATION_ROUNDS)
 
 
-def random_part(problem: Problem) -> Part:
-    """Random images, as many as the problem asks for."""
-    return Part(problem.quantise(problem.random_images(loops.Key(0))).numpy(), problem.labels.numpy())
-
-
 PRECISION_SETS = ("pneumoniamnist", "breastmnist", "bloodcells_28")
 
 
-def precision(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
+def precision(_prepared: PreparedDataset, given: argparse.Namespace) -> dict[str, Any]:
     """Balanced accuracy on validation images of networks trained in float32 and, alike but for that, in bfloat16."""
     found = {}
     for name in PRECISION_SETS:
         if (file := loops.set_beside(given.data, name)) is None:
             continue
         prepared = prepare(load(file))
-        own, exam = normalisation(prepared), prepared.parts["val"]
-        problem = make_problem(prepared, 10, None)
-        for title, part, networks in (
-            ("ten random images per class", random_part(problem), 6),
+        common = (prepared.splits["val"], prepared.task, prepared.normalisation)
+        for title, data, networks in (
+            ("ten random images per class", loops.random_images(make_problem(prepared, 10, None)), 6),
             ("all training images", prepared.train, 2),
         ):
             scores = {
-                kind: loops.our_training(part, exam, own, Recipe(precision=kind), problem.classes, networks)
+                kind: loops.our_training(data, *common, Recipe(precision=kind), networks)
                 for kind in ("float32", "bfloat16")
             }
             found[f"{name}, {title}"] = scores
@@ -318,7 +319,7 @@ def precision(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def start(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
+def start(_prepared: PreparedDataset, _given: argparse.Namespace) -> dict[str, Any]:
     """Seconds until the command answers, beside the bare interpreter."""
     found = {}
     command = [str(Path(sys.executable).with_name("medistill")), "--help"]
@@ -331,7 +332,7 @@ def start(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-SECTIONS: dict[str, Callable[[Prepared, argparse.Namespace], dict[str, Any]]] = {
+SECTIONS: dict[str, Callable[[PreparedDataset, argparse.Namespace], dict[str, Any]]] = {
     "ceilings": ceilings, "steps": steps, "quality": quality,
     "evaluation": evaluation, "precision": precision, "start": start,
     "memory": bench_memory.memory, "estimates": bench_memory.estimates, "large": bench_memory.large,

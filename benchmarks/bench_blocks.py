@@ -32,11 +32,11 @@ def main() -> None:
 
 def compare(kind: torch.dtype) -> None:
     """Say how much faster, forward and both gradients, in medians of rounds with their range."""
-    network = ConvNet(3, 28, 28, 8, loops.FILTERS)
+    network = ConvNet(3, (28, 28), 8, loops.FILTERS)
     fixed = {name: tensor.to(kind) for name, tensor in network.parameters(Key(0)).items()}
     learned = {name: tensor.clone().requires_grad_(True) for name, tensor in fixed.items()}
     images = torch.randn(loops.REAL_BATCH, 3, 28, 28, generator=Key(1).generator()).to(kind)
-    made, labels = images[:80].clone().requires_grad_(True), torch.arange(len(images)) % 8
+    synthetic, labels = images[:80].clone().requires_grad_(True), torch.arange(len(images)) % 8
 
     def by_parameters() -> object:
         return torch.autograd.grad(
@@ -47,7 +47,10 @@ def compare(kind: torch.dtype) -> None:
     for name, work in (
         ("forward", lambda: [network.embed(fixed, part) for part in images.split(64)]),
         ("gradient by parameters", by_parameters),
-        ("gradient by images", lambda: torch.autograd.grad(network.embed(fixed, made).square().sum(), made)),
+        (
+            "gradient by images",
+            lambda: torch.autograd.grad(network.embed(fixed, synthetic).square().sum(), synthetic),
+        ),
     ):
         ratios = sorted(ratio(work) for _ in range(ROUNDS))
         loops.say(f"  {name}: {statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})")

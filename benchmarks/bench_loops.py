@@ -2,8 +2,8 @@
 
 The plain loops do what the published programs do: a new network of torch's modules at each step,
 a loop over classes with one batch of real and one of synthetic images each, nothing kept. Both
-sides get the same problem, networks of the same width, real batches of the same size and the same
-kinds of augmentation.
+sides get the same problem, the same first images, networks of the same width, real batches of the same size and
+the same kinds of augmentation.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import reference_dc
-import reference_dm
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from medistill.augment import for_training, siamese
 from medistill.config import Recipe
-from medistill.data.preprocess import Part
+from medistill.data.image import Normalisation
+from medistill.data.preprocess import TensorSplit
 from medistill.distil import loop
 from medistill.distil.method import State, make_method
-from medistill.distil.problem import Problem
-from medistill.evaluation.cache import Run, part_digest
+from medistill.distil.optimiser import Optimiser
+from medistill.distil.problem import DistillationProblem
+from medistill.evaluation.cache import TrainedRun, split_digest
 from medistill.evaluation.jobs import Job
-from medistill.evaluation.metrics import metrics
 from medistill.evaluation.workers import run_all
 from medistill.keys import Key
-from medistill.nets.pixels import normalise
-from medistill.nets.training import Statistics, one_cycle, steps_for
+from medistill.nets.training import one_cycle, steps_for
+from medistill.tasks.task import Task
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from reference import distribution_matching, gradient_matching
 
 Scores = list[float]
 AfterStep = Callable[[int, Tensor], bool]
@@ -43,24 +45,29 @@ FILTERS, REAL_BATCH, IMAGE_RATE, MOMENTUM = 64, 256, 1.0, 0.5
 DM = {"name": "dm", "filters": FILTERS, "real_batch": REAL_BATCH}
 
 
-def plain_dm(problem: Problem, steps: int, after_step: AfterStep | None = None, seed: int = 0) -> Tensor:
+def plain_dm(
+    problem: DistillationProblem,
+    steps: int,
+    after_step: AfterStep | None = None,
+    seed: int = 0,
+    start: str = "noise",
+) -> Tensor:
     """Distribution matching as published; returns the images."""
-    stored = problem.encode(problem.random_images(Key(seed))).requires_grad_(True)
+    stored = first_images(problem, {**DM, "start": start}, seed).requires_grad_(True)
     optimiser = torch.optim.SGD([stored], lr=IMAGE_RATE, momentum=MOMENTUM)
     for step in range(steps):
         key = Key(seed).child("plain", step)
         with torch.random.fork_rng():
             torch.manual_seed(seed * 1_000_003 + step)
-            model = reference_dm.convnet(problem.shape[0], problem.shape[1], FILTERS)
+            model = distribution_matching.convnet(problem.channels, problem.shape[0], FILTERS)
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         seen = problem.decode(stored)
-        made = [seen[problem.made(c)] for c in range(problem.classes)]
-        real = [
-            problem.of_class(c, problem.draw(c, REAL_BATCH, key.child("real", c))) for c in range(problem.classes)
-        ]
-        changes = [siamese(key.child("change", c).generator(), problem.flips) for c in range(problem.classes)]
-        loss = reference_dm.loss(model, made, real, lambda c, x, changes=changes: changes[c](x))
+        synthetic = [seen[problem.synthetic(s)] for s in range(problem.strata)]
+        real = [real_images(problem, s, key.child("real", s)) for s in range(problem.strata)]
+        flips = problem.normalisation.flips
+        changes = [siamese(key.child("change", s).generator(), flips) for s in range(problem.strata)]
+        loss = distribution_matching.loss(model, synthetic, real, lambda s, x, changes=changes: changes[s](x))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -69,84 +76,117 @@ def plain_dm(problem: Problem, steps: int, after_step: AfterStep | None = None, 
     return stored.detach()
 
 
-def plain_dc(problem: Problem, networks: int, outer: int, inner: int) -> None:
-    """Gradient matching as published, without augmentation."""
-    images = problem.random_images(Key(0)).requires_grad_(True)
-    optimiser = torch.optim.SGD([images], lr=IMAGE_RATE, momentum=MOMENTUM)
+def plain_dc(problem: DistillationProblem, networks: int, outer: int, inner: int) -> Tensor:
+    """Gradient matching as published, without augmentation; returns the images."""
+    stored = first_images(problem, {"name": "dc", "filters": FILTERS}, 0).requires_grad_(True)
+    optimiser = torch.optim.SGD([stored], lr=IMAGE_RATE, momentum=MOMENTUM)
+    targets = problem.targets.float()
     for number in range(networks):
         with torch.random.fork_rng():
             torch.manual_seed(number)
-            model = reference_dc.convnet(problem.shape[0], problem.shape[1], problem.classes, FILTERS)
+            model = gradient_matching.convnet(problem.channels, problem.shape[0], problem.outputs, FILTERS)
         for step in range(outer):
             key = Key(0).child(number, step)
-            made = [images[problem.made(c)] for c in range(problem.classes)]
-            real = [problem.of_class(c, problem.draw(c, REAL_BATCH, key.child(c))) for c in range(problem.classes)]
-            loss = reference_dc.loss(model, made, real, lambda _c, x: x)
+            seen = problem.decode(stored)
+            rows = [problem.synthetic(s) for s in range(problem.strata)]
+            synthetic = [(seen[own], targets[own]) for own in rows]
+            real = [
+                (images := real_images(problem, s, key.child(s)), targets[own][:1].expand(len(images), -1))
+                for s, own in enumerate(rows)
+            ]
+            loss = gradient_matching.loss(model, synthetic, real, lambda _s, x: x)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            batches = [(images.detach(), problem.labels)] * (inner if step < outer - 1 else 0)
-            reference_dc.train(model, batches, 0.01)
+            batches = [(problem.decode(stored.detach()), targets)] * (inner if step < outer - 1 else 0)
+            gradient_matching.train(model, batches, 0.01)
+    return stored.detach()
 
 
-def ours(problem: Problem, settings: dict[str, Any], after_step: AfterStep | None = None, seed: int = 0) -> Tensor:
+def first_images(problem: DistillationProblem, settings: dict[str, Any], seed: int) -> Tensor:
+    """What a method begins with, in the stored size."""
+    return loop.start(make_method(settings), problem, Key(seed)).images
+
+
+def real_images(problem: DistillationProblem, stratum: int, key: Key) -> Tensor:
+    """A batch of real images of a stratum."""
+    return problem.real.queried_by(("draw",)).draw(stratum, REAL_BATCH, key).value.images
+
+
+def random_images(problem: DistillationProblem) -> TensorSplit:
+    """Random real images, as many as the problem asks for."""
+    images = first_images(problem, {"name": "random"}, 0)
+    return TensorSplit(problem.quantise(problem.decode(images)).numpy(), problem.targets.numpy())
+
+
+def ours(
+    problem: DistillationProblem,
+    settings: dict[str, Any],
+    after_step: AfterStep | None = None,
+    seed: int = 0,
+    optimiser: Optimiser | None = None,
+) -> Tensor:
     """Our loop; returns the images."""
     method, key = make_method(settings).for_this_machine(), Key(seed)
-    state = loop.start(method, problem, key)
+    state = loop.start(method, problem, key, optimiser)
 
     class Enough(Exception):
         """Somebody saw enough."""
 
-    def look(state: State, _loss: float) -> None:
+    def look(state: State, _losses: list[float]) -> None:
         if after_step is not None and not after_step(state.step, state.images.detach()):
             raise Enough
 
     with suppress(Enough):
-        loop.run(method, problem, key, state, look)
+        loop.run(method, problem, key, state, look, optimiser=optimiser)
     return state.images.detach()
 
 
-def plain_training(part: Part, exam: Part, statistics: Statistics, recipe: Recipe, classes: int, seed: int) -> float:
+def plain_training(
+    data: TensorSplit, asked: TensorSplit, task: Task, normalisation: Normalisation, recipe: Recipe, seed: int
+) -> float:
     """One network on one set of images by the evaluation's recipe, out of torch's modules, on all threads.
 
     Returns:
-        Its balanced accuracy on the exam, about which it is asked once as published programs do.
+        Its balanced accuracy on the images asked about, which it sees once, as published programs do.
     """
-    channels, side = part.pixels.shape[1:3]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = reference_dc.convnet(channels, side, classes, recipe.width)
-    pixels, labels = torch.from_numpy(part.pixels), torch.from_numpy(part.labels)
-    steps = steps_for(recipe, len(part))
+        model = gradient_matching.convnet(data.channels, data.shape[0], task.outputs, recipe.width)
+    pixels, labels = torch.from_numpy(data.pixels), torch.from_numpy(task.labels(data.targets))
+    steps = steps_for(recipe, len(data))
     optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: one_cycle(step, steps))
     for step in range(steps):
         draw = Key(seed).child(step).generator()
-        rows = torch.randint(len(part), (recipe.batch,), generator=draw)
-        x = for_training(normalise(pixels[rows], statistics.mean, statistics.std), draw, statistics.flips)
+        rows = torch.randint(len(data), (recipe.batch_size,), generator=draw)
+        x = for_training(normalisation.normalise(pixels[rows]), draw, normalisation.flips)
         error = functional.cross_entropy(model(x), labels[rows], label_smoothing=recipe.label_smoothing)
         optimiser.zero_grad()
         error.backward()
         optimiser.step()
         schedule.step()
     model.eval()
-    asked = torch.from_numpy(exam.pixels)
+    tested = torch.from_numpy(asked.pixels)
     with torch.no_grad():
-        said = [model(normalise(x, statistics.mean, statistics.std)).softmax(1) for x in asked.split(recipe.batch)]
-    return metrics(torch.cat(said).numpy(), exam.labels)["balanced_accuracy"]
+        said = [model(normalisation.normalise(x)).softmax(1) for x in tested.split(recipe.batch_size)]
+    return task.scores(torch.cat(said).numpy(), asked.targets)["balanced_accuracy"]
 
 
-def our_training(part: Part, exam: Part, statistics: Statistics, recipe: Recipe, classes: int, count: int) -> Scores:
-    """So many networks side by side, as ``evaluate`` trains them; balanced accuracy of each on the exam."""
-    parts = {part_digest(part): part, part_digest(exam): exam}
-    names = list(parts)
-    jobs = [Job(names[0], names[-1], None, statistics, classes, recipe, 2, 0, index) for index in range(count)]
+def our_training(
+    data: TensorSplit, asked: TensorSplit, task: Task, normalisation: Normalisation, recipe: Recipe, count: int
+) -> Scores:
+    """So many networks side by side, as ``evaluate`` trains them; balanced accuracy of each on the images asked."""
+    splits = {split_digest(data): data, split_digest(asked): asked}
+    names = list(splits)
+    common = (names[0], names[-1], None, normalisation, task.kind, task.outputs, recipe, 2, 0)
+    jobs = [Job(*common, index) for index in range(count)]
     found: dict[int, float] = {}
 
-    def done(job: Job, run: Run) -> None:
-        found[job.index] = metrics(run.probabilities, exam.labels)["balanced_accuracy"]
+    def done(job: Job, run: TrainedRun) -> None:
+        found[job.index] = task.scores(run.probabilities, asked.targets)["balanced_accuracy"]
 
-    run_all(jobs, parts, lambda _images: None, done)
+    run_all(jobs, splits, lambda _images: None, done)
     return [found[index] for index in range(count)]
 
 

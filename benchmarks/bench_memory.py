@@ -15,11 +15,11 @@ from typing import Any
 import bench_loops as loops
 import numpy as np
 
-from medistill.data.preprocess import Prepared
+from medistill.data.preprocess import PreparedDataset
 from medistill.files import CACHE_VARIABLE
 
 ONE_STEP = " --set method.iterations=1 --set method.real_batch=64"
-TEACHER_STEPS = " --set labels.recipe.least_steps={0} --set labels.recipe.most_steps={0}"
+TEACHER_STEPS = " --set labels.recipe.min_steps={0} --set labels.recipe.max_steps={0}"
 ESTIMATED = (
     ("breastmnist", "--method dm --ipc 10 --set method.iterations=10"),
     ("bloodcells_28", "--method dm --ipc 10 --set method.iterations=8"),
@@ -51,7 +51,7 @@ def distilled(data: Path, folder: Path, options: str) -> tuple[float, dict[str, 
     return float(announced[1]), json.loads(ended.stdout)["cost"]
 
 
-def estimates(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
+def estimates(_prepared: PreparedDataset, given: argparse.Namespace) -> dict[str, Any]:
     """Estimated against measured peak memory, in megabytes."""
     found = {}
     for name, options in ESTIMATED:
@@ -65,7 +65,7 @@ def estimates(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def memory(_prepared: Prepared, given: argparse.Namespace) -> dict[str, Any]:
+def memory(_prepared: PreparedDataset, given: argparse.Namespace) -> dict[str, Any]:
     """Peak megabytes of a few steps, each in a process of its own."""
     code = (
         "import sys; sys.path.insert(0, {folder!r}); import bench_loops as loops; "
@@ -99,7 +99,7 @@ LARGE_SETS = (
 hours at 224 pixels, so there all its parts run, but few steps of each; its memory is that of the whole."""
 
 
-def large(_prepared: Prepared, _given: argparse.Namespace) -> dict[str, Any]:
+def large(_prepared: PreparedDataset, _given: argparse.Namespace) -> dict[str, Any]:
     """Peak memory and seconds of the default at ten images per class, with a limit of 4 GB."""
     found = {}
     for name, shape, classes, options in LARGE_SETS:

@@ -1,7 +1,8 @@
 """The trials behind docs/explanation/choosing-a-method.md: networks trained on a package, asked validation images.
 
-Test images are never looked at. Each line is a row of the table there. One thread, so that the
-figures are the same on any number of cores; all trials take hours, one can be named.
+Test images are never looked at. Each line is a row of the table there, measured with real first images; the last
+three begin with noise, as the default does. One thread, so that the figures are the same on any number of cores; all
+trials take hours, one can be named.
 
     OMP_NUM_THREADS=1 python benchmarks/choose_method.py FOLDER-OF-SETS [NUMBER ...]
 """
@@ -14,25 +15,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from medistill.config import Recipe
+from medistill.aliases import Pixels, Probabilities, SoftLabels
+from medistill.config import OptimiserConfig, Recipe
+from medistill.data.image import decoded
 from medistill.data.load import load
-from medistill.data.preprocess import Part, Prepared, prepare
+from medistill.data.preprocess import PreparedDataset, TensorSplit, prepare
 from medistill.distil import loop
 from medistill.distil.method import make_method
 from medistill.distil.presets import read_preset
 from medistill.distil.problem import make_problem
-from medistill.evaluation.calibration import class_shift, shifted
-from medistill.evaluation.metrics import metrics
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
-from medistill.nets.training import Statistics, predict, train
-from medistill.package.package import decoded
+from medistill.nets.training import predict_probabilities, train_network
 from medistill.runtime import prepare_torch
 
-DM = {"name": "dm", "iterations": 400}
+DM = {"name": "dm", "iterations": 400, "start": "real"}
+NOISE = {"name": "dm", "iterations": 400, "start": "noise"}
 RANDOM = {"name": "random"}
+
+
+def quick(name: str) -> dict[str, Any]:
+    """A method at its quick preset, from real images."""
+    return {**read_preset(name, "quick")["method"], "start": "real"}
+
+
+def rate(name: str, learning_rate: float | None = None) -> dict[str, Any]:
+    """The further choices of a method at its quick preset: its optimiser, perhaps at another rate."""
+    preset = read_preset(name, "quick")["optimiser"]
+    return {"networks": 2, "optimiser": {**preset, **({"learning_rate": learning_rate} if learning_rate else {})}}
+
+
 # Set, method, factor, teachers, further choices.
 TRIALS: list[tuple[str, dict[str, Any], int, int, dict[str, Any]]] = [
     *(("bloodcells_28", RANDOM, factor, teachers, {}) for teachers in (0, 1, 2) for factor in (1, 2)),
@@ -40,9 +55,9 @@ TRIALS: list[tuple[str, dict[str, Any], int, int, dict[str, Any]]] = [
     ("bloodcells_28", DM, 2, 0, {}),
     ("bloodcells_28", DM, 2, 2, {}),
     ("bloodcells_28", {**DM, "iterations": 200}, 2, 2, {}),
-    ("bloodcells_28", {**DM, "iterations": 200, "learning_rate": 5.0}, 2, 2, {}),
-    ("bloodcells_28", {"name": "ncfm", "iterations": 300, "real_batch": 128}, 2, 2, {}),
-    ("bloodcells_28", {"name": "frepo", "learn_labels": False, "iterations": 400}, 2, 2, {}),
+    ("bloodcells_28", {**DM, "iterations": 200}, 2, 2, {"optimiser": {"learning_rate": 5.0}}),
+    ("bloodcells_28", {"name": "ncfm", "iterations": 300, "real_batch": 128, "start": "real"}, 2, 2, {}),
+    ("bloodcells_28", {"name": "frepo", "learn_labels": False, "iterations": 400, "start": "real"}, 2, 2, {}),
     ("bloodcells_28", DM, 2, 2, {"ipc": 1}),
     ("bloodcells_28", RANDOM, 3, 2, {}),
     ("bloodcells_28", {**DM, "iterations": 200}, 2, 2, {"calibrate": True}),
@@ -60,74 +75,82 @@ TRIALS: list[tuple[str, dict[str, Any], int, int, dict[str, Any]]] = [
     ("pneumoniamnist", DM, 2, 2, {"balance": True}),
     ("pneumoniamnist", DM, 2, 2, {"calibrate": True}),
     ("pneumoniamnist", DM, 2, 2, {"balance": True, "calibrate": True}),
-    ("breastmnist", {"name": "dsa", **read_preset("dsa", "quick"), "learning_rate": 0.1}, 1, 0, {"networks": 2}),
+    ("breastmnist", quick("dsa"), 1, 0, rate("dsa", 0.1)),
     *(
-        (name, {"name": method, **read_preset(method, "quick")}, 1, 0, {"networks": 2})
+        (name, quick(method), 1, 0, rate(method))
         for name in ("breastmnist", "pneumoniamnist")
         for method in ("dsa", "dc", "mtt")
     ),
-    ("breastmnist", {"name": "mtt", **read_preset("mtt", "quick"), "learning_rate": 30.0}, 1, 0, {"networks": 2}),
+    ("breastmnist", quick("mtt"), 1, 0, rate("mtt", 30.0)),
+    *(
+        (name, NOISE, 2, 2, {"balance": True, "calibrate": True})
+        for name in ("bloodcells_28", "breastmnist", "pneumoniamnist")
+    ),
 ]
 
 
-def trial(data: Prepared, settings: dict[str, Any], factor: int, teachers: int, more: dict[str, Any]) -> list[float]:
+def trial(
+    data: PreparedDataset, settings: dict[str, Any], factor: int, teachers: int, more: dict[str, Any]
+) -> list[float]:
     """Accuracy, balanced accuracy and AUROC on validation images, means over networks."""
     problem, method, key = make_problem(data, more.get("ipc", 10), None, factor), make_method(settings), Key(0)
-    made = loop.run(method, problem, key.child("distil"), loop.start(method, problem, key.child("distil")))
-    pixels = decoded(problem.quantise(made.images).numpy(), (problem.shape[1], problem.shape[2]))
-    labels, statistics = made.labels.numpy(), _statistics(data)
-    soft = _soft(data, Part(pixels, labels), teachers, more) if teachers else None
+    optimiser = method.optimiser(problem).configured(OptimiserConfig.model_validate(more.get("optimiser", {})))
+    here, task, val = key.child("distil"), data.task, data.splits["val"]
+    made = loop.run(method, problem, here, loop.start(method, problem, here, optimiser), optimiser=optimiser)
+    pixels = decoded(problem.quantise(made.images).numpy(), problem.shape)
+    distilled, scores = TensorSplit(pixels, made.targets.numpy()), []
+    if teachers:
+        distilled = distilled.with_soft_labels(_soft(data, distilled, teachers, more))
     if more.get("calibrate"):
-        soft = _calibrated(data, Part(pixels, labels, soft))
-    part, val, scores = Part(pixels, labels, soft), data.parts["val"], []
+        distilled = distilled.with_soft_labels(_calibrated(data, distilled))
     for index in range(more.get("networks", 3 if data.dataset.description.name == "breastmnist" else 2)):
-        network = ConvNet(*problem.shape, problem.classes, 64)
-        parameters = train(network, part, statistics, Recipe(), key.child("network", index))
-        found = metrics(predict(network, parameters, val.pixels, statistics), val.labels)
+        found = task.scores(_asked(data, distilled, key.child("network", index), val.pixels), val.targets)
         scores.append([found[m] for m in ("accuracy", "balanced_accuracy", "auroc")])
     return [float(x) for x in np.mean(scores, axis=0)]
 
 
-def _statistics(data: Prepared) -> Statistics:
-    return Statistics(data.preprocessing.mean, data.preprocessing.std, data.dataset.description.flips)
+def _asked(data: PreparedDataset, shown: TensorSplit, key: Key, pixels: Pixels) -> Probabilities:
+    """What a network trained on the images shown says of others."""
+    network = ConvNet(shown.channels, shown.shape, data.task.outputs, 64)
+    parameters = train_network(network, shown, data.task, data.normalisation, Recipe(), key)
+    return predict_probabilities(network, parameters, pixels, data.task, data.normalisation)
 
 
-def _soft(data: Prepared, part: Part, teachers: int, more: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _soft(data: PreparedDataset, distilled: TensorSplit, teachers: int, more: dict[str, Any]) -> SoftLabels:
     """Soft labels, with the variants that were tried: balanced teachers, divided by class frequency, mixed."""
     said = []
     for index in range(teachers):
-        shown = _rebalanced(data.train, index) if more.get("balance") else data.train
-        network = ConvNet(*part.pixels.shape[1:], data.classes, 64)
-        parameters = train(network, shown, _statistics(data), Recipe(), Key(7).child("teacher", index))
-        said.append(predict(network, parameters, part.pixels, _statistics(data)))
+        shown = _rebalanced(data, index) if more.get("balance") else data.train
+        said.append(_asked(data, shown, Key(7).child("teacher", index), distilled.pixels))
     mean = np.mean(said, axis=0)
     if more.get("divide"):
-        mean = mean / (np.array(data.counts) / sum(data.counts))
+        mean = mean / (np.array(data.real_per_stratum) / sum(data.real_per_stratum))
     soft, share = mean / mean.sum(1, keepdims=True), more.get("mix", 0.0)
-    return ((1 - share) * soft + share * np.eye(data.classes)[part.labels]).astype(np.float32)
+    return ((1 - share) * soft + share * distilled.targets).astype(np.float32)
 
 
-def _calibrated(data: Prepared, part: Part) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _calibrated(data: PreparedDataset, distilled: TensorSplit) -> SoftLabels:
     """As ``medistill.evaluation.teachers`` does it, with the trials' own draw of real images."""
-    network = ConvNet(*part.pixels.shape[1:], data.classes, 64)
-    parameters = train(network, part, _statistics(data), Recipe(), Key(99).child("network", 0))
-    draw, each = np.random.default_rng(0), 1024 // data.classes
-    members = [np.flatnonzero(data.train.labels == label) for label in range(data.classes)]
-    rows = np.concatenate([draw.permutation(m)[:each] for m in members])
-    said = predict(network, parameters, data.train.pixels[rows], _statistics(data))
-    assert part.soft_labels is not None
-    return shifted(part.soft_labels, class_shift(said, data.train.labels[rows]))
+    draw, each = np.random.default_rng(0), 1024 // data.task.outputs
+    rows = np.concatenate([draw.permutation(members)[:each] for members in _members(data)])
+    said = _asked(data, distilled, Key(99).child("network", 0), data.train.pixels[rows])
+    assert distilled.soft_labels is not None
+    return data.task.shifted(distilled.soft_labels, data.task.shift(said, data.train.targets[rows]))
 
 
-def _rebalanced(part: Part, seed: int) -> Part:
+def _rebalanced(data: PreparedDataset, seed: int) -> TensorSplit:
     """As the trials drew it; ``medistill.evaluation.arms.rebalanced`` draws by key instead."""
-    draw, classes = np.random.default_rng(seed), int(part.labels.max()) + 1
-    each, rows = len(part) // classes, []
-    for label in range(classes):
-        members = np.flatnonzero(part.labels == label)
+    draw, train = np.random.default_rng(seed), data.train
+    each, rows = len(train) // data.task.outputs, []
+    for members in _members(data):
         rows.append(np.concatenate([draw.permutation(members) for _ in range(-(-each // len(members)))])[:each])
     chosen = np.sort(np.concatenate(rows))
-    return Part(part.pixels[chosen], part.labels[chosen])
+    return TensorSplit(train.pixels[chosen], train.targets[chosen])
+
+
+def _members(data: PreparedDataset) -> list[npt.NDArray[np.intp]]:
+    """Rows of the training images of each class."""
+    return [np.flatnonzero(column) for column in data.task.membership(data.train.targets).T]
 
 
 def main() -> None:

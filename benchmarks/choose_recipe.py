@@ -18,11 +18,10 @@ import torch
 
 from medistill.config import Recipe
 from medistill.data.load import load
-from medistill.data.preprocess import Part, Prepared, prepare
-from medistill.evaluation.metrics import metrics
+from medistill.data.preprocess import PreparedDataset, TensorSplit, prepare
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
-from medistill.nets.training import Statistics, predict, train
+from medistill.nets.training import predict_probabilities, train_network
 from medistill.runtime import prepare_torch
 
 FOLDS = 3
@@ -42,21 +41,22 @@ TRIALS = [
 ]
 
 
-def trial(data: Prepared, recipe: Recipe) -> list[float]:
+def trial(data: PreparedDataset, recipe: Recipe) -> list[float]:
     """Accuracy, balanced accuracy and AUROC, means over folds."""
-    parts = [data.train, data.parts["val"]]
-    pixels, labels = np.concatenate([p.pixels for p in parts]), np.concatenate([p.labels for p in parts])
-    draw, fold = np.random.default_rng(5), np.empty(len(labels), int)
-    for label in range(data.classes):
-        members = np.flatnonzero(labels == label)
+    splits, task, normalisation = [data.train, data.splits["val"]], data.task, data.normalisation
+    pixels, targets = (np.concatenate([getattr(s, name) for s in splits]) for name in ("pixels", "targets"))
+    draw, fold = np.random.default_rng(5), np.empty(len(targets), int)
+    for column in task.membership(targets).T:
+        members = np.flatnonzero(column)
         fold[draw.permutation(members)] = np.arange(len(members)) % FOLDS
-    statistics = Statistics(data.preprocessing.mean, data.preprocessing.std, data.dataset.description.flips)
+    network = ConvNet(data.train.channels, data.train.shape, task.outputs, recipe.width)
     scores = []
     for held_out in range(FOLDS):
         rows = fold != held_out
-        network = ConvNet(*pixels.shape[1:], data.classes, recipe.width)
-        parameters = train(network, Part(pixels[rows], labels[rows]), statistics, recipe, Key(held_out))
-        found = metrics(predict(network, parameters, pixels[~rows], statistics), labels[~rows])
+        shown = TensorSplit(pixels[rows], targets[rows])
+        parameters = train_network(network, shown, task, normalisation, recipe, Key(held_out))
+        said = predict_probabilities(network, parameters, pixels[~rows], task, normalisation)
+        found = task.scores(said, targets[~rows])
         scores.append([found[m] for m in ("accuracy", "balanced_accuracy", "auroc")])
     return [float(x) for x in np.mean(scores, axis=0)]
 
@@ -71,7 +71,7 @@ def main() -> None:
     for number in map(int, sys.argv[2:] or range(len(TRIALS))):
         batch, steps, rate, decay, smoothing = TRIALS[number]
         recipe = Recipe(
-            epochs=1, batch=batch, least_steps=steps, steps_per_doubling=0, learning_rate=rate,
+            epochs=1, batch_size=batch, min_steps=steps, steps_per_doubling=0, learning_rate=rate,
             weight_decay=decay, label_smoothing=smoothing,
         )  # fmt: skip
         print(number, TRIALS[number], *(f"{x:.3f}" for x in trial(data, recipe)), flush=True)

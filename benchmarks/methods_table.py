@@ -1,9 +1,10 @@
 """Measure every method on real sets: one command, resumed by giving it again.
 
-Every method under its ``quick`` settings at ten images per class, the default and random images
-also at 1 and 50 with three seeds, each measured by ``medistill evaluate`` on test images. What is
-measured already lies in ``docs/results/methods`` and is not measured again; packages and trained
-networks are kept in the user's cache. ``make docs`` writes the table from it.
+Every method under its ``quick`` settings at ten images per class, the default, the default from real
+first images and random images also at 1 and 50 with three seeds, each measured by ``medistill evaluate``
+on test images. What is measured already lies in ``docs/results/methods`` and is not measured again, but
+for what an earlier version distilled: that began with real images. Packages and trained networks are kept
+in the user's cache. ``make docs`` writes the table from it.
 
     python benchmarks/methods_table.py [FOLDER OF SETS] [SET ...]
 """
@@ -27,23 +28,27 @@ from medistill.files import CACHE_VARIABLE, pretty_json, user_cache, write_atomi
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "methods"
 SETS = ("pneumoniamnist", "breastmnist", "bloodcells_28")
-DEFAULT = "default"
+DEFAULT, REAL_START = "default", "default-real-start"
+OPTIONS = {DEFAULT: [], REAL_START: ["--set", "method.start=real"]}
+"""What ``distill`` is asked for where no method is named."""
+
+SCORES = ("arms", "gain_over_random", "gain_over_random_matched", "recovery", "recovery_above_baseline")
 KEPT = (
-    "arms", "gain_over_random", "gain_over_random_stored_alike", "recovery", "recovery_above_chance",
-    "compression", "images", "test_images", "networks", "random_draws", "recipe", "notes", "data",
+    *SCORES, "task", "primary", "compression", "images", "test_images", "repeats", "random_draws", "recipe", "notes",
+    "data",
 )  # fmt: skip
 
 
 def cells(sets: list[str]) -> list[tuple[str, str, int, int]]:
     """Set, method, images per class and seed of every package; what is asked first of the table comes first."""
-    names = [DEFAULT, "random", *(name for name in methods() if name != "random")]
+    names = [DEFAULT, REAL_START, "random", *(name for name in methods() if name != "random")]
     first = [(s, name, 10, 0) for name in names for s in sets]
     more = [
         (s, name, ipc, seed)
         for sizes in ((1, 10), (50,))  # the larger ones take longer than all others together
         for seed in (0, 1, 2)
         for ipc in sizes
-        for name in (DEFAULT, "random")
+        for name in (DEFAULT, REAL_START, "random")
         for s in sets
     ]
     return [*first, *(cell for cell in more if cell not in first)]
@@ -55,10 +60,11 @@ def distilled(folder: Path, data: str, method: str, ipc: int, seed: int) -> tupl
     Distilling gets an empty cache: its seconds hold the training of teachers and experts too. What it
     trained is kept for what comes after.
     """
-    out = user_cache() / "methods-table" / f"{data}-{method}-ipc{ipc}-seed{seed}"
-    asked = [] if method == DEFAULT else ["--method", method]
+    # Not the folder of format version 1, whose packages this version would refuse to go on with.
+    out = user_cache() / "methods-table-2" / f"{data}-{method}-ipc{ipc}-seed{seed}"
+    asked = OPTIONS.get(method, ["--method", method])
     if "quick" in presets().get(method, []):
-        asked += ["--preset", "quick"]
+        asked = [*asked, "--preset", "quick"]
     given = ["--ipc", str(ipc), "--seed", str(seed), "--out", str(out), *asked]
     with tempfile.TemporaryDirectory() as empty:
         made = medistill_json("distill", str(folder / f"{data}.npz"), *given, cache=empty)
@@ -72,9 +78,18 @@ def measure(folder: Path, data: str, method: str, ipc: int, seed: int) -> dict[s
     fewer = ["--set", "random_draws=2"] if seed else []
     result = medistill_json("evaluate", str(out), "--on", str(folder / f"{data}.npz"), *fewer)
     return {
-        "set": data, "method": method, "ipc": ipc, "seed": seed, "bytes": made["bytes"], "cost": made["cost"],
+        "set": data, "method": method, "ipc": ipc, "seed": seed, "start": made["start"], "audits": made["audits"],
+        "contains_real_images": made["contains_real_images"], "bytes": made["bytes"], "cost": made["cost"],
         "version": medistill.__version__, **{key: result[key] for key in KEPT},
     }  # fmt: skip
+
+
+def is_measured(path: Path, method: str) -> bool:
+    """Whether a file holds what this version would measure; what an earlier one distilled tells no start."""
+    if not path.exists():
+        return False
+    chosen = method in methods() and methods()[method].info.kind == "coreset"
+    return chosen or "start" in json.loads(path.read_text())
 
 
 def medistill_json(*words: str, cache: str | None = None) -> Any:
@@ -87,11 +102,14 @@ def medistill_json(*words: str, cache: str | None = None) -> Any:
 def main() -> None:
     """Measure what is missing."""
     arguments = sys.argv[1:]
+    if "--help" in arguments:
+        print(__doc__)
+        return
     folder = Path(arguments[0] if arguments else os.environ.get("MEDISTILL_DATA", ROOT.parent / "shared" / "data"))
     todo = cells(arguments[1:] or list(SETS))
     for number, (data, method, ipc, seed) in enumerate(todo, 1):
         path = RESULTS / f"{data}-{method}-ipc{ipc}-seed{seed}.json"
-        if path.exists():
+        if is_measured(path, method):
             continue
         print(f"{number} of {len(todo)}: {data}, {method}, {ipc} per class, seed {seed}", file=sys.stderr, flush=True)
         write_atomically(path, pretty_json(measure(folder, data, method, ipc, seed)))

@@ -15,31 +15,34 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from methods_table import DEFAULT, ROOT, SETS, distilled, medistill_json
+from methods_table import DEFAULT, ROOT, SCORES, SETS, distilled, is_measured, medistill_json
 
 from medistill.config import Net
 from medistill.files import pretty_json, write_atomically
 
 RESULTS = ROOT / "docs" / "results" / "transfer"
-NETS = ",".join(get_args(Net))
-FEWER = ("--set", "networks=2", "--set", "random_draws=3", "--set", "recipe.precision=bfloat16")
+ARCHITECTURES = ",".join(get_args(Net))
+FEWER = ("--set", "repeats=2", "--set", "random_draws=3", "--set", "recipe.precision=bfloat16")
 
 
 def main() -> None:
     """Measure what is missing."""
     arguments = sys.argv[1:]
+    if "--help" in arguments:
+        print(__doc__)
+        return
     folder = Path(arguments[0] if arguments else os.environ.get("MEDISTILL_DATA", ROOT.parent / "shared" / "data"))
     for data in arguments[1:] or SETS:
         path = RESULTS / f"{data}-ipc10.json"
-        if path.exists():
+        if is_measured(path, DEFAULT):
             continue
-        package, _ = distilled(folder, data, DEFAULT, 10, 0)
-        result = medistill_json("evaluate", str(package), "--on", str(folder / f"{data}.npz"), "--nets", NETS, *FEWER)
-        kept = ("arms", "gain_over_random", "gain_over_random_stored_alike", "recovery", "recovery_above_chance")
-        about = ("test_images", "networks", "random_draws", "recipe", "data")
-        own = {result["net"]: {key: result[key] for key in kept}}
-        nets = {**own, **{net: {key: scores[key] for key in kept} for net, scores in result["transfer"].items()}}
-        value = {"set": data, "ipc": 10, "seed": 0, "nets": nets, **{key: result[key] for key in about}}
+        package, made = distilled(folder, data, DEFAULT, 10, 0)
+        asked = ("--on", str(folder / f"{data}.npz"), "--architectures", ARCHITECTURES, *FEWER)
+        result = medistill_json("evaluate", str(package), *asked)
+        each = {result["architecture"]: result, **result["transfer"]}
+        scores = {name: {key: found[key] for key in SCORES} for name, found in each.items()}
+        about = {key: result[key] for key in ("test_images", "repeats", "random_draws", "recipe", "data")}
+        value = {"set": data, "ipc": 10, "seed": 0, "start": made["start"], "architectures": scores, **about}
         write_atomically(path, pretty_json(value))
 
 

@@ -18,13 +18,13 @@ ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("MEDISTILL_DATA", ROOT.parent / "shared" / "data"))
 
 TINY = EvaluateConfig(
-    recipe=Recipe(least_steps=6, most_steps=8, width=8, batch=16), networks=2, random_draws=2, bootstrap=100
+    recipe=Recipe(min_steps=6, max_steps=8, width=8, batch_size=16), repeats=2, random_draws=2, bootstrap=100
 )
 """An evaluation of seconds; its figures mean nothing."""
 
 TINY_SETS = [
-    "recipe.least_steps=6", "recipe.most_steps=8", "recipe.width=8", "recipe.batch=16",
-    "networks=2", "random_draws=2", "bootstrap=100",
+    "recipe.min_steps=6", "recipe.max_steps=8", "recipe.width=8", "recipe.batch_size=16",
+    "repeats=2", "random_draws=2", "bootstrap=100",
 ]  # fmt: skip
 
 SMALL_DM = {"method": {"name": "dm", "iterations": 4, "networks": 2, "filters": 8, "real_batch": 8}}
@@ -108,8 +108,10 @@ def npz_arrays(dataset) -> dict[str, np.ndarray]:
     arrays = {}
     for name, split in dataset.splits.items():
         images = split.images
-        arrays[f"{name}_images"] = images[..., 0] if images.shape[3] == 1 else images
-        arrays[f"{name}_labels"] = split.labels.astype(np.uint8)[:, None]
+        last = np.moveaxis(images, 1, -1)
+        arrays[f"{name}_images"] = last[..., 0] if last.shape[-1] == 1 else last
+        labels = dataset.task.labels(split.targets).astype(np.uint8)
+        arrays[f"{name}_labels"] = labels[:, None] if labels.ndim == 1 else labels
     return arrays
 
 

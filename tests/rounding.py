@@ -17,7 +17,7 @@ def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 def small_network(channels: int) -> tuple[ConvNet, Callable[[torch.dtype], list[torch.Tensor]]]:
     """A ConvNet, and what computes its scores of 20 images with their loss's gradients by images and weights."""
-    network = ConvNet(channels, 28, 28, 3, filters=16)
+    network = ConvNet(channels, (28, 28), 3, filters=16)
     start = network.parameters(Key(1))
     images = torch.randn(20, channels, 28, 28, generator=Key(2).generator())
     labels = torch.arange(20) % 3

@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import pytest
 import torch
 
@@ -6,7 +8,7 @@ from medistill.keys import Key
 
 
 @pytest.mark.parametrize("name", sorted(OPERATION))
-@pytest.mark.parametrize("shape", [(1, 1, 16, 16), (3, 3, 20, 31)])
+@pytest.mark.parametrize("shape", [(1, 1, 16, 16), (3, 3, 20, 31), (2, 1, 16, 18, 20)])
 def test_same_change_for_every_image_and_differentiable(name, shape):
     change = OPERATION[name]([0.3, 0.8, 0.1, 0.6], "both")
     x = torch.rand(shape, dtype=torch.float64, requires_grad=True)
@@ -18,9 +20,10 @@ def test_same_change_for_every_image_and_differentiable(name, shape):
 
 
 @pytest.mark.parametrize("name", ["scale", "rotate", "crop"])
-def test_middle_of_the_range_changes_nothing(name):
+@pytest.mark.parametrize("shape", [(2, 1, 17, 17), (2, 1, 16, 17, 18)])
+def test_middle_of_the_range_changes_nothing(name, shape):
     middle = {"scale": (1 - 1 / 1.2) / (1.2 - 1 / 1.2)}.get(name, 0.5)
-    x = torch.rand(2, 1, 17, 17)
+    x = torch.rand(shape)
     assert torch.allclose(OPERATION[name]([middle] * 4, "none")(x), x, atol=1e-5)
 
 
@@ -29,9 +32,10 @@ def test_colour_middle_is_identity_for_gray():
     assert torch.allclose(OPERATION["colour"]([0.5, 0.5, 0.5, 0.5], "none")(x), x, atol=1e-6)
 
 
-def test_cutout_takes_a_quarter_in_the_middle():
-    x = torch.ones(1, 1, 16, 16)
-    assert (OPERATION["cutout"]([0.5] * 4, "none")(x) == 0).sum() == 64
+@pytest.mark.parametrize(("shape", "cut"), [((1, 1, 16, 16), 64), ((1, 1, 16, 16, 16), 512)])
+def test_cutout_takes_half_of_each_side_in_the_middle(shape, cut):
+    x = torch.ones(shape)
+    assert (OPERATION["cutout"]([0.5] * 4, "none")(x) == 0).sum() == cut
 
 
 def test_draws_repeat():
@@ -55,22 +59,25 @@ def test_training_mirrors_only_what_is_allowed(flips, left, top):
     assert bool(mirrored_y) == top
 
 
-def test_training_changes_each_image_by_itself():
-    x = torch.rand(1, 1, 16, 16).expand(8, 1, 16, 16)
+@pytest.mark.parametrize("shape", [(16, 16), (16, 16, 16)])
+def test_training_changes_each_image_by_itself(shape):
+    x = torch.rand(1, 1, *shape).expand(8, 1, *shape)
     y = for_training(x, Key(0).generator(), "none")
     assert len(torch.unique(y.flatten(1), dim=0)) == 8
 
 
 @pytest.mark.parametrize("flips", ["horizontal", "both"])
-def test_training_mirrors_the_image_that_it_would_have_made(flips):
+@pytest.mark.parametrize("shape", [(17, 17), (17, 17, 17)])
+def test_training_mirrors_the_image_that_it_would_have_made(flips, shape):
     # A mirror before the turn would shear; the mirrored image must be the other one's mirror image.
-    x = torch.rand(24, 1, 17, 17)
+    x = torch.rand(24 if len(shape) == 2 else 48, 1, *shape)
     plain = for_training(x, Key(5).generator(), "none")
     mirrored = for_training(x, Key(5).generator(), flips)
+    axes = range(1, 1 + len(shape))
+    every = [way for count in range(len(shape) + 1) for way in combinations(axes, count)]
     seen = set()
     for one, other in zip(plain, mirrored, strict=True):
-        ways = {(): one, (2,): one.flip(2), (1,): one.flip(1), (1, 2): one.flip(1, 2)}
-        same = [way for way, image in ways.items() if torch.allclose(image, other, atol=1e-4)]
+        same = [way for way in every if torch.allclose(one.flip(way), other, atol=1e-4)]
         assert same, "neither the image nor a mirror image of it"
         seen.add(same[0])
-    assert seen == ({(), (2,)} if flips == "horizontal" else {(), (2,), (1,), (1, 2)})
+    assert seen == ({(), (len(shape),)} if flips == "horizontal" else set(every))

@@ -101,7 +101,7 @@ def test_dark_images_in_bfloat16_round_no_more_than_with_torchs_functions(
     draw = Key(8).generator()
     images = -1.5 + 0.02 * torch.randn(6, 1, size, size, generator=draw)
     images[:, :, 10:14, 10:14] = 3
-    network = ConvNet(1, size, size, 3, filters=32)
+    network = ConvNet(1, (size, size), 3, filters=32)
     start = network.parameters(Key(1))
 
     def embedded(kind: torch.dtype) -> torch.Tensor:

@@ -5,17 +5,20 @@ from medistill.data.checks import check, require_usable
 from medistill.data.dataset import Dataset, Description, Split
 from medistill.data.load import load
 from medistill.errors import DataError
+from medistill.tasks.task import make_task
+
+TWO = make_task("binary", ("a", "b"))
 
 
-def _dataset(seed=0, n=40, side=20, **changes):
+def _dataset(seed=0, n=40, side=20, task=TWO, **changes):
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 2
     splits = {
-        s: Split(rng.integers(0, 256, (n, side, side, 1), dtype=np.uint8), labels.copy())
+        s: Split(rng.integers(0, 256, (n, 1, side, side), dtype=np.uint8), task.targets(labels))
         for s in ("train", "val", "test")
     }
     splits |= changes
-    return Dataset(splits, Description("x", ("a", "b"), "both"))
+    return Dataset(splits, Description("x", task, "both"))
 
 
 def _kinds(dataset, **options):
@@ -27,16 +30,15 @@ def test_nothing_wrong():
 
 
 def test_everything_is_listed_at_once():
-    dataset = _dataset()
+    three = make_task("multi-class", ("a", "b", "c"))
+    dataset = _dataset(task=three)
     images = dataset.train.images.astype(np.float32)
-    images[3, 2, 2] = np.nan
+    images[3, 0, 2, 2] = np.nan
     images[5] = 7
-    labels = dataset.train.labels.copy()
-    labels[0] = 9
-    broken = Dataset({**dataset.splits, "train": Split(images, labels)}, Description("x", ("a", "b", "c"), "both"))
+    broken = _dataset(task=three, train=Split(images, dataset.train.targets))
     found = _kinds(broken)
-    assert {"label range", "empty class", "dtype", "nan", "constant image", "class missing"} <= set(found)
-    assert found["nan"].level == found["label range"].level == found["empty class"].level == "blocking"
+    assert {"empty class", "dtype", "nan", "constant image", "class missing"} <= set(found)
+    assert found["nan"].level == found["dtype"].level == found["empty class"].level == "blocking"
     assert all(p.remedy for p in found.values())
     with pytest.raises(DataError, match="more: run medistill check"):
         require_usable(broken)
@@ -44,7 +46,7 @@ def test_everything_is_listed_at_once():
 
 def test_small_class():
     dataset = _dataset()
-    fewer = dataset.train.take(np.flatnonzero((dataset.train.labels == 0) | (np.arange(40) < 10)))
+    fewer = dataset.train.take(np.flatnonzero((dataset.train.targets[:, 0] == 1) | (np.arange(40) < 10)))
     found = _kinds(_dataset(train=fewer), ipc=6)["small class"]
     assert "5 images, 6 asked for" in found.found
 
@@ -57,7 +59,7 @@ def test_impossible_number_of_images(ipc):
 
 @pytest.mark.parametrize("names", [("a", "a"), ("a", " "), ("a", "b" * 300)])
 def test_class_names_that_cannot_be_used(names):
-    dataset = Dataset(_dataset().splits, Description("x", names, "both"))
+    dataset = _dataset(task=make_task("binary", names))
     assert _kinds(dataset)["class names"].level == "blocking"
 
 
@@ -66,9 +68,9 @@ def test_duplicates_across_splits(side):
     dataset = _dataset(side=side)
     images = dataset.splits["test"].images.copy()
     images[1] = dataset.train.images[7]
-    near = dataset.train.images[9].astype(int) + np.random.default_rng(1).integers(-4, 5, (side, side, 1))
+    near = dataset.train.images[9].astype(int) + np.random.default_rng(1).integers(-4, 5, (1, side, side))
     images[2] = near.clip(0, 255)
-    found = _kinds(_dataset(side=side, test=Split(images, dataset.splits["test"].labels)))
+    found = _kinds(_dataset(side=side, test=Split(images, dataset.splits["test"].targets)))
     assert found["exact duplicates"].found.startswith("1 of 40 test images are in train")
     assert found["near duplicates"].found.startswith("1 of 40")
 
@@ -76,9 +78,9 @@ def test_duplicates_across_splits(side):
 def test_patients_and_priors():
     base = _dataset(n=400)
     patients = np.array([f"p{i}" for i in range(400)])
-    skewed = (np.arange(400) < 80).astype(int)
+    skewed = TWO.targets((np.arange(400) < 80).astype(int))
     found = _kinds(
-        _dataset(n=400, train=Split(base.train.images, base.train.labels, patients),
+        _dataset(n=400, train=Split(base.train.images, base.train.targets, patients),
                  test=Split(base.splits["test"].images, skewed, patients))
     )  # fmt: skip
     assert "400 patients are in train and test" in found["patients across splits"].found
@@ -95,14 +97,45 @@ def test_one_split_is_told(tmp_path):
     assert "split made" in _kinds(load(tmp_path / "x.npz"))
 
 
-def test_multi_label_is_blocking(tmp_path):
-    rng = np.random.default_rng(0)
-    np.savez(
-        tmp_path / "x.npz",
-        train_images=rng.integers(0, 255, (40, 16, 16), dtype=np.uint8),
-        train_labels=rng.integers(0, 2, (40, 5)),
-    )
-    assert _kinds(load(tmp_path / "x.npz"))["multi-label"].level == "blocking"
+def _findings(targets):
+    task = make_task("multi-label", [f"finding {i}" for i in range(targets.shape[1])])
+    images = np.random.default_rng(1).integers(0, 256, (3, len(targets), 1, 16, 16), dtype=np.uint8)
+    splits = {name: Split(each, targets) for name, each in zip(("train", "val", "test"), images, strict=True)}
+    return Dataset(splits, Description("x", task, "both"))
+
+
+def test_several_findings_are_usable():
+    assert check(_findings(np.random.default_rng(0).integers(0, 2, (80, 3)).astype(np.uint8)), ipc=5) == []
+
+
+@pytest.mark.parametrize(("value", "kind"), [(0, "empty class"), (1, "full class")])
+def test_a_finding_that_no_image_has_or_every_one_is_blocking(value, kind):
+    targets = np.random.default_rng(0).integers(0, 2, (40, 5)).astype(np.uint8)
+    targets[:, 3] = value
+    found = _kinds(_findings(targets))
+    assert found[kind].level == "blocking" and "finding 3" in found[kind].found
+
+
+@pytest.mark.parametrize("label", [-1, 2, 9])
+def test_a_label_that_training_has_not_is_refused_when_read(tmp_path, label):
+    images = np.random.default_rng(0).integers(0, 255, (40, 16, 16), dtype=np.uint8)
+    labels = np.arange(40) % 2
+    wrong = labels.copy()
+    wrong[7] = label
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=labels, test_images=images, test_labels=wrong)
+    with pytest.raises(DataError, match=rf"test_labels\[7\] is {label} \(1 images\); allowed: 0 to 1"):
+        load(tmp_path / "x.npz")
+
+
+def test_volumes_are_checked_as_pictures_are():
+    targets = TWO.targets(np.arange(40) % 2)
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 1, 16, 16, 16), dtype=np.uint8)
+    images[2, 3] = images[0, 5]
+    images[0, 1] = 9
+    splits = {name: Split(each, targets) for name, each in zip(("train", "val", "test"), images, strict=True)}
+    found = _kinds(Dataset(splits, Description("x", TWO, "both")))
+    assert set(found) == {"exact duplicates", "constant image"}
+    assert found["exact duplicates"].found.startswith("1 of 40 test images are in train")
 
 
 def test_known_troubles_of_the_real_sets(real):

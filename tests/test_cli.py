@@ -130,9 +130,9 @@ def test_misspelled_settings_of_data_are_told(cli, tmp_path):
     for words in (["check", SOURCE, "--set", "dat.size=28"], ["predict", SOURCE, "--ipc", 1, "--set", "dta.size=20"]):
         status, out, err = cli(*words)
         assert status == 2 and out == "" and "unknown setting" in err and "did you mean 'data'" in err
-    (tmp_path / "c.yaml").write_text("netwroks: 5\nevaluate: {bootstrap: 100}\n")
+    (tmp_path / "c.yaml").write_text("repaets: 5\nevaluate: {bootstrap: 100}\n")
     status, out, err = cli("evaluate", "absent", "--on", SOURCE, "--config", tmp_path / "c.yaml")
-    assert status == 2 and out == "" and "unknown setting 'netwroks'; did you mean 'networks'" in err
+    assert status == 2 and out == "" and "unknown setting 'repaets'; did you mean 'repeats'" in err
 
 
 def test_files_of_settings_that_are_no_yaml(cli, tmp_path):
@@ -260,7 +260,7 @@ def test_another_configuration_in_the_same_folder_is_refused(cli, tmp_path):
     assert read_files(tmp_path / "p") == before
     status, _, err = cli(*options, "--ipc", 2)
     assert status == 0 and "finished already" in err
-    assert cli(*options, "--ipc", 3, "--seed", 1, "--fresh")[0] == 0
+    assert cli(*options, "--ipc", 3, "--seed", 1, "--overwrite")[0] == 0
     assert read_files(tmp_path / "p") != before
 
 
@@ -293,29 +293,45 @@ def test_text_for_people(cli, package, tmp_path):
     assert "contains real patient images" in cli("methods")[1]
     assert "is whole and unaltered" in cli("verify", package)[1]
     status, out, err = cli("evaluate", package, "--on", SOURCE, *TINY_OPTIONS)
-    assert status == 0 and "recovery above chance" in out and "evaluating" in err
+    assert status == 0 and "recovery above baseline" in out and "evaluating" in err
     assert "trained 2 networks" in cli("train", package, "--on", SOURCE, *TINY_OPTIONS)[1]
 
 
 def test_check_lists_all_and_fails(cli, tmp_path, tiny):
-    path = _bad_npz(tmp_path, tiny, test_labels=_with_label(7), train_labels=lambda a: np.where(a == 1, 2, a))
+    path = _bad_npz(
+        tmp_path, tiny, train_labels=lambda a: np.where(a == 1, 2, a),
+        train_images=_with_nan, val_images=np.float32, test_images=np.float32,
+    )  # fmt: skip
     status, out, _ = cli("check", path, "--json")
     kinds = {p["kind"] for p in json.loads(out)["problems"] if p["level"] == "blocking"}
-    assert status == 2 and kinds == {"label range", "empty class"}
+    assert status == 2 and kinds == {"nan", "empty class"}
+
+
+def test_labels_out_of_range_are_refused_when_they_are_read(cli, tmp_path, tiny):
+    path = _bad_npz(tmp_path, tiny, test_labels=_with_label(7))
+    _one_clear_line(cli("check", path), "test_labels[1] is 7 (1 images); allowed: 0 to 2", tmp_path, ["bad.npz"])
+
+
+def test_a_task_is_asked_for_by_name(cli, tmp_path):
+    status, out, _ = cli("check", SOURCE, "--task", "ordinal", "--json")
+    assert status == 0 and json.loads(out)["task"] == "ordinal"
+    status, out, err = cli("check", SOURCE, "--task", "ordnial")
+    assert status == 2 and out == "" and "did you mean 'ordinal'" in err
+    findings = SOURCE + ",task=findings"
+    for call in (["check", findings], ["distill", findings, "--ipc", 1, "--out", tmp_path / "p", *QUICK]):
+        _one_clear_line(cli(*call, "--task", "multi-class"), "--task multi-class: the labels are no", tmp_path, [])
 
 
 def test_settings_from_a_file(cli, tmp_path):
     (tmp_path / "s.yaml").write_text("ipc: 1\nseed: 4\nmethod: {name: dm, iterations: 3, networks: 2, filters: 8}\n")
     status, out, _ = cli("distill", SOURCE, "--out", tmp_path / "p", "--config", tmp_path / "s.yaml", "--json")
     assert status == 0 and json.loads(out)["images"] == 3
-    assert json.loads((tmp_path / "p" / "manifest.json").read_text())["seed"] == 4
+    assert json.loads((tmp_path / "p" / "manifest.json").read_text())["provenance"]["seed"] == 4
 
 
 def test_help_needs_no_torch():
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import sys; sys.argv=['medistill','--help']; from medistill.cli import main; main()"],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
+    code = "import sys; sys.argv=['medistill','--help']; from medistill.cli import main; main()"
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert "distill" in done.stdout
     assert not any(
         f"| {name}" in done.stderr or f" {name}\n" in done.stderr for name in ("torch", "sklearn", "matplotlib")

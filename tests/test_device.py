@@ -14,19 +14,24 @@ from typer.testing import CliRunner
 import medistill
 from medistill.cli import app
 from medistill.config import Recipe
-from medistill.data.preprocess import Part
+from medistill.data.image import Normalisation
+from medistill.data.phantom import Phantom, make_phantom
+from medistill.data.preprocess import TensorSplit, prepare
 from medistill.distil import loop
 from medistill.distil.method import make_method
+from medistill.distil.methods import dc
+from medistill.distil.problem import make_problem
 from medistill.evaluation import stacked, workers
-from medistill.evaluation.cache import part_digest
-from medistill.evaluation.jobs import Job, do
+from medistill.evaluation.cache import split_digest
+from medistill.evaluation.jobs import Job, do_job
 from medistill.evaluation.stacked import do_stacked
 from medistill.keys import Key
-from medistill.nets.pixels import Pixels
-from medistill.nets.stacked import taken_apart, train_stacked
-from medistill.nets.training import Statistics, predict, train
+from medistill.nets.bank import PixelBank
+from medistill.nets.stacked import train_stacked, unstack
+from medistill.nets.training import predict_probabilities, train_network
 from medistill.nets.zoo import make_network
-from medistill.testing import small_problem
+from medistill.tasks.task import numbered
+from problems import step
 
 META = torch.device("meta")
 LEARNING = {
@@ -38,9 +43,22 @@ LEARNING = {
     "mtt": {"iterations": 11, "experts": 1, "expert_epochs": 2, "span": 1, "latest_start": 1, "student_steps": 2,
             "filters": 6},
 }  # fmt: skip
-RECIPE = Recipe(least_steps=25, steps_per_doubling=0, epochs=0.1, batch=5, width=6)
-SEEN = Statistics((0.5,), (0.25,), "horizontal")
+RECIPE = Recipe(min_steps=25, steps_per_doubling=0, epochs=0.1, batch_size=5, width=6)
+NORMALISATION = Normalisation((0.5,), (0.25,), "horizontal")
+TASKS = {kind: numbered(kind, 3) for kind in ("multi-class", "multi-label")}
+CLASSES = TASKS["multi-class"]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
+
+
+class AsIfGpu(str):
+    """A name of the CPU, given as a device, that says it is a GPU: what is done there is what a GPU does."""
+
+    type = "cuda"
+
+
+def problem_on(device, **phantom):
+    """The tests' small problem, its images on a device."""
+    return make_problem(prepare(make_phantom(Phantom(classes=3, images=36, size=16, **phantom))), 2, None, 1, device)
 
 
 def distilled(problem, name, **more):
@@ -54,25 +72,22 @@ def distilled(problem, name, **more):
 @pytest.mark.parametrize("name", sorted(LEARNING))
 def test_no_step_waits_or_mixes_devices(name, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path))
-    problem, key = small_problem(2), Key(0)
+    here, there, key = problem_on(torch.device("cpu")), problem_on(META), Key(0)
     method = make_method({"name": name, **LEARNING[name]})
-    method.prepare(problem, key, lambda _: None)
-    state = loop.start(method, problem, key).to(META)
-    there = replace(problem, device=META)
-    for step in (0, 1):
-        state.step = step
-        state.images.requires_grad_(True)
-        method.loss(state, there, range(there.classes), key).backward()
-        assert state.images.grad is not None and state.images.grad.device == META
-        state.images = state.images.detach()
+    method.prepare(here, key, lambda _: None)
+    state = loop.start(method, here, key).to(META)
+    for number in (0, 1):
+        state.step = number
+        found = step(method, state, there, key)
+        assert found.images is not None and found.images.device == META and found.loss.device == META
         if name != "mtt":  # whose step size, a single number, is brought to the CPU once a step
-            method.after_update(state, there, key)
+            method.after_update(state, there, key, found.extra)
 
 
 def test_telling_seldom_changes_nothing(monkeypatch):
-    problem = small_problem(2)
+    problem = problem_on(torch.device("cpu"))
     expected, told = distilled(problem, "dm")
-    monkeypatch.setitem(loop.TOLD_AT_ONCE, "cpu", 5)
+    monkeypatch.setitem(loop.SYNC_INTERVAL, "cpu", 5)
     found, seldom = distilled(problem, "dm")
     assert torch.equal(found.images, expected.images)
     assert [step for step, _ in told] == list(range(1, 13)) and [step for step, _ in seldom] == [5, 10, 12]
@@ -81,53 +96,75 @@ def test_telling_seldom_changes_nothing(monkeypatch):
 
 def test_images_kept_on_a_device_are_those_of_the_array():
     array = np.random.default_rng(0).integers(0, 256, (9, 1, 4, 4), dtype=np.uint8)
-    there, here = Pixels(array, META), Pixels(array, torch.device("cpu"))
+    there, here = PixelBank(array, META), PixelBank(array, torch.device("cpu"))
     assert there.resident is not None and there.resident.device == META and here.resident is None
     there.resident, there.device = torch.from_numpy(array), torch.device("cpu")
     for rows in (slice(2, 5), torch.tensor([8, 0, 3])):
         assert torch.equal(there[rows], here[rows]) and here[rows].dtype == torch.uint8
 
 
-def parts(soft):
+def parts(soft, task=CLASSES, shape=(16, 16)):
+    """Two sets of random images with labels, given as probabilities or not."""
     draw = np.random.default_rng(0)
-    made = []
+    found = []
     for count in (11, 11):
-        pixels = draw.integers(0, 256, (count, 1, 16, 16), dtype=np.uint8)
-        labels = draw.integers(0, 3, count)
+        pixels = draw.integers(0, 256, (count, 1, *shape), dtype=np.uint8)
+        labels = draw.integers(0, 3, count) if task.exclusive else draw.integers(0, 2, (count, 3))
         said = draw.dirichlet(np.ones(3), count).astype(np.float32) if soft else None
-        made.append(Part(pixels, labels, said))
-    return made
+        found.append(TensorSplit(pixels, task.targets(labels), said))
+    return found
+
+
+def trained_together_and_alone(network, sets, keys, task, device):
+    """What networks say of the first set's images that were trained together on a device, or each alone."""
+    together = train_stacked(network, sets, task, NORMALISATION, RECIPE, keys, device)
+    for data, key, own in zip(sets, keys, unstack(together, len(keys)), strict=True):
+        alone = train_network(network, data, task, NORMALISATION, RECIPE, key)
+        # What they say, not their parameters: some have no effect, and drift with rounding.
+        yield [predict_probabilities(network, p, sets[0].pixels, task, NORMALISATION) for p in (own, alone)]
 
 
 @pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("name", ["convnet", "mlp", "vit"])
-def test_networks_trained_together_are_those_trained_alone(name, soft):
-    network = make_network(name, 1, 16, 16, 3, RECIPE.width)
-    one, other = parts(soft)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("convnet", "multi-class"), ("mlp", "multi-class"), ("vit", "multi-class"), ("convnet", "multi-label")],
+)
+def test_networks_trained_together_are_those_trained_alone(name, kind, soft):
+    network = make_network(name, 1, (16, 16), 3, RECIPE.width)
+    one, other = parts(soft, TASKS[kind])
     sets, keys = [one, one, other], [Key(1), Key(2), Key(1)]
-    together = train_stacked(network, sets, SEEN, RECIPE, keys, torch.device("cpu"))
-    for part, key, own in zip(sets, keys, taken_apart(together, 3), strict=True):
-        alone = train(network, part, SEEN, RECIPE, key)
-        # What they say, not their parameters: some have no effect, and drift with rounding.
-        said = [predict(network, parameters, other.pixels, SEEN) for parameters in (own, alone)]
-        np.testing.assert_allclose(*said, atol=1e-3)
+    pairs = list(trained_together_and_alone(network, sets, keys, TASKS[kind], torch.device("cpu")))
+    for together, alone in pairs:
+        np.testing.assert_allclose(together, alone, atol=1e-3)
+    assert abs(pairs[0][1] - pairs[1][1]).max() > 0.01 < abs(pairs[0][1] - pairs[2][1]).max(), "they do differ"
+
+
+def test_networks_of_volumes_trained_together_are_those_trained_alone():
+    network = make_network("convnet", 1, (16, 16, 16), 3, RECIPE.width)
+    sets, keys = parts(False, shape=(16, 16, 16)), [Key(1), Key(2)]
+    for together, alone in trained_together_and_alone(network, sets, keys, CLASSES, torch.device("cpu")):
+        np.testing.assert_allclose(together, alone, atol=1e-3)
 
 
 def test_networks_with_running_means_are_not_trained_together():
-    network = make_network("convnet-bn", 1, 16, 16, 3, RECIPE.width)
+    network = make_network("convnet-bn", 1, (16, 16), 3, RECIPE.width)
     with pytest.raises(ValueError, match="running means"):
-        train_stacked(network, parts(False), SEEN, RECIPE, [Key(1), Key(2)], torch.device("cpu"))
+        train_stacked(network, parts(False), CLASSES, NORMALISATION, RECIPE, [Key(1), Key(2)], torch.device("cpu"))
+
+
+def make_job(train, test, index, architecture="convnet", keep=False, val=None, curve_points=2):
+    digests = [split_digest(train), split_digest(test), None if val is None else split_digest(val)]
+    return Job(*digests, NORMALISATION, "multi-class", 3, RECIPE, curve_points, 0, index, architecture, keep)
 
 
 def test_jobs_done_together_say_what_they_say_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path))
     (one, other), test = parts(False), parts(False)[0]
-    few = Part(other.pixels[:4], other.labels[:4])
-    known = {part_digest(part): part for part in (one, other, few, test)}
+    few = TensorSplit(other.pixels[:4], other.targets[:4])
+    known = {split_digest(data): data for data in (one, other, few, test)}
 
-    def job(part, index, network="convnet", keep=False):
-        digest = part_digest(test)
-        return Job(part_digest(part), digest, digest, SEEN, 3, RECIPE, 3, 0, index, network, keep)
+    def job(data, index, architecture="convnet", keep=False):
+        return make_job(data, test, index, architecture, keep, test, 3)
 
     jobs = [job(one, 0), job(other, 0, keep=True), job(one, 1), job(few, 0), job(one, 0, "convnet-bn")]
     for again in range(2):  # the second time one of them lies in the cache
@@ -137,7 +174,7 @@ def test_jobs_done_together_say_what_they_say_alone(tmp_path, monkeypatch):
         kept = jobs[1].work(known) if again else 0
         assert sum(seen) == sum(j.work(known) for j in jobs) - kept
         for each, run in found.items():
-            alone = do(replace(each, keep=False), known, lambda _: None)
+            alone = do_job(replace(each, keep=False), known, lambda _: None)
             np.testing.assert_allclose(run.probabilities, alone.probabilities, atol=2e-3)
             if not (again and each.keep):
                 np.testing.assert_allclose(run.curve[:, :2], alone.curve[:, :2])
@@ -145,19 +182,18 @@ def test_jobs_done_together_say_what_they_say_alone(tmp_path, monkeypatch):
 
 def test_no_more_networks_together_than_there_is_memory_for(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path))
-    network = make_network("convnet", 3, 224, 224, 3, 128)
+    network = make_network("convnet", 3, (224, 224), 3, 128)
     each = 256 * network.activation_mb
     assert [stacked.together_at_most(network, 256, mb) for mb in (1, 2 * each, 7 * each, 1e9)] == [1, 1, 3, 32]
-    (one, _), sizes = parts(False), []
-    known = {part_digest(one): one}
-    jobs = [Job(*[part_digest(one)] * 2, None, SEEN, 3, RECIPE, 2, 0, index) for index in range(3)]
-    small = RECIPE.batch * jobs[0].make_network(known).activation_mb
-    monkeypatch.setattr(stacked, "train_stacked", lambda *given: sizes.append(len(given[4])) or train_stacked(*given))
+    (one, _), sizes, batches = parts(False), [], []
+    known = {split_digest(one): one}
+    jobs = [make_job(one, one, index) for index in range(3)]
+    monkeypatch.setattr(stacked, "train_stacked", lambda *given: sizes.append(len(given[5])) or train_stacked(*given))
     for networks, expected in ((2, [2, 1]), (1, [])):
-        monkeypatch.setattr(stacked, "_free_mb", lambda _, n=networks: 2 * n * small + 1e-6)
+        monkeypatch.setattr(stacked, "together_at_most", lambda _, batch, mb, n=networks: batches.append(batch) or n)
         found = {}
         do_stacked(jobs, known, lambda _: None, found.__setitem__, torch.device("cpu"))
-        assert set(found) == set(jobs) and sizes == expected
+        assert set(found) == set(jobs) and sizes == expected and set(batches) == {RECIPE.batch_size}
         sizes.clear()
 
 
@@ -169,26 +205,22 @@ def test_jobs_go_to_the_device_that_was_chosen(monkeypatch):
     assert given == [(["job"], {}, print, print, META)]
 
 
-def test_gradients_of_all_classes_at_once_are_those_class_by_class():
-    problem, key = small_problem(2), Key(0)
-    for settings in ({}, {"augment": True}, {"precision": "bfloat16"}):
-        method = make_method({"name": "dc", **LEARNING["dc"], **settings})
-        state = loop.start(method, problem, key)
-        found = []
-        for there in (problem, replace(problem, device=torch.device("cpu:0"))):
-            images = state.images.clone().requires_grad_(True)
-            step = replace(state, images=images)
-            if there is problem:
-                loss = method.loss(step, problem, range(3), key)
-            else:
-                parameters = method._parameters(step, problem, key)
-                pairs = [method._pair(step, problem, label, key) for label in range(3)]
-                loss = method._together(method.network(problem), parameters, range(3), pairs)
-            loss.backward()
-            found.append((loss.detach(), images.grad))
-        loose = settings.get("precision") == "bfloat16"
-        torch.testing.assert_close(*[loss for loss, _ in found], rtol=0.02 if loose else 1e-5, atol=0)
-        torch.testing.assert_close(*[g for _, g in found], rtol=1e-4, atol=0.05 if loose else 1e-5)
+@pytest.mark.parametrize("task", ["classes", "findings"])
+@pytest.mark.parametrize("settings", [{}, {"augment": True}, {"precision": "bfloat16"}])
+def test_gradients_of_all_classes_at_once_are_those_class_by_class(settings, task, monkeypatch):
+    distances, distance = [], dc.gradient_distance
+    monkeypatch.setattr(dc, "gradient_distance", lambda *given: distances.append(given) or distance(*given))
+    problem, key = problem_on(torch.device("cpu"), task=task), Key(0)
+    method = make_method({"name": "dc", **LEARNING["dc"], **settings})
+    state = loop.start(method, problem, key)
+    found, counted = [], []
+    for there in (problem, replace(problem, device=AsIfGpu("cpu"))):
+        found.append(step(method, state, there, key))
+        counted.append(len(distances))
+    assert counted == [problem.strata, problem.strata + 1], "one after the other, then all in one"
+    (one_by_one, together) = found
+    torch.testing.assert_close(together.loss, one_by_one.loss, rtol=1e-5, atol=0)
+    torch.testing.assert_close(together.images, one_by_one.images, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -211,18 +243,14 @@ def test_an_unknown_device_is_one_line(monkeypatch):
 @pytest.mark.parametrize("name", sorted(LEARNING))
 def test_a_gpu_gives_the_images_of_the_cpu(name, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path))
-    problem = small_problem(2)
-    expected, _ = distilled(problem, name)
-    found, _ = distilled(replace(problem, device=torch.device("cuda")), name)
+    expected, _ = distilled(problem_on(torch.device("cpu")), name)
+    found, _ = distilled(problem_on(torch.device("cuda")), name)
     torch.testing.assert_close(found.images, expected.images, rtol=0.01, atol=0.02)
 
 
 @needs_gpu
 def test_a_gpu_trains_the_networks_of_the_cpu():
-    network = make_network("convnet", 1, 16, 16, 3, RECIPE.width)
-    one, other = parts(False)
-    together = train_stacked(network, [one, other], SEEN, RECIPE, [Key(1), Key(2)], torch.device("cuda"))
-    for part, key, own in zip((one, other), (Key(1), Key(2)), taken_apart(together, 2), strict=True):
-        alone = train(network, part, SEEN, RECIPE, key)
-        said = [predict(network, parameters, other.pixels, SEEN) for parameters in (own, alone)]
-        np.testing.assert_allclose(*said, atol=0.02)
+    network = make_network("convnet", 1, (16, 16), 3, RECIPE.width)
+    sets, keys = parts(False), [Key(1), Key(2)]
+    for together, alone in trained_together_and_alone(network, sets, keys, CLASSES, torch.device("cuda")):
+        np.testing.assert_allclose(together, alone, atol=0.02)

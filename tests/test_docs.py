@@ -16,10 +16,10 @@ from PIL import Image
 
 from conftest import ROOT, TINY_SETS
 
-PAGES = ["README.md", "docs/tutorials/first-package.md", "docs/how-to/share-my-dataset.md", "docs/how-to/i-received-a-package.md", "docs/how-to/add-a-method.md", "docs/how-to/run-a-study.md"]  # fmt: skip
+PAGES = ["README.md", "docs/tutorials/first-package.md", "docs/how-to/share-my-dataset.md", "docs/how-to/i-received-a-package.md", "docs/how-to/add-a-method.md", "docs/how-to/add-a-task.md", "docs/how-to/add-a-reader.md", "docs/how-to/add-an-audit-check.md", "docs/how-to/run-a-study.md"]  # fmt: skip
 DM = ["method.iterations=3", "method.networks=2", "method.filters=8", "method.real_batch=8"]
 EXTRA = {
-    "distill": [*DM, "labels.recipe.most_steps=5", *(f"evaluate.{setting}" for setting in TINY_SETS)],
+    "distill": [*DM, "labels.recipe.max_steps=5", *(f"evaluate.{setting}" for setting in TINY_SETS)],
     "evaluate": TINY_SETS,
     "train": TINY_SETS,
     "report": TINY_SETS,
@@ -52,7 +52,7 @@ def test_snippets_run(page, tmp_path, package):
             continue
         if kind == "python":
             script = (
-                "import medistill.config as c; c.Recipe.model_fields['most_steps'].default = 5; "
+                "import medistill.config as c; c.Recipe.model_fields['max_steps'].default = 5; "
                 "c.Recipe.model_rebuild(force=True)\n" + text
             )
             _run([sys.executable, "-c", script], tmp_path)

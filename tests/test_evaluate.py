@@ -1,26 +1,27 @@
 """The comparison: keys, caching, and that test labels choose nothing."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import medistill
 from conftest import SMALL_DM, TINY, TINY_SETS, npz_arrays
-from medistill.config import EvaluateConfig, Recipe
+from medistill.config import Recipe
+from medistill.data.align import align
 from medistill.data.dataset import Dataset, Description, Split
 from medistill.data.load import load
 from medistill.data.phantom import Phantom, make_phantom
-from medistill.data.preprocess import Part, prepare
+from medistill.data.preprocess import TensorSplit, prepare
 from medistill.errors import DataError
-from medistill.evaluation import arms, cache, jobs, workers
-from medistill.evaluation.align import align
-from medistill.evaluation.metrics import metrics
+from medistill.evaluation import arms, jobs, workers
 from medistill.files import CACHE_VARIABLE
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
-from medistill.nets.training import Statistics, one_cycle, predict, steps_for, train
+from medistill.nets.training import one_cycle, predict_probabilities, steps_for, train_network
 from medistill.package.package import read_package
+from medistill.tasks.task import make_task
 
 SOURCE = "phantom:classes=3,images=36,size=16"
 TINY_OPTIONS = [part for setting in TINY_SETS for part in ("--set", setting)]
@@ -39,7 +40,8 @@ def test_result_has_the_promised_keys(package):
         assert 0 <= result["details"][arm]["calibration_error"] <= 1
     for metric in ("accuracy", "balanced_accuracy", "auroc", "f1_macro"):
         assert math.isfinite(result["recovery"][metric])
-        assert set(result["gain_over_random"][metric]) == {"mean", "ci95"}
+        gained = result["gain_over_random"][metric]
+        assert gained["std"] is None and gained["ci95"][0] <= gained["mean"] <= gained["ci95"][1]
     assert result["compression"]["images"] == 6 / 36 and result["compression"]["bytes"] > 0
     assert (
         result["cost"]["seconds"] > 0 and result["cost"]["peak_memory_mb"] > 0 and "cpu" in result["cost"]["device"]
@@ -63,7 +65,7 @@ def test_another_package_trains_only_its_own_arm(package, tmp_path, monkeypatch)
     whole = jobs.Training
     monkeypatch.setattr(jobs, "Training", lambda *a: trained.append(len(a[1])) or whole(*a))
     medistill.evaluate(tmp_path / "q", on=SOURCE, config=TINY)
-    assert trained == [6] * TINY.networks
+    assert trained == [6] * TINY.repeats
 
 
 def test_recipe_is_part_of_the_identity(package, monkeypatch):
@@ -73,14 +75,15 @@ def test_recipe_is_part_of_the_identity(package, monkeypatch):
     whole = jobs.Training
     monkeypatch.setattr(jobs, "Training", lambda *a: trained.append(a[0]) or whole(*a))
     medistill.evaluate(package, on=SOURCE, config=other)
-    assert len(trained) >= 3 * TINY.networks
+    assert len(trained) >= 3 * TINY.repeats
 
 
-def test_permuted_test_labels_change_no_choice(tmp_path):
+def test_permuted_test_labels_change_no_choice(tmp_path, monkeypatch):
     """Distilled images, trained networks and their predictions are the same whatever the test labels say."""
     dataset = make_phantom(Phantom(classes=3, images=36, size=16))
     test = dataset.splits["test"]
-    shuffled = Split(test.images, np.random.default_rng(0).permutation(test.labels), test.patients)
+    shuffled = Split(test.images, np.random.default_rng(0).permutation(test.targets), test.patients)
+    assert not np.array_equal(shuffled.targets, test.targets)
     arrays = {
         "a": npz_arrays(dataset),
         "b": npz_arrays(Dataset({**dataset.splits, "test": shuffled}, dataset.description)),
@@ -89,15 +92,10 @@ def test_permuted_test_labels_change_no_choice(tmp_path):
     for name, content in arrays.items():
         np.savez(tmp_path / f"{name}.npz", **content)
         medistill.distill(tmp_path / f"{name}.npz", out=tmp_path / name, ipc=2, settings=SMALL_DM)
-        seen = []
-        whole, write = cache.read, cache.write
-        cache.read = lambda _identity: None
-        cache.write = lambda _identity, run, seen=seen: seen.append(run.probabilities)
-        try:
-            medistill.evaluate(tmp_path / name, on=tmp_path / f"{name}.npz", config=TINY)
-        finally:
-            cache.read, cache.write = whole, write
-        predictions[name] = seen
+        seen = predictions[name] = []
+        monkeypatch.setattr(arms, "read_run", lambda _identity: None)
+        monkeypatch.setattr(arms, "write_run", lambda _identity, run, seen=seen: seen.append(run.probabilities))
+        medistill.evaluate(tmp_path / name, on=tmp_path / f"{name}.npz", config=TINY)
     assert np.array_equal(read_package(tmp_path / "a").pixels, read_package(tmp_path / "b").pixels)
     assert len(predictions["a"]) == len(predictions["b"]) > 0
     for first, second in zip(predictions["a"], predictions["b"], strict=True):
@@ -105,22 +103,35 @@ def test_permuted_test_labels_change_no_choice(tmp_path):
 
 
 def test_arms_are_what_they_say():
-    part = prepare(make_phantom(Phantom(classes=3, images=90, size=16, imbalance=5))).train
-    sizes = np.bincount(part.labels)
-    even = arms.balanced(part, Key(0))
-    assert np.bincount(even.labels).tolist() == [sizes.min()] * 3
-    few = arms.subset(part, [4, 2, 100], Key(0))
-    assert np.bincount(few.labels).tolist() == [4, 2, sizes[2]]
-    assert not np.array_equal(few.pixels, arms.subset(part, [4, 2, 100], Key(1)).pixels)
+    prepared = prepare(make_phantom(Phantom(classes=3, images=90, size=16, imbalance=5)))
+    data, task, sizes = prepared.train, prepared.task, prepared.real_per_stratum
+    even = arms.balanced(data, task, Key(0))
+    assert task.counts(even.targets) == [min(sizes)] * 3
+    few = arms.subset(data, task, [4, 2, 100], Key(0))
+    assert task.counts(few.targets) == [4, 2, sizes[2]]
+    assert not np.array_equal(few.pixels, arms.subset(data, task, [4, 2, 100], Key(1)).pixels)
+    again = arms.rebalanced(data, task, Key(0))
+    assert task.counts(again.targets) == [30] * 3 and len(np.unique(again.pixels, axis=0)) < 90
+    images = {image.tobytes(): tuple(target) for image, target in zip(data.pixels, data.targets, strict=True)}
+    for arm in (even, few, again):
+        assert all(images[p.tobytes()] == tuple(t) for p, t in zip(arm.pixels, arm.targets, strict=True))
+
+
+def test_no_image_is_drawn_for_two_findings():
+    prepared = prepare(make_phantom(Phantom(classes=3, images=90, size=16, task="findings")))
+    task = prepared.task
+    few = arms.subset(prepared.train, task, [6, 5, 4, 3], Key(0))
+    assert len(few) == len(np.unique(few.pixels, axis=0)) == 18
+    assert all(have >= asked for have, asked in zip(task.counts(few.targets), [6, 5, 4, 3], strict=True))
 
 
 def test_steps_depend_on_the_number_of_images_alone():
     recipe = Recipe()
-    assert steps_for(recipe, 20) == recipe.least_steps
-    assert steps_for(recipe, 2 * recipe.batch) == recipe.least_steps + recipe.steps_per_doubling
-    assert steps_for(recipe, 10**4) == int(recipe.epochs * 10**4 / recipe.batch)
+    assert steps_for(recipe, 20) == recipe.min_steps
+    assert steps_for(recipe, 2 * recipe.batch_size) == recipe.min_steps + recipe.steps_per_doubling
+    assert steps_for(recipe, 10**4) == int(recipe.epochs * 10**4 / recipe.batch_size)
     assert all(steps_for(recipe, n) <= steps_for(recipe, n + 1) for n in range(1, 3000))
-    assert steps_for(recipe, 10**7) == recipe.most_steps
+    assert steps_for(recipe, 10**7) == recipe.max_steps
     assert all(0 <= one_cycle(i, n) <= 1 for n in (1, 2, 5, 50) for i in range(n))
 
 
@@ -128,9 +139,9 @@ def test_attached_results_repeat_and_reach_the_card(tmp_path):
     medistill.distill(SOURCE, out=tmp_path / "p", ipc=2, settings=SMALL_DM, evaluate=True, evaluate_config=TINY)
     first = {f.name: f.read_bytes() for f in (tmp_path / "p").glob("*.*")}
     assert "random real images, same number" in first["README.md"].decode()
-    assert read_package(tmp_path / "p").manifest["evaluation"]["arms"]["full"]
+    assert read_package(tmp_path / "p").manifest.evaluation.arms["full"]
     medistill.distill(
-        SOURCE, out=tmp_path / "p", ipc=2, settings=SMALL_DM, evaluate=True, evaluate_config=TINY, fresh=True
+        SOURCE, out=tmp_path / "p", ipc=2, settings=SMALL_DM, evaluate=True, evaluate_config=TINY, overwrite=True
     )
     assert first == {f.name: f.read_bytes() for f in (tmp_path / "p").glob("*.*")}
 
@@ -145,41 +156,54 @@ def test_recipient_trains_on_the_package_alone(package, tmp_path):
 
 def test_recipient_with_one_folder_tests_on_all_of_it(package, tmp_path, tiny):
     test = tiny.splits["test"]
-    np.savez(tmp_path / "mine.npz", train_images=test.images[..., 0], train_labels=test.labels)
+    np.savez(tmp_path / "mine.npz", **_arrays(tiny, "test", as_="train"))
     result = medistill.train(package, on=tmp_path / "mine.npz", config=TINY)
     assert result["test_images"] == len(test) and "none for training" in result["notes"][-1]
     count = np.sum(result["confusion"], axis=1)
     assert result["recall"] == pytest.approx([result["confusion"][c][c] / count[c] for c in range(3)]), (
         "of all networks"
     )
-    arrays = {"train_images": test.images[..., 0], "train_labels": test.labels}
-    np.savez(tmp_path / "more.npz", **arrays, val_images=test.images[:5, ..., 0], val_labels=test.labels[:5])
+    few = {name: array[:5] for name, array in _arrays(tiny, "test", as_="val").items()}
+    np.savez(tmp_path / "more.npz", **_arrays(tiny, "test", as_="train"), **few)
     assert medistill.train(package, on=tmp_path / "more.npz", config=TINY)["test_images"] == len(test) + 5
 
 
 def test_nobody_is_tested_on_what_was_distilled(tmp_path, tiny):
-    parts = {f"{n}_{k}": v for n in ("train", "val") for k, v in _arrays(tiny.splits[n]).items()}
-    np.savez(tmp_path / "mine.npz", **parts)
+    np.savez(tmp_path / "mine.npz", **_arrays(tiny, "train"), **_arrays(tiny, "val"))
     medistill.distill(tmp_path / "mine.npz", out=tmp_path / "p", method="random", ipc=2)
     with pytest.raises(DataError, match=r"mine: has no test images, and the package was made from the others"):
         medistill.train(tmp_path / "p", on=tmp_path / "mine.npz", config=TINY)
 
 
-def _arrays(split):
-    return {"images": split.images[..., 0], "labels": split.labels}
+def _arrays(dataset, split, as_=None):
+    """The arrays of one split, named as those of another where that is asked for."""
+    found = npz_arrays(dataset)
+    return {f"{as_ or split}_{kind}": found[f"{split}_{kind}"] for kind in ("images", "labels")}
 
 
 def test_classes_are_matched_by_name():
-    images = np.zeros((4, 16, 16, 1), np.uint8)
-    dataset = Dataset({"train": Split(images, np.array([0, 1, 1, 0]))}, Description("x", ("Dog", "cat")))
-    aligned, notes = align(dataset, ("cat", "cow", "dog"))
-    assert aligned.train.labels.tolist() == [2, 0, 0, 2] and "no cow" in notes[0]
+    images = np.zeros((4, 1, 16, 16), np.uint8)
+    own, theirs = make_task("binary", ("Dog", "cat")), make_task("multi-class", ("cat", "cow", "dog"))
+    dataset = Dataset({"train": Split(images, own.targets(np.array([0, 1, 1, 0])))}, Description("x", own))
+    aligned, notes = align(dataset, theirs)
+    assert aligned.task == theirs and theirs.labels(aligned.train.targets).tolist() == [2, 0, 0, 2]
+    assert "no cow" in notes[0]
     with pytest.raises(DataError, match="class 'Dog' is not in the package"):
-        align(dataset, ("cat", "cow"))
-    numbered = Dataset(dataset.splits, Description("x", ("0", "1")))
-    assert "by number" in align(numbered, ("cat", "dog"))[1][0]
+        align(dataset, make_task("binary", ("cat", "cow")))
+    numbered = Dataset(dataset.splits, Description("x", make_task("binary", ("0", "1"))))
+    assert "by number" in align(numbered, make_task("binary", ("cat", "dog")))[1][0]
     with pytest.raises(DataError, match="without names"):
-        align(numbered, ("a", "b", "c"))
+        align(numbered, make_task("multi-class", ("a", "b", "c")))
+
+
+def test_findings_are_matched_by_name_and_not_with_classes():
+    images, found = np.zeros((3, 1, 16, 16), np.uint8), np.array([[1, 1], [0, 1], [0, 0]], np.uint8)
+    own, theirs = make_task("multi-label", ("b", "A")), make_task("multi-label", ("a", "b", "c"))
+    dataset = Dataset({"train": Split(images, found)}, Description("x", own))
+    aligned, _ = align(dataset, theirs)
+    assert aligned.train.targets.tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 0]]
+    with pytest.raises(DataError, match=r"x: are a multi-label task.*a multi-class task, as the package is"):
+        align(dataset, make_task("multi-class", ("a", "b", "c")))
 
 
 def test_data_without_test_images_cannot_be_evaluated(package, tmp_path, tiny):
@@ -200,24 +224,24 @@ def test_damaged_cache_entry_is_trained_again(package, tmp_path, monkeypatch):
 def test_one_random_image_per_class_is_below_three_quarters_of_full_training():
     """The phantom is difficult enough for comparisons to mean something."""
     prepared = prepare(load("phantom"))
-    statistics = Statistics(prepared.preprocessing.mean, prepared.preprocessing.std, "both")
-    recipe = Recipe(width=32, batch=32)
-    network = ConvNet(1, 28, 28, 4, recipe.width)
+    task, normalisation = prepared.task, replace(prepared.normalisation, flips="both")
+    recipe = Recipe(width=32)  # as by default, but for its width
+    network = ConvNet(1, (28, 28), 4, recipe.width)
 
-    def score(part: Part, seed: int) -> float:
-        parameters = train(network, part, statistics, recipe, Key(seed))
-        test = prepared.parts["test"]
-        return metrics(predict(network, parameters, test.pixels, statistics), test.labels)["balanced_accuracy"]
+    def score(data: TensorSplit, seed: int) -> float:
+        parameters = train_network(network, data, task, normalisation, recipe, Key(seed))
+        test = prepared.splits["test"]
+        answers = predict_probabilities(network, parameters, test.pixels, task, normalisation)
+        return task.scores(answers, test.targets)["balanced_accuracy"]
 
     full = score(prepared.train, 0)
-    one = np.mean([score(arms.subset(prepared.train, [1] * 4, Key(i)), i) for i in range(3)])
+    one = np.mean([score(arms.subset(prepared.train, task, [1] * 4, Key(i)), i) for i in range(3)])
     assert full > 0.75, full
     assert one < 0.75 * full, (one, full)
-    assert EvaluateConfig().recipe.least_steps >= recipe.least_steps
 
 
 def test_workers_give_the_bytes_that_one_process_gives(package, monkeypatch):
-    monkeypatch.setattr(cache, "read", lambda _identity: None)
+    monkeypatch.setattr(arms, "read_run", lambda _identity: None)
     here = medistill.evaluate(package, on=SOURCE, config=TINY)
     monkeypatch.setattr(workers, "SMALL", 0)
     monkeypatch.setattr(workers, "usable_cores", lambda: 3)
@@ -226,7 +250,7 @@ def test_workers_give_the_bytes_that_one_process_gives(package, monkeypatch):
 
 
 def test_a_worker_that_dies_is_one_clear_line(package, monkeypatch, cli):
-    monkeypatch.setattr(cache, "read", lambda _identity: None)
+    monkeypatch.setattr(arms, "read_run", lambda _identity: None)
     monkeypatch.setattr(workers, "SMALL", 0)
     monkeypatch.setattr(workers, "usable_cores", lambda: 2)
     monkeypatch.setattr(workers.sys, "executable", "/bin/false")

@@ -1,7 +1,7 @@
 """Examples to learn from: those of several databases together."""
 
 from medistill.prediction.examples import read_examples
-from medistill.store import Store
+from medistill.records.store import Store
 from studies import described, record
 
 

@@ -1,25 +1,92 @@
 """Features of a data set: they see no image that they must not see, are kept, and a study renews them alone."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 
 import medistill
-from medistill.data.dataset import Dataset, Split
+from medistill.data.dataset import Dataset, Description, Split
 from medistill.data.phantom import Phantom, make_phantom
-from medistill.data.preprocess import Part, prepare
-from medistill.keys import Key
+from medistill.data.preprocess import TensorSplit, prepare
+from medistill.evaluation.cache import TrainedRun
+from medistill.evaluation.jobs import Job
 from medistill.prediction import features as features_module
-from medistill.prediction.features import Wanted, features
-from medistill.store import Store
+from medistill.prediction.features import ALL, CHOSEN, DRAW, PackageSpec, features
+from medistill.records.store import Store
 from medistill.study import work
+from medistill.tasks.task import make_task
 from studies import SMALL, in_this_process, write
 
 
+@dataclass
+class Trained:
+    """What networks of features are trained on and asked about; none is trained.
+
+    Networks of coresets answer right but for images that they were trained on, the others say that all are of the
+    first class.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    splits: dict[str, TensorSplit] = field(default_factory=dict)
+
+    def __call__(self, jobs, splits, news):
+        self.jobs += jobs
+        self.splits |= splits
+        return {job: TrainedRun(self.answer(job), np.zeros((0, 3))) for job in jobs}
+
+    def answer(self, job):
+        asked, own = self.splits[job.test], images_of(self.splits[job.train])
+        first = np.eye(job.outputs)[np.zeros(len(asked), dtype=int)]
+        if job.index != CHOSEN:
+            return first
+        known = np.array([image.tobytes() in own for image in asked.pixels])
+        return np.where(known[:, None], np.roll(asked.targets, 1, axis=1), asked.targets).astype(float)
+
+    @property
+    def held(self):
+        """The images asked about."""
+        (digest,) = {job.test for job in self.jobs}
+        return self.splits[digest]
+
+    @property
+    def rest(self):
+        """All others."""
+        return next(self.splits[job.train] for job in self.jobs if job.index == ALL)
+
+    def on(self, index):
+        """Training images of the networks of that number."""
+        return [self.splits[job.train] for job in self.jobs if job.index == index]
+
+
+@pytest.fixture
+def trained(monkeypatch, tmp_path):
+    """A record of what would be trained, with a cache that knows nothing."""
+    monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path / "nothing known"))
+    found = Trained()
+    monkeypatch.setattr(features_module, "run_cached", found)
+    return found
+
+
+def images_of(split):
+    return {image.tobytes() for image in split.pixels}
+
+
+def numbered_images(labels, patients=None):
+    """Training images whose every pixel is their number."""
+    task = make_task("multi-class", ("a", "b", "c"))
+    pixels = np.arange(len(labels), dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 16, 16), dtype=np.uint8)
+    train = Split(pixels, task.targets(np.asarray(labels)), patients)
+    return prepare(Dataset({"train": train}, Description("numbers", task)))
+
+
+def numbers(split):
+    return split.pixels[:, 0, 0, 0].tolist()
+
+
 def of_random(prepared, ipc):
-    package = Wanted.of({"method": {"name": "random"}, "ipc": ipc})
+    package = PackageSpec.of({"method": {"name": "random"}, "ipc": ipc})
     return features(prepared, {"random": package})["random"]
 
 
@@ -28,7 +95,7 @@ def test_features_come_from_training_images_alone(short, tmp_path, monkeypatch):
     first = of_random(prepare(dataset), 2)
     rng = np.random.default_rng(0)
     other = {
-        name: split if name == "train" else Split(255 - split.images, rng.permutation(split.labels), split.patients)
+        name: split if name == "train" else Split(255 - split.images, rng.permutation(split.targets), split.patients)
         for name, split in dataset.splits.items()
     }
     monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path / "empty"))  # else what was found above is found again
@@ -38,39 +105,54 @@ def test_features_come_from_training_images_alone(short, tmp_path, monkeypatch):
     assert all(0 <= first[f"{kind}.auroc"] <= 1 for kind in ("random", "all", "chosen"))
 
 
-def test_nobody_is_asked_about_patients_who_are_known():
+def test_nobody_is_asked_about_patients_who_are_known(trained):
     rng = np.random.default_rng(0)
     patients = np.array([f"p{n}" for n in rng.integers(0, 30, 200)])
-    pixels = np.arange(200, dtype=np.uint8).reshape(200, 1, 1, 1)
-    train = Part(pixels, rng.integers(0, 3, 200))
-    held, rest = features_module._held_out(train, 3, Key(0), patients)
-    of = dict(zip(pixels.ravel().tolist(), patients.tolist(), strict=True))
-    asked, known = ({of[int(p)] for p in part.pixels.ravel()} for part in (held, rest))
+    labels = rng.integers(0, 3, 200)
+    of_random(numbered_images(labels, patients), 2)
+    held, rest = trained.held, trained.rest
+    asked, known = ({patients[n] for n in numbers(part)} for part in (held, rest))
     assert not asked & known and len(held) + len(rest) == 200
-    assert all(n >= 1 for n in np.bincount(held.labels, minlength=3))
-    assert (np.bincount(held.labels, minlength=3) <= np.bincount(train.labels) // 2).all()
-    everyone, _ = features_module._held_out(train, 3, Key(0), None)
-    assert len({of[int(p)] for p in everyone.pixels.ravel()}) > len(asked)
+    every = np.bincount(labels)
+    assert all(n >= 1 for n in held.targets.sum(axis=0)) and (held.targets.sum(axis=0) <= every // 2).all()
+    drawn = [each for index in range(DRAW, CHOSEN) for each in trained.on(index)]
+    assert drawn and all(images_of(each) < images_of(rest) for each in drawn)
+    trained.jobs.clear()
+    of_random(numbered_images(labels), 2)
+    assert len({patients[n] for n in numbers(trained.held)}) > len(asked)
 
 
 @pytest.mark.parametrize("method", ["random", "herding", "k-means"])
-def test_a_coreset_is_looked_at_as_it_will_be(method, tmp_path):
-    medistill.distill(SMALL, out=tmp_path / "p", method=method, ipc=2, seed=3)
+def test_a_coreset_is_looked_at_as_it_will_be(method, trained, tmp_path):
+    medistill.distill(SMALL, out=tmp_path / "p", method=method, ipc=1, seed=3)
     package = medistill.read_package(tmp_path / "p")
-    wanted = Wanted.of({"method": {"name": method}, "ipc": 2, "seed": 3})
-    chosen = features_module._chosen(prepare(medistill.load(SMALL)), wanted)
-    assert np.array_equal(chosen.pixels, package.pixels) and np.array_equal(chosen.labels, package.labels)
+    wanted = PackageSpec.of({"method": {"name": method}, "ipc": 1, "seed": 3})
+    features(prepare(medistill.load(SMALL)), {"": wanted})
+    (chosen,) = trained.on(CHOSEN)
+    assert np.array_equal(chosen.pixels, package.pixels) and np.array_equal(chosen.targets, package.targets)
 
 
-def test_images_that_a_network_was_trained_on_are_not_asked_about():
-    rng = np.random.default_rng(0)
-    held = Part(rng.integers(0, 256, (6, 1, 16, 16), dtype=np.uint8), np.array([0, 0, 0, 1, 1, 1]))
-    rows = features_module._unseen(held, Part(held.pixels[[1, 4]], held.labels[[1, 4]]))
-    assert rows.tolist() == [True, False, True, True, False, True] and features_module._is_enough(held, rows)
-    assert not features_module._is_enough(held, np.array([True, False, False, True, True, True]))
+def test_images_that_a_network_was_trained_on_are_not_asked_about(trained, tmp_path):
+    """Where a coreset leaves less than half of a class to ask about, it is not looked at."""
+    source, size = "phantom:classes=2,images=24,size=16", 3
+    wanted = {seed: {"method": {"name": "random"}, "ipc": size, "seed": seed} for seed in range(16)}
+    prepared = prepare(medistill.load(source))
+    found = features(prepared, {str(seed): PackageSpec.of(each) for seed, each in wanted.items()})
+    labels = trained.held.targets.argmax(axis=1)
+    asked_about_some, outcomes = False, set()
+    for seed in wanted:
+        medistill.distill(source, out=tmp_path / str(seed), method="random", ipc=size, seed=seed)
+        own = images_of(medistill.read_package(tmp_path / str(seed)))
+        unseen = np.array([image.tobytes() not in own for image in trained.held.pixels])
+        enough = all(unseen[labels == label].mean() >= 0.5 for label in (0, 1))
+        # Right on every image that it may be asked about, else what random images reach.
+        assert found[str(seed)]["chosen.balanced_accuracy"] == (1.0 if enough else 0.5)
+        outcomes.add(enough)
+        asked_about_some |= enough and not unseen.all()
+    assert outcomes == {True, False} and asked_about_some
 
 
-def test_only_few_images_of_a_coreset_are_looked_at(short, monkeypatch):
+def test_only_few_images_of_a_coreset_are_looked_at(short, monkeypatch, tmp_path):
     """Of what is learned, stored smaller, labelled by teachers, or many, random images tell as much."""
     prepared = prepare(make_phantom(Phantom(classes=2, images=100, size=16)))
     own = {"method": {"name": "random"}, "ipc": 1}
@@ -78,30 +160,33 @@ def test_only_few_images_of_a_coreset_are_looked_at(short, monkeypatch):
         "few": own, "another seed": {**own, "seed": 1}, "many": {**own, "ipc": 4}, "smaller": {**own, "factor": 2},
         "labelled": {**own, "labels": {"teachers": 1}}, "learned": {"method": {"name": "dm"}, "ipc": 1},
     }  # fmt: skip
-    found = features(prepared, {name: Wanted.of(each) for name, each in wanted.items()})
+    found = features(prepared, {name: PackageSpec.of(each) for name, each in wanted.items()})
     differ = {n for n, f in found.items() if f["chosen.auroc"] != f["random.auroc"]}
     assert differ == {"few", "another seed"} and len({found[n]["chosen.auroc"] for n in differ}) == 2
     assert all(f["all.auroc"] == found["few"]["all.auroc"] for f in found.values())
     monkeypatch.setattr(features_module, "MOST_IMAGES", 99)
-    assert not features_module._is_looked_at(prepared, Wanted.of(own))
+    monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path / "empty"))  # else what was found above is found again
+    (many,) = features(prepared, {"": PackageSpec.of(own)}).values()
+    assert many["chosen.auroc"] == many["random.auroc"]
 
 
 def test_features_are_kept(short, monkeypatch):
     prepared = prepare(make_phantom(Phantom(classes=2, images=40, size=16)))
     first = of_random(prepared, 1)
-    monkeypatch.setattr(features_module, "run_all", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(features_module, "run_cached", lambda *_: pytest.fail("trained again"))
     assert of_random(prepared, 1) == first
 
 
 @pytest.mark.parametrize("images", [4, 7, 30])
-def test_features_of_few_images_and_a_class_of_one(short, images):
-    """A class of one image is not asked about, and where a coreset is all images, so are those that it has seen."""
+def test_features_of_few_images(short, images):
+    """Also of a package of all images, which leaves none to ask about."""
     prepared = prepare(make_phantom(Phantom(classes=2, images=images, size=16)))
-    assert all(math.isfinite(v) for v in of_random(prepared, max(prepared.counts)).values())
-    held, rest = features_module._held_out(
-        Part(prepared.train.pixels[:3], np.array([0, 0, 1])), 2, features_module.Key(0)
-    )
-    assert 1 not in held.labels and len(held) + len(rest) == 3
+    assert all(math.isfinite(v) for v in of_random(prepared, max(prepared.real_per_stratum)).values())
+
+
+def test_a_class_of_one_image_is_not_asked_about(trained):
+    of_random(numbered_images([0, 0, 1, 2]), 1)
+    assert trained.held.targets.sum(axis=0).tolist() == [1, 0, 0] and len(trained.held) + len(trained.rest) == 4
 
 
 def test_features_of_an_earlier_version_are_renewed_and_nothing_is_measured_again(tmp_path, monkeypatch):

@@ -1,11 +1,7 @@
 """FRePo against its formula."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from torch.nn import functional
 
 from medistill.augment import siamese
 from medistill.distil import loop
@@ -14,10 +10,8 @@ from medistill.distil.method import make_method
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
 from medistill.testing import small_problem
-from test_methods import _as_double, _double
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import reference_frepo
+from problems import drawn, every_real_image, float64, step
+from reference import kernel_ridge
 
 SMALL = {"name": "frepo", "iterations": 9, "networks": 2, "filters": 6, "real_batch": 12, "ridge": 1e-3}
 
@@ -25,61 +19,65 @@ SMALL = {"name": "frepo", "iterations": 9, "networks": 2, "filters": 6, "real_ba
 def test_ridge_equals_a_direct_solve():
     """The primal solution, (F'F + λI)⁻¹F'y, gives the same predictions as the dual one."""
     draw = torch.Generator().manual_seed(0)
-    made, real, targets = (torch.randn(*s, generator=draw).double() for s in ((7, 4), (5, 4), (7, 3)))
-    damping = 0.1 * (made @ made.T).diagonal().mean()
-    weights = torch.linalg.solve(made.T @ made + damping * torch.eye(4), made.T @ targets)
-    assert torch.allclose(ridge_prediction(made, targets, real, 0.1), real @ weights, atol=1e-10)
+    synthetic, real, targets = (torch.randn(*s, generator=draw).double() for s in ((7, 4), (5, 4), (7, 3)))
+    damping = 0.1 * (synthetic @ synthetic.T).diagonal().mean()
+    weights = torch.linalg.solve(synthetic.T @ synthetic + damping * torch.eye(4), synthetic.T @ targets)
+    assert torch.allclose(ridge_prediction(synthetic, targets, real, 0.1), real @ weights, atol=1e-10)
 
 
-def test_without_ridge_made_images_get_their_own_labels():
+def test_without_ridge_synthetic_images_get_their_own_labels():
     draw = torch.Generator().manual_seed(1)
-    made, targets = torch.randn(5, 20, generator=draw), torch.randn(5, 3, generator=draw)
-    assert torch.allclose(ridge_prediction(made, targets, made, 1e-12).float(), targets, atol=1e-4)
+    synthetic, targets = torch.randn(5, 20, generator=draw), torch.randn(5, 3, generator=draw)
+    assert torch.allclose(ridge_prediction(synthetic, targets, synthetic, 1e-12).float(), targets, atol=1e-4)
 
 
-def test_loss_is_zero_when_the_real_images_are_the_made_ones():
+def test_loss_is_zero_when_the_real_images_are_the_synthetic_ones():
     problem = small_problem(12)  # every image of every class
     method = make_method({**SMALL, "augment": False, "learn_labels": False, "ridge": 1e-9, "real_batch": 36})
     state = method.setup(problem, Key(0))
-    state.images = torch.cat([problem.of_class(c) for c in range(problem.classes)])
-    assert float(method.loss(state, problem, range(3), Key(0))) < 1e-6
+    state.images = every_real_image(problem)
+    assert float(step(method, state, problem, Key(0)).loss) < 1e-6
 
 
+PROBABILITIES = {"classes": lambda logits: logits.softmax(1), "findings": torch.sigmoid}
+
+
+@pytest.mark.parametrize("task", sorted(PROBABILITIES))
 @pytest.mark.parametrize("augment", [False, True])
 @pytest.mark.parametrize("learn_labels", [False, True])
-def test_frepo_equals_the_obvious_loop(augment, learn_labels):
+@float64()
+def test_frepo_equals_the_obvious_loop(augment, learn_labels, task):
     """Oracle: loss, image gradient and label gradient in float64, one kernel entry at a time."""
-    problem = _as_double(small_problem(3, size=28, images=30))
+    problem, key = small_problem(3, size=28, images=30, task=task), Key(4)
     method = make_method({**SMALL, "augment": augment, "learn_labels": learn_labels})
-    key = Key(4)
     state = method.setup(problem, key)
     state.step = 1
-    state.memory = {k: v.double() if v.is_floating_point() else v for k, v in state.memory.items()}
-    state.images = state.images.double().requires_grad_(True)
-    learned = [state.images]
-    if learn_labels:
-        state.label_scores = state.label_scores.double().requires_grad_(True)
-        learned.append(state.label_scores)
-    with _double():
-        ours = method.loss(state, problem, range(problem.classes), key)
-    our_gradients = torch.autograd.grad(ours, learned)
+    ours = step(method, state, problem, key)
 
-    here = key.child("step", 1)
+    here, outputs = key.child("step", 1), problem.outputs
     slot = int(here.child("slot").numpy().integers(2))
-    network = ConvNet(*problem.shape, problem.classes, 6)
-    parameters = {n[len(f"network{slot}.") :]: t for n, t in state.memory.items() if n.startswith(f"network{slot}.")}
-    change = (lambda x: siamese(here.child("augment").generator(), problem.flips)(x)) if augment else (lambda x: x)
-    rows = [problem.draw(c, 4, here.child("real", c)) for c in range(problem.classes)]
-    with _double():
-        real = change(torch.cat([problem.of_class(c, r) for c, r in enumerate(rows)]))
-        truth = functional.one_hot(torch.repeat_interleave(torch.arange(3), 4), 3).double() - 1 / 3
-        labels = state.label_scores.softmax(1) if learn_labels else functional.one_hot(state.labels, 3).double()
-        theirs = reference_frepo.loss(
-            lambda x: network.embed(parameters, x), change(state.images), labels - 1 / 3, real, truth, 1e-3
-        )
+    network = ConvNet(problem.channels, problem.shape, outputs, 6)
+    parameters = network.parameters(key.child("network", slot, 0))
+    flips = problem.normalisation.flips
+    change = (lambda x: siamese(here.child("augment").generator(), flips)(x)) if augment else (lambda x: x)
+    each = {"classes": 4, "findings": 3}[task]  # three classes; three findings, and none
+    pairs = [drawn(problem, s, each, here.child("real", s)) for s in range(problem.strata)]
+    real, truth = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    images = state.images.detach().clone().requires_grad_(True)
+    learned = [images]
+    labels = problem.targets.double()
+    if learn_labels:
+        logits = state.label_logits.detach().clone().requires_grad_(True)
+        learned.append(logits)
+        labels = PROBABILITIES[task](logits)
+    theirs = kernel_ridge.loss(
+        lambda x: network.embed(parameters, x),
+        change(images), labels - 1 / outputs, change(real), truth - 1 / outputs, 1e-3,
+    )  # fmt: skip
     their_gradients = torch.autograd.grad(theirs, learned)
-    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
-    for own, other in zip(our_gradients, their_gradients, strict=True):
+    assert ours.images.dtype == torch.float64 and (ours.labels is None) == (not learn_labels)
+    assert ours.loss.item() == pytest.approx(theirs.item(), rel=1e-6)
+    for own, other in zip((ours.images, ours.labels), their_gradients, strict=False):
         assert (own - other).norm() <= 1e-6 * other.norm()
 
 
@@ -88,15 +86,15 @@ def test_loss_falls_and_labels_are_learned():
     method = make_method({**SMALL, "iterations": 60, "filters": 16, "real_batch": 36, "augment": False})
     losses: list[float] = []
     state = loop.start(method, problem, Key(0))
-    before = state.label_scores.clone()
+    before = state.label_logits.clone()
     loop.run(method, problem, Key(0), state, lambda _s, told: losses.extend(told))
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
-    assert not torch.equal(before, state.label_scores)
+    assert not torch.equal(before, state.label_logits)
 
 
 def test_first_labels_have_the_certainty_asked_for():
     state = make_method({**SMALL, "certainty": 0.8}).setup(small_problem(2), Key(0))
-    own = state.label_scores.softmax(1).gather(1, state.labels[:, None])
+    own = state.label_logits.softmax(1).gather(1, state.targets.argmax(1, keepdim=True))
     assert torch.allclose(own, torch.full_like(own, 0.8))
 
 
@@ -107,6 +105,6 @@ def test_networks_are_trained_and_made_anew():
     ages, births = [], []
     loop.run(
         method, problem, Key(0), state,
-        lambda s, _: (ages.append(int(s.memory["ages"][0])), births.append(int(s.memory["births"][0]))),
+        lambda s, _: (ages.append(int(s.buffers["ages"][0])), births.append(int(s.buffers["births"][0]))),
     )  # fmt: skip
     assert max(ages) < 3 and 0 in ages and births[-1] >= 2

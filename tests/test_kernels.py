@@ -53,9 +53,15 @@ def test_convolution_equals_torchs(channels: int, size: tuple[int, int], monkeyp
 @compiled_here
 def test_convolution_is_computed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above would pass if torch's were taken."""
-    called = []
-    real = kernels._call
-    monkeypatch.setattr(kernels, "_call", lambda name, *given: called.append(name) or real(name, *given))
+    called: list[str] = []
+    compiled = kernels.library()
+
+    class Watched:
+        def __getattr__(self, name: str) -> object:
+            called.append(name)
+            return getattr(compiled, name)
+
+    monkeypatch.setattr(kernels, "library", Watched)
     for channels in (3, 8):
         images = torch.randn(2, channels, 8, 8).requires_grad_(True)
         weight, bias = torch.randn(8, channels, 3, 3).requires_grad_(True), torch.zeros(8)
@@ -145,12 +151,12 @@ def test_other_shapes_kinds_and_precisions_go_to_torch(monkeypatch: pytest.Monke
     finally:
         torch.set_float32_matmul_precision(before)
     with pytest.raises(TypeError, match="first_images"):
-        kernels._call("first_images", images.double())
+        kernels.convolution_images(images.double(), weight[:, :3])
 
 
 @compiled_here
 def test_gradients_are_plain_float32() -> None:
-    """Whatever is around the way back, also where a bias does not lie in one piece; batches of gradients are refused."""
+    """Whatever is around the way back, also where a bias lies in pieces; batches of gradients are refused."""
     draw = Key(11).generator()
     images, weight = torch.randn(3, 8, 8, 8, generator=draw), torch.randn(8, 8, 3, 3, generator=draw)
     bias, scale = torch.randn(8, 2, generator=draw)[:, 0], torch.rand(8, generator=draw) + 0.5
@@ -202,7 +208,7 @@ def test_what_was_compiled_from_another_source_is_not_used(tmp_path: Path, monke
 
 
 def test_function_transforms_and_processors_without_kernels_go_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = ConvNet(3, 16, 16, 2, filters=8)
+    network = ConvNet(3, (16, 16), 2, filters=8)
     parameters = network.parameters(Key(1))
     images = torch.randn(4, 2, 3, 16, 16, generator=Key(2).generator())
     stacked = torch.func.vmap(lambda x: network.embed(parameters, x))(images)

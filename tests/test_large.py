@@ -13,10 +13,12 @@ from PIL import Image
 import medistill
 from medistill.commands.check import check
 from medistill.config import DataConfig
-from medistill.data import arrays, folders, npz
+from medistill.data import arrays
 from medistill.data.load import load
-from medistill.data.phantom import make_phantom, parse_phantom
+from medistill.data.phantom import make_phantom
+from medistill.data.phantom_spec import parse_phantom
 from medistill.data.preprocess import prepare
+from medistill.data.readers import folder, npz
 from medistill.errors import DataError, OutputError
 from medistill.files import user_cache
 
@@ -29,7 +31,7 @@ def stored(tmp_path):
     found = make_phantom(parse_phantom("phantom:classes=3,images=36,size=16"))
     values = {}
     for name, split in found.splits.items():
-        values[f"{name}_images"], values[f"{name}_labels"] = split.images[..., 0], split.labels
+        values[f"{name}_images"], values[f"{name}_labels"] = split.images[:, 0], found.task.labels(split.targets)
     np.savez_compressed(tmp_path / "set.npz", **values)
     (tmp_path / "set").mkdir()
     for name, value in values.items():
@@ -67,7 +69,7 @@ def test_files_give_the_bytes_that_memory_gives(stored, tmp_path, request):
         package[where] = medistill.read_package(made["package"])
         prepared = prepare(load(stored.with_suffix(".npz")))
         assert in_file(prepared.train.pixels) == (where == "files")
-        package[where, "mean"] = prepared.preprocessing.mean
+        package[where, "mean"] = prepared.normalisation.mean
     assert package["memory"].identity == package["files"].identity
     assert package["memory", "mean"] == package["files", "mean"]
     assert not any((user_cache() / "scratch").iterdir()), "scratch files go away with their arrays"
@@ -79,12 +81,19 @@ def test_checks_find_the_same(stored, request):
     assert check(stored) == before
 
 
-def test_an_archive_is_unpacked_once(stored, everything_is_large, monkeypatch, capsys):
+def test_an_archive_is_unpacked_once(stored, everything_is_large, capsys):
     path = stored.with_suffix(".npz")
     first = load(path)
     assert in_file(first.train.images) and "unpacking set.npz once: done" in capsys.readouterr().err
-    monkeypatch.setattr(npz, "_unpack", lambda *_: pytest.fail("unpacked again"))
+
+    def written():
+        files = (user_cache() / "unpacked").rglob("*.npy")
+        return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+    before = written()
+    assert len(before) == 3
     assert load(path).fingerprint == first.fingerprint
+    assert written() == before and "unpacking" not in capsys.readouterr().err
 
 
 def test_a_changed_archive_is_unpacked_anew(stored, everything_is_large):
@@ -130,7 +139,7 @@ def test_mixed_sizes_are_told_before_that_there_is_no_room(tmp_path, monkeypatch
     def full(*_):
         raise OutputError("no room")
 
-    monkeypatch.setattr(folders, "empty", full)
+    monkeypatch.setattr(folder, "empty", full)
     with pytest.raises(DataError, match="mixed sizes"):
         load(tmp_path / "set")
     with pytest.raises(OutputError, match="no room"):
@@ -163,7 +172,7 @@ def test_images_of_a_large_folder_go_to_a_file_as_they_are_read(tmp_path, monkey
     monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(arrays, "LARGE", 100)
     after = load(tmp_path / "set", config, complete_splits=False)
-    assert in_file(after.train.images) and after.train.images.shape == (6, 16, 16, 1)
+    assert in_file(after.train.images) and after.train.images.shape == (6, 1, 16, 16)
     assert load(tmp_path / "set", config).fingerprint == before.fingerprint
 
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +11,11 @@ import torch
 import medistill
 from medistill.config import LabelConfig, Recipe
 from medistill.data import arrays
+from medistill.data.image import Normalisation
 from medistill.data.load import load
 from medistill.data.preprocess import prepare
-from medistill.distil.memory import MARGIN, _first_within, images_mb, parse_limit, planned
+from medistill.distil import memory
+from medistill.distil.memory import MARGIN, PROGRAM_MB, parse_limit, planned
 from medistill.distil.method import make_method
 from medistill.distil.networked import in_parts
 from medistill.distil.problem import make_problem
@@ -23,11 +24,12 @@ from medistill.evaluation import teachers
 from medistill.keys import Key
 from medistill.nets import training
 from medistill.nets.convnet import ConvNet
-from medistill.nets.training import Statistics, at_once, predict, train
+from medistill.nets.training import micro_batch_size, predict_probabilities, train_network
 from medistill.nets.zoo import make_network
 from medistill.package.package import read_package
 from medistill.runtime import child_environment
 from medistill.testing import small_problem
+from problems import black_problem
 
 SOURCE = "phantom:classes=4,images=80,size=16"
 DM = {"method": {"iterations": 3, "networks": 2, "filters": 64, "real_batch": 8}}
@@ -36,41 +38,50 @@ DM = {"method": {"iterations": 3, "networks": 2, "filters": 64, "real_batch": 8}
 def plan_for(name, limit, problem=None, **teaching):
     networked = {} if name == "random" else {"filters": 64}
     method = make_method({"name": name, **networked})
-    return planned(method, problem or small_problem(10), prepare(load(SOURCE)), limit, **teaching)
+    return planned(method, problem or small_problem(10), prepare(load(SOURCE)).memory_mb, limit, **teaching)
 
 
 @pytest.mark.parametrize("name", ["dm", "ncfm", "dc", "dsa"])
 def test_fewer_classes_need_less(name):
     whole = plan_for(name, None)
-    assert whole.classes == 3 and whole.problem.images_at_once is None
+    assert whole.strata == 3 and whole.problem.micro_batch_size is None
     divided = plan_for(name, MARGIN * whole.needed_mb - 0.001)
-    assert divided.classes < 3 and divided.problem.images_at_once is None
+    assert divided.strata < 3 and divided.problem.micro_batch_size is None
     assert divided.needed_mb < whole.needed_mb
-    assert plan_for(name, MARGIN * whole.needed_mb + 0.001).classes == 3
+    assert plan_for(name, MARGIN * whole.needed_mb + 0.001).strata == 3
 
 
 @pytest.mark.parametrize("name", ["dm", "ncfm", "frepo", "herding"])
 def test_images_are_divided_where_classes_cannot_be(name):
     """Large ones, of which not even a single class fits."""
-    large = replace(small_problem(10), pixels=np.zeros((30, 1, 128, 128), np.uint8))
+    large = black_problem(10, 128)
     least = plan_for(name, None, large)
     while least.needed_mb > 500:
         least = plan_for(name, MARGIN * least.needed_mb - 0.001, large)
-    assert least.problem.images_at_once is not None
+    assert least.problem.micro_batch_size is not None
 
 
 def test_without_a_limit_the_work_is_divided_as_if_4_gb_were_there():
-    huge = replace(small_problem(10), pixels=np.zeros((30, 1, 1024, 1024), np.uint8))
+    huge = black_problem(10, 1024)
     plan = plan_for("dm", None, huge)
-    assert plan.classes == 1 and plan.problem.images_at_once is not None
+    assert plan.strata == 1 and plan.problem.micro_batch_size is not None
     joint = plan_for("mtt", None, huge)
     assert joint.needed_mb > 4000, "what cannot be divided is not refused where nobody asked"
 
 
-def test_where_nothing_fits_little_is_not_saved_at_any_price():
-    ways = [(16, 200.0), (8, 105.0), (1, 100.0)]
-    assert [_first_within(limit, ways, 1.1) for limit in (50, 102, 150, 300)] == [ways[i] for i in (1, 2, 1, 0)]
-    assert _first_within(50, ways, 1.0) == ways[2], "a limit that was stated is told what is needed at least"
+def test_where_nothing_fits_little_is_not_saved_at_any_price(monkeypatch):
+    """Of ways that need 1300, 415 and 400 MB, the last of which costs most."""
+    ways = [(16, 1300 - PROGRAM_MB), (8, 415 - PROGRAM_MB), (1, 400 - PROGRAM_MB)]
+    method, problem = make_method({"name": "random"}), small_problem(2)
+    taken = {}
+    for usual in (350, 402, 450, 1300):
+        monkeypatch.setattr(memory, "USUAL_MB", usual)
+        taken[usual] = planned(method, problem, 0.0, None, ways).max_workers
+    assert taken == {350: 8, 402: 1, 450: 8, 1300: 16}
+    with pytest.raises(
+        ConfigError, match="460 MB or more"
+    ):  # a limit that was stated is told what is needed at least
+        planned(method, problem, 0.0, MARGIN * 350, ways)
 
 
 def test_fewer_teachers_side_by_side_need_less(monkeypatch):
@@ -80,8 +91,8 @@ def test_fewer_teachers_side_by_side_need_less(monkeypatch):
     taken = [mb for _, mb in ways]
     assert [n for n, _ in ways] == [3, 2, 1] and taken == sorted(taken, reverse=True)
     plan = plan_for("random", None, teaching=ways)
-    assert plan.side_by_side == 3
-    assert plan_for("random", MARGIN * plan.needed_mb - 1, teaching=ways).side_by_side == 2
+    assert plan.max_workers == 3
+    assert plan_for("random", MARGIN * plan.needed_mb - 1, teaching=ways).max_workers == 2
     least = plan_for("random", None, teaching=ways[2:]).needed_mb
     with pytest.raises(ConfigError, match="MB or more"):
         plan_for("random", MARGIN * least - 1, teaching=ways)
@@ -89,33 +100,38 @@ def test_fewer_teachers_side_by_side_need_less(monkeypatch):
 
 
 def test_training_in_parts_is_training(monkeypatch):
-    part = prepare(load(SOURCE)).train
-    network, statistics = ConvNet(1, 16, 16, 4, filters=8), Statistics((0.5,), (0.25,), "none")
-    recipe = Recipe(least_steps=4, most_steps=4, batch=10)
+    prepared = prepare(load(SOURCE))
+    data, task, recipe = prepared.train, prepared.task, Recipe(min_steps=4, max_steps=4, batch_size=10)
+    network, normalisation = ConvNet(1, (16, 16), 4, filters=8), Normalisation((0.5,), (0.25,), "none")
 
     def trained():
         # Biases before a normalisation have no gradient but rounding, so what is said is compared, not parameters.
-        return predict(network, train(network, part, statistics, recipe, Key(0)), part.pixels, statistics)
+        parameters = train_network(network, data, task, normalisation, recipe, Key(0))
+        return predict_probabilities(network, parameters, data.pixels, task, normalisation)
 
-    whole = trained()
-    assert at_once(network, 10) == 10 and at_once(make_network("convnet-bn", 1, 16, 16, 4, 8), 10) == 10
+    whole, normed = trained(), make_network("convnet-bn", 1, (16, 16), 4, 8)
+    assert micro_batch_size(network, 10) == 10 and micro_batch_size(normed, 10) == 10
     monkeypatch.setattr(training, "AT_ONCE_MB", 3.5 * network.activation_mb)
-    assert at_once(network, 10) == 3, "parts of unequal size weigh unequally"
-    parted = trained()
-    assert np.allclose(parted, whole, atol=1e-4)
+    assert micro_batch_size(network, 10) == 3, "parts of unequal size weigh unequally"
+    assert micro_batch_size(normed, 10) == 10, "images of a batch change one another's scores"
+    assert np.allclose(trained(), whole, atol=1e-4)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5, 9])
 def test_parts_have_the_same_gradient(at_once):
-    network = ConvNet(1, 16, 16, 4, filters=8)
+    network = ConvNet(1, (16, 16), 4, filters=8)
     parameters = {n: p.double().requires_grad_(True) for n, p in network.parameters(Key(0)).items()}
     images = torch.randn(5, 1, 16, 16, dtype=torch.float64, requires_grad=True)
     wanted = [images, *parameters.values()]
-    found = []
-    for parts in (5, at_once):
-        scores = in_parts(lambda x: network.logits(parameters, x), images, parts)
-        found.append(torch.autograd.grad(scores.square().sum(), wanted))
-    assert all(torch.allclose(a, b) for a, b in zip(*found, strict=True))
+
+    def logits(x):
+        return network.logits(parameters, x)
+
+    whole, parted = (
+        torch.autograd.grad(scores.square().sum(), wanted)
+        for scores in (logits(images), in_parts(logits, images, at_once))
+    )
+    assert all(torch.allclose(a, b) for a, b in zip(whole, parted, strict=True))
 
 
 @pytest.mark.parametrize("name", ["dm", "mtt", "frepo"])
@@ -138,8 +154,8 @@ def test_units():
 def test_divided_work_gives_the_same_images_up_to_rounding(tmp_path):
     prepared = prepare(load(SOURCE))
     method, problem = make_method({"name": "dm", **DM["method"]}), make_problem(prepared, 5, None)
-    limit = MARGIN * planned(method, problem, prepared, None).needed_mb - 0.01
-    assert planned(method, problem, prepared, limit).classes < 4
+    limit = MARGIN * planned(method, problem, prepared.memory_mb, None).needed_mb - 0.01
+    assert planned(method, problem, prepared.memory_mb, limit).strata < 4
     for name, asked in (("whole", None), ("divided", f"{limit} MB")):
         medistill.distill(SOURCE, out=tmp_path / name, method="dm", ipc=5, settings=DM, memory_limit=asked)
     whole, divided = (read_package(tmp_path / name).pixels.astype(int) for name in ("whole", "divided"))
@@ -176,24 +192,25 @@ def test_the_estimate_is_within_a_quarter_of_the_peak(ipc, settings, tmp_path):
         capture_output=True, text=True, env={**child_environment(2), "MEDISTILL_DEVICE": "cpu"}, check=True,
     )  # fmt: skip
     prepared, method = prepare(load(source)), make_method(settings)
-    needed = planned(method, make_problem(prepared, ipc, None), prepared, None).needed_mb
+    needed = planned(method, make_problem(prepared, ipc, None), prepared.memory_mb, None).needed_mb
     assert needed == pytest.approx(json.loads(done.stdout)["cost"]["peak_memory_mb"], rel=0.25)
 
 
 def test_arrays_count_by_where_they_lie(monkeypatch):
     prepared = prepare(load(SOURCE))
-    problem = small_problem(5)
-    before = images_mb(prepared, problem)
+    before = prepared.memory_mb
+    pixels = sum(split.pixels.nbytes for split in prepared.splits.values())
+    assert before == pytest.approx(2 * pixels / 1e6), "as read and as prepared, both of eight bits"
     monkeypatch.setattr(arrays, "LARGE", 100)
     monkeypatch.setattr(arrays, "BLOCK", 10)
-    assert images_mb(prepared, problem) == before, "what is in memory stays there, however large"
-    assert images_mb(prepare(load(SOURCE)), problem) < before
+    assert prepared.memory_mb == before, "what is in memory stays there, however large"
+    assert prepare(load(SOURCE)).memory_mb < before
 
 
 @pytest.mark.parametrize("name", ["random", "herding", "dm", "frepo"])
 def test_images_that_are_made_count(name):
     """Of a coreset they are all that there is; at 224 pixels a thousand take a gigabyte."""
-    method, pixels = make_method({"name": name}), np.zeros((30, 1, 224, 224), np.uint8)
-    few, many = (replace(small_problem(n), pixels=pixels, images_at_once=1) for n in (2, 10))
+    method = make_method({"name": name})
+    few, many = (black_problem(n, 224).in_micro_batches(1) for n in (2, 10))
     more = 24 * 224 * 224 * 4e-6
     assert method.memory_mb(many, 1) - method.memory_mb(few, 1) >= 4 * more

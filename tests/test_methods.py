@@ -1,27 +1,27 @@
 """Each method against its formula, and all of them against the contract."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 import medistill
 from conftest import TINY
 from medistill.augment import siamese
+from medistill.data.phantom import Phantom, make_phantom
+from medistill.data.preprocess import prepare
 from medistill.distil import loop
-from medistill.distil.method import Method, MethodInfo, State, make_method, methods, register
+from medistill.distil.method import LearnedMethod, MethodInfo, State, make_method, methods
 from medistill.distil.methods.herding import herd
 from medistill.distil.methods.kcentre import farthest_first
-from medistill.distil.problem import Problem, images_per_class
+from medistill.distil.optimiser import Optimiser
+from medistill.distil.problem import images_per_stratum, make_problem
+from medistill.distil.real_images import RealImages
 from medistill.errors import ConfigError
 from medistill.evaluation.protocol import ARMS
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
 from medistill.testing import MethodConformance, small_problem
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import reference_dm
+from problems import drawn, every_real_image, float64, step
+from reference import distribution_matching
 
 SMALL = {
     "dm": {"iterations": 3, "networks": 2, "filters": 8, "real_batch": 8},
@@ -30,7 +30,6 @@ SMALL = {
     "ncfm": {"iterations": 3, "networks": 2, "filters": 8, "real_batch": 8, "frequencies": 16},
     "mtt": {
         "iterations": 3,
-        "learning_rate": 10.0,
         "experts": 1,
         "expert_epochs": 3,
         "latest_start": 1,
@@ -53,7 +52,12 @@ for _name in methods():
 
 class TestConformanceDMAsPublished(MethodConformance):
     method = "dm"
-    settings = {**SMALL["dm"], "networks": 0, "start": "noise"}
+    settings = {**SMALL["dm"], "networks": 0, "start": "real"}
+
+
+class TestConformanceDMFromStatistics(MethodConformance):
+    method = "dm"
+    settings = {**SMALL["dm"], "start": "statistics"}
 
 
 @pytest.mark.parametrize("name", sorted(methods()))
@@ -76,62 +80,43 @@ def test_every_method_goes_the_whole_way(name, tmp_path):
 
 @pytest.mark.parametrize("networks", [0, 2])
 @pytest.mark.parametrize("augment", [False, True])
+@float64()
 def test_dm_equals_the_obvious_loop(networks, augment):
-    """Oracle: loss and image gradient in float64, one image at a time, class by class."""
-    problem = _as_double(small_problem(3, size=28, images=30))
+    """Oracle: loss and image gradient in float64, class by class."""
+    problem, key = small_problem(3, size=28, images=30), Key(4)
     method = make_method(
         {"name": "dm", "networks": networks, "filters": 6, "real_batch": 5, "augment": augment, "iterations": 9}
     )
-    key = Key(4)
     state = method.setup(problem, key)
     state.step = 1
-    state.memory = {k: v.double() if v.is_floating_point() else v for k, v in state.memory.items()}
-    state.images = state.images.double().requires_grad_(True)
-    with _double():
-        ours = method.loss(state, problem, range(problem.classes), key)
-    (our_gradient,) = torch.autograd.grad(ours, state.images)
+    ours = step(method, state, problem, key)
 
-    here = key.child("network", 1)
-    with _double():
-        parameters = ConvNet(*problem.shape, problem.classes, 6).parameters(here)
-        changes = [siamese(here.child("augment", c).generator(), problem.flips) for c in range(problem.classes)]
-    model = reference_dm.convnet(1, 28, 6).double()
+    here, strata = key.child("network", 1), range(problem.strata)
+    parameters = ConvNet(problem.channels, problem.shape, problem.outputs, 6).parameters(here)
+    flips = problem.normalisation.flips
+    augmentations = [siamese(here.child("augment", c).generator(), flips) for c in strata]
+    model = distribution_matching.convnet(1, 28, 6)
     with torch.no_grad():
         for own, given in zip(model.parameters(), parameters.values(), strict=False):
             own.copy_(given)
     images = state.images.detach().clone().requires_grad_(True)
-    made = [images[problem.made(c)] for c in range(problem.classes)]
-    real = [problem.of_class(c, problem.draw(c, 5, here.child("real", c))).double() for c in range(problem.classes)]
-    theirs = reference_dm.loss(model, made, real, (lambda c, x: changes[c](x)) if augment else (lambda c, x: x))
+    theirs = distribution_matching.loss(
+        model,
+        [images[problem.synthetic(c)] for c in strata],
+        [drawn(problem, c, 5, here.child("real", c))[0] for c in strata],
+        (lambda c, x: augmentations[c](x)) if augment else (lambda c, x: x),
+    )
     (their_gradient,) = torch.autograd.grad(theirs, images)
-    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
-    assert (our_gradient - their_gradient).norm() <= 1e-6 * their_gradient.norm()
-
-
-class _double:
-    """Make new tensors float64 for a while."""
-
-    def __enter__(self):
-        torch.set_default_dtype(torch.float64)
-
-    def __exit__(self, *_):
-        torch.set_default_dtype(torch.float32)
-
-
-def _as_double(problem: Problem) -> Problem:
-    class Double(Problem):
-        def of_class(self, label, rows=None):
-            return super().of_class(label, rows).double()
-
-    return Double(**{f: getattr(problem, f) for f in problem.__dataclass_fields__})
+    assert ours.images.dtype == torch.float64
+    assert ours.loss.item() == pytest.approx(theirs.item(), rel=1e-6)
+    assert (ours.images - their_gradient).norm() <= 1e-6 * their_gradient.norm()
 
 
 def test_dm_loss_is_zero_when_synthetic_equals_real():
     problem = small_problem(12)  # every image of every class
     method = make_method({"name": "dm", "filters": 8, "networks": 2, "real_batch": 100})
-    state = State(torch.cat([problem.of_class(c) for c in range(problem.classes)]), problem.labels)
-    state.memory |= method.setup(problem, Key(0)).memory
-    assert float(method.loss(state, problem, range(3), Key(0))) < 1e-8
+    state = State(every_real_image(problem), problem.targets, method.setup(problem, Key(0)).buffers)
+    assert float(step(method, state, problem, Key(0)).loss) < 1e-8
 
 
 def test_dm_loss_falls():
@@ -142,15 +127,23 @@ def test_dm_loss_falls():
     assert sum(losses[-4:]) < 0.5 * sum(losses[:4])
 
 
-def test_pool_reuses_targets_exactly():
+def test_real_images_are_asked_once_for_each_network_of_the_pool(monkeypatch):
+    asked, mean = [], RealImages.mean
+
+    def counted(self, statistic, stratum, count, key):
+        asked.append(stratum)
+        return mean(self, statistic, stratum, count, key)
+
+    monkeypatch.setattr(RealImages, "mean", counted)
     problem = small_problem(2)
-    method = make_method({"name": "dm", "iterations": 4, "networks": 2, "filters": 8})
+    method = make_method({"name": "dm", "iterations": 6, "networks": 2, "filters": 8})
     state = loop.run(method, problem, Key(0), loop.start(method, problem, Key(0)))
-    assert state.memory["known"].all()
-    kept = state.memory["targets"].clone()
-    state.memory["known"].zero_()
-    method.loss(state, problem, range(3), Key(0))
-    assert torch.equal(kept[0], state.memory["targets"][0])
+    assert sorted(asked) == [0, 0, 1, 1, 2, 2] and state.buffers["known"].all()
+    kept = state.buffers["means"].clone()
+    state.buffers["known"].zero_()
+    state.buffers["means"].zero_()
+    method.observe(state, problem, range(3), Key(0))  # at step 6 the first network again
+    assert torch.equal(kept[0], state.buffers["means"][0]) and not state.buffers["means"][1].any()
 
 
 def test_herding_first_pick_is_nearest_the_mean_and_mean_follows():
@@ -173,38 +166,41 @@ def test_k_centre_covers():
 def test_k_means_takes_one_of_each_clump():
     problem = small_problem(5)
     state = make_method({"name": "k-means", "filters": 8}).setup(problem, Key(0))
-    for label in range(problem.classes):
-        assert len(torch.unique(state.images[problem.made(label)].flatten(1), dim=0)) == 5
+    for stratum in range(problem.strata):
+        assert len(torch.unique(state.images[problem.synthetic(stratum)].flatten(1), dim=0)) == 5
 
 
-def test_coresets_are_real_images_and_say_so():
-    problem = small_problem(3)
+@pytest.mark.parametrize("task", ["classes", "findings"])
+def test_coresets_are_real_images_with_their_own_targets_and_say_so(task):
+    prepared = prepare(make_phantom(Phantom(classes=3, images=36, size=16, task=task)))
+    problem, data = make_problem(prepared, 3, None), prepared.train
     for name, method in methods().items():
         if method.info.kind == "coreset":
             assert method.info.contains_real_images
             assert "real patient images" in (method.__doc__ or "")
-            made = problem.quantise(method().setup(problem, Key(0)).images)
-            pool = {row.tobytes() for row in problem.pixels}
-            assert all(row.numpy().tobytes() in pool for row in made), name
+            state = method().setup(problem, Key(0))
+            chosen = zip(problem.quantise(state.images).numpy(), state.targets.numpy(), strict=True)
+            pool = {(row.tobytes(), target.tobytes()) for row, target in zip(data.pixels, data.targets, strict=True)}
+            assert all((row.tobytes(), target.tobytes()) in pool for row, target in chosen), name
 
 
 def test_quantise_inverts_normalise():
     problem = small_problem(1, colour=True)
-    pixels = torch.from_numpy(problem.pixels)
-    assert torch.equal(problem.quantise(problem.normalise(pixels)), pixels)
+    pixels = torch.arange(256, dtype=torch.uint8).expand(2, 3, 256).reshape(2, 3, 16, 16)
+    assert torch.equal(problem.quantise(problem.normalisation.normalise(pixels)), pixels)
 
 
 @pytest.mark.parametrize(
     ("sizes", "ratio", "expected"), [([200, 200], 0.01, 2), ([4000, 708], 0.01, 23), ([10, 10], 0.01, 1)]
 )
 def test_ratio(sizes, ratio, expected):
-    assert images_per_class(sizes, None, ratio) == expected
+    assert images_per_stratum(sizes, None, ratio) == expected
 
 
 @pytest.mark.parametrize(("ipc", "ratio"), [(None, None), (1, 0.1), (0, None), (11, None), (None, 0.0), (None, 1.0)])
 def test_impossible_numbers_are_refused(ipc, ratio):
     with pytest.raises(ConfigError):
-        images_per_class([10, 5], ipc, ratio)
+        images_per_stratum([10, 5], ipc, ratio)
 
 
 def test_flips_are_drawn_only_where_they_keep_the_class():
@@ -220,25 +216,18 @@ def test_flips_are_drawn_only_where_they_keep_the_class():
 
 
 def test_divergence_is_one_clear_line():
-    @register
-    class Broken(Method):
+    class Broken(LearnedMethod):
         """Diverges."""
 
-        info = MethodInfo("broken-for-test", "Broken", 1, "distillation", "seconds", "@x")
-        iterations: int = 3
+        info = MethodInfo("broken", "Broken", 1, "distillation", "seconds", "@x")
 
-        def loss(self, state, problem, classes, key):
+        def loss(self, state, observed, problem, strata, key):
             return (state.images * float("nan")).sum()
 
-    try:
-        problem = small_problem(1)
-        method = make_method({"name": "broken-for-test"})
-        with pytest.raises(loop.DivergenceError, match=r"NaN at step 1.*learning_rate"):
-            loop.run(method, problem, Key(0), loop.start(method, problem, Key(0)))
-    finally:
-        from medistill.distil.method import _REGISTRY
-
-        del _REGISTRY["broken-for-test"]
+    problem, method = small_problem(1), Broken(iterations=3)
+    start, optimiser = loop.start(method, problem, Key(0)), Optimiser(learning_rate=0.25)
+    with pytest.raises(loop.DivergenceError, match=r"NaN at step 1.*optimiser\.learning_rate \(now 0\.25\)"):
+        loop.run(method, problem, Key(0), start, optimiser=optimiser)
 
 
 def test_unknown_method_and_setting_name_the_nearest():
@@ -248,3 +237,5 @@ def test_unknown_method_and_setting_name_the_nearest():
         make_method({"name": "dm", "iteratons": 3})
     with pytest.raises(ConfigError, match=r"method.iterations"):
         make_method({"name": "dm", "iterations": -3})
+    with pytest.raises(ConfigError, match=r"unknown setting 'method\.momentum'.*optimiser\.momentum"):
+        make_method({"name": "dm", "momentum": 0.9})

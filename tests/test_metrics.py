@@ -1,14 +1,26 @@
+"""Metrics of every kind of task, what guessing achieves, and intervals."""
+
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, roc_auc_score
+from sklearn.metrics import confusion_matrix, recall_score, roc_auc_score
 
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights, gain, recovery
-from medistill.evaluation.metrics import METRICS, chance, details, metrics, weighted_metrics
 from medistill.keys import Key
+from medistill.package.results import Estimate
+from medistill.tasks.task import numbered
+from reference.sklearn_metrics import of_classes, of_findings, of_grades
+
+KINDS = {"binary": of_classes, "multi-class": of_classes, "ordinal": of_grades, "multi-label": of_findings}
 
 
-def _predictions(n=300, classes=4, seed=0, skill=1.0, ties=False):
+def _predictions(n=300, classes=4, seed=0, skill=1.0, ties=False, kind="multi-class"):
+    """A task, probabilities, labels as scikit-learn takes them, and targets."""
     rng = np.random.default_rng(seed)
+    task = numbered(kind, classes)
+    if kind == "multi-label":
+        labels = (rng.random((n, classes)) < 0.3).astype(np.uint8)
+        probabilities = 1 / (1 + np.exp(-rng.standard_normal((n, classes)) - skill * (2 * labels - 1.0)))
+        return task, np.round(probabilities, 1) if ties else probabilities, labels, task.targets(labels)
     labels = rng.integers(0, classes, n)
     logits = rng.standard_normal((n, classes)) + skill * np.eye(classes)[labels]
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -16,67 +28,102 @@ def _predictions(n=300, classes=4, seed=0, skill=1.0, ties=False):
         probabilities = np.round(probabilities, 1) + 1e-3
         probabilities /= probabilities.sum(1, keepdims=True)
         probabilities = np.round(probabilities, 2)
-    return probabilities, labels
-
-
-def _sklearn(p, y, weights=None):
-    predicted = p.argmax(1)
-    area = [roc_auc_score(y == c, p[:, c], sample_weight=weights) for c in range(p.shape[1])]
-    return {
-        "accuracy": accuracy_score(y, predicted, sample_weight=weights),
-        "balanced_accuracy": balanced_accuracy_score(y, predicted, sample_weight=weights),
-        "auroc": np.mean(area),
-        "f1_macro": f1_score(y, predicted, average="macro", sample_weight=weights),
-    }
+    return task, probabilities, labels, task.targets(labels)
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("classes", [2, 5])
-def test_metrics_equal_sklearn(classes, ties):
-    p, y = _predictions(classes=classes, ties=ties)
-    assert metrics(p, y) == pytest.approx(_sklearn(p, y), abs=1e-12)
+@pytest.mark.parametrize(
+    ("kind", "classes"), [("binary", 2), ("multi-class", 2), ("multi-class", 5), ("ordinal", 5), ("multi-label", 4)]
+)
+def test_metrics_equal_sklearn(kind, classes, ties):
+    task, p, y, targets = _predictions(classes=classes, ties=ties, kind=kind)
+    assert task.scores(p, targets) == pytest.approx(KINDS[kind](p, y), abs=1e-12)
 
 
-def test_weighted_metrics_equal_sklearn():
-    p, y = _predictions(ties=True)
+@pytest.mark.parametrize("kind", ["multi-class", "ordinal", "multi-label"])
+def test_weighted_metrics_equal_sklearn(kind):
+    task, p, y, targets = _predictions(ties=True, kind=kind)
     weights = np.random.default_rng(1).integers(0, 4, (3, len(y))).astype(float)
-    ours = weighted_metrics(p, y, weights)
+    ours = task.evaluate(p, targets, weights)
     for row, w in enumerate(weights):
-        assert {m: ours[m][row] for m in METRICS} == pytest.approx(_sklearn(p, y, w), abs=1e-12)
+        assert {m: ours[m][row] for m in task.metric_names} == pytest.approx(KINDS[kind](p, y, w), abs=1e-12)
 
 
 def test_absent_class_is_left_out():
-    p, y = _predictions(classes=3)
-    y = np.where(y == 2, 0, y)
-    found = metrics(p, y)
+    task, p, y, _ = _predictions(classes=3)
+    targets = task.targets(np.where(y == 2, 0, y))
+    found = task.scores(p, targets)
     assert np.isfinite(list(found.values())).all()
-    assert details([p], y)["recall"][2] is None
+    details = task.details([p], targets)
+    assert details["recall"][2] is None and details["by_class"]["auroc"][2] is None
+    kept = of_classes(p[:, :2], np.where(y == 2, 0, y))
+    assert found["auroc"] == pytest.approx(kept["auroc"])
+
+
+def test_finding_that_no_image_or_every_image_has_is_left_out_of_what_it_does_not_define():
+    task, p, y, _ = _predictions(kind="multi-label")
+    targets = y.copy()
+    targets[:, 0], targets[:, 1] = 0, 1
+    found, some = task.scores(p, targets), of_findings(p[:, 2:], y[:, 2:])
+    assert found["auroc"] == pytest.approx(some["auroc"])
+    assert found["balanced_accuracy"] == pytest.approx(some["balanced_accuracy"])
+    by_class = task.details([p], targets)["by_class"]
+    assert by_class["average_precision"][0] is None and by_class["average_precision"][1] == 1
+    assert by_class["specificity"][1] is None and task.details([p], targets)["recall"][0] is None
 
 
 def test_details():
-    p, y = _predictions()
-    found = details([p], y)
-    assert np.array_equal(found["confusion"], confusion_matrix(y, p.argmax(1)))
-    assert details([np.eye(3)[[0, 1, 2]]], np.array([0, 1, 2]))["calibration_error"] == 0
-    assert details([np.eye(2)[[0, 0]]], np.array([0, 1]))["calibration_error"] == pytest.approx(0.5)
+    task, p, y, targets = _predictions()
+    found = task.details([p, p], targets)
+    assert np.array_equal(found["confusion"], 2 * confusion_matrix(y, p.argmax(1)))
+    assert found["recall"] == pytest.approx(recall_score(y, p.argmax(1), average=None))
+    assert found["by_class"]["auroc"] == pytest.approx([roc_auc_score(y == c, p[:, c]) for c in range(4)])
+    three, two = numbered("multi-class", 3), numbered("multi-class", 2)
+    assert three.details([np.eye(3)], np.eye(3, dtype=np.uint8))["calibration_error"] == 0
+    assert two.details([np.eye(2)[[0, 0]]], np.eye(2, dtype=np.uint8))["calibration_error"] == pytest.approx(0.5)
 
 
-def test_chance():
-    found = chance(np.array([0, 1, 1]), np.array([0, 0, 0, 1]), 2)
+def test_details_of_findings():
+    task, p, y, targets = _predictions(kind="multi-label")
+    found = task.details([p], targets)
+    assert found["confusion"] is None
+    assert found["recall"] == pytest.approx(recall_score(y, p >= 0.5, average=None))
+    assert found["by_class"]["specificity"] == pytest.approx(recall_score(1 - y, p < 0.5, average=None))
+    sure = numbered("multi-label", 2).details([np.array([[1.0, 0.0], [1.0, 0.0]])], np.array([[1, 0], [0, 0]]))
+    assert sure["calibration_error"] == pytest.approx(0.25), "three of four answers, all sure, are right"
+
+
+def _baseline(kind, train, test, outputs):
+    task = numbered(kind, outputs)
+    return task.majority_baseline(task.targets(np.array(train)), task.targets(np.array(test)))
+
+
+def test_majority_baseline():
+    found = _baseline("multi-class", [0, 1, 1], [0, 0, 0, 1], 2)
     assert found["accuracy"] == 0.25 and found["balanced_accuracy"] == 0.5 and found["auroc"] == 0.5
-    found = chance(np.array([0, 0, 0, 1, 1, 2]), np.array([1, 2, 2]), 3)
+    found = _baseline("multi-class", [0, 0, 0, 1, 1, 2], [1, 2, 2], 3)
     assert found["balanced_accuracy"] == 0.5, "the most frequent class is not among those tested"
+    found = _baseline("ordinal", [0, 2, 2], [0, 1, 2, 2], 3)
+    assert found["mean_absolute_error"] == 0.75 and found["quadratic_kappa"] == 0
+    found = _baseline("multi-label", [[1, 0], [1, 0], [0, 1]], [[1, 0], [0, 0], [0, 1], [1, 0]], 2)
+    assert found["auroc"] == found["balanced_accuracy"] == 0.5
+    assert found["average_precision"] == pytest.approx((0.5 + 0.25) / 2), "how often a finding holds"
+    assert found["f1_macro"] == pytest.approx((2 / 3 + 0) / 2), "the finding that most images have is said to hold"
 
 
-def test_many_samples_are_measured_in_blocks(monkeypatch):
-    rng = np.random.default_rng(0)
-    p, y = rng.dirichlet(np.ones(3), 40), rng.integers(0, 3, 40)
+@pytest.mark.parametrize("kind", ["multi-class", "ordinal", "multi-label"])
+def test_many_samples_are_measured_in_blocks(monkeypatch, kind):
+    task, p, _, targets = _predictions(40, 3, kind=kind)
     weights = bootstrap_weights(40, 30, Key(0))
     assert weights.dtype.itemsize == 2 and (weights.sum(axis=1) == 40).all()
-    whole = weighted_metrics(p, y, weights)
-    monkeypatch.setattr("medistill.evaluation.metrics.BLOCK", 100)
-    for name, values in weighted_metrics(p, y, weights).items():
+    whole, block, sizes = task.evaluate(p, targets, weights), type(task).evaluate_block, []
+    monkeypatch.setattr("medistill.tasks.task.BLOCK", 100)
+    monkeypatch.setattr(
+        type(task), "evaluate_block", lambda self, p, t, w: sizes.append(len(w)) or block(self, p, t, w)
+    )
+    for name, values in task.evaluate(p, targets, weights).items():
         assert np.array_equal(values, whole[name]), name
+    assert sizes == [2] * 15
 
 
 def test_bootstrap_draws_whole_patients():
@@ -87,37 +134,74 @@ def test_bootstrap_draws_whole_patients():
 
 
 def test_interval_covers_the_truth_as_often_as_it_says():
-    covered = 0
+    covered, task = 0, numbered("binary", 2)
     for seed in range(60):
         rng = np.random.default_rng(seed)
         y = np.tile([0, 1], 100)
         right = rng.random(200) < 0.8
         p = np.eye(2)[np.where(right, y, 1 - y)]
-        arm = Bootstrap.of([p], y, bootstrap_weights(200, 300, Key(seed)), Key(seed))
-        low, high = arm.summary("accuracy")["ci95"]
+        arm = Bootstrap.of(task, [p], task.targets(y), bootstrap_weights(200, 300, Key(seed)), Key(seed))
+        low, high = arm.summary("accuracy").ci95
         covered += low <= 0.8 <= high
     assert 52 <= covered <= 60
 
 
+def test_intervals_of_errors_may_exceed_one():
+    task, _, y, targets = _predictions(classes=5, kind="ordinal")
+    farthest = np.eye(5)[np.where(y < 3, 4, 0)]
+    arm = Bootstrap.of(task, [farthest], targets, bootstrap_weights(len(y), 200, Key(0)), Key(0))
+    low, high = arm.summary("mean_absolute_error").ci95
+    assert 1 < low < arm.mean("mean_absolute_error") < high
+    low, high = arm.summary("quadratic_kappa").ci95
+    assert -1 <= low < arm.mean("quadratic_kappa") < high < 0
+
+
 def test_gain_is_paired():
-    p, y = _predictions(skill=1.0)
-    better = 0.9 * p + 0.1 * np.eye(4)[y]
-    weights = bootstrap_weights(len(y), 500, Key(0))
-    first, second = (Bootstrap.of([q], y, weights, Key(1)) for q in (better, p))
+    task, p, _, targets = _predictions(skill=1.0)
+    better = 0.9 * p + 0.1 * targets
+    weights = bootstrap_weights(len(p), 500, Key(0))
+    first, second, again = (Bootstrap.of(task, [q], targets, weights, Key(i)) for i, q in enumerate((better, p, p)))
     paired = gain(first, second, "accuracy")
-    assert paired["ci95"][0] > 0
-    same = gain(second, second, "accuracy")
-    assert same["mean"] == 0 and same["ci95"] == [0, 0]
-    unpaired = Bootstrap.of([p], y, bootstrap_weights(len(y), 500, Key(9)), Key(2))
-    wide = gain(first, unpaired, "accuracy")["ci95"]
-    assert wide[1] - wide[0] > paired["ci95"][1] - paired["ci95"][0]
+    assert paired.ci95[0] > 0
+    same = gain(second, again, "accuracy")
+    assert same.mean == 0 and same.ci95 == [0, 0]
+    unpaired = Bootstrap.of(task, [p], targets, bootstrap_weights(len(p), 500, Key(9)), Key(2))
+    wide = gain(first, unpaired, "accuracy").ci95
+    assert wide[1] - wide[0] > paired.ci95[1] - paired.ci95[0]
 
 
-def test_recovery():
-    p, y = _predictions(classes=2, skill=2)
+@pytest.mark.parametrize("baseline", [0.0, 0.5])
+def test_recovery_is_the_share_of_what_lies_above_the_baseline(baseline):
+    task, p, y, targets = _predictions(classes=2, skill=2)
+    _, q, _, _ = _predictions(classes=2, skill=2, seed=1)
+    q = np.where(np.arange(len(y))[:, None] % 3 == 0, q, p)  # a third of the answers know nothing of the image
     weights = bootstrap_weights(len(y), 200, Key(0))
-    arm = Bootstrap.of([p], y, weights, Key(0))
-    assert recovery(arm, arm, "accuracy")["mean"] == 1
-    assert recovery(arm, arm, "accuracy", chance=1.0)["mean"] is None
-    weak = Bootstrap.of([np.eye(2)[np.zeros(len(y), int)]], y, weights, Key(0))
-    assert recovery(weak, arm, "balanced_accuracy", 0.5)["mean"] == pytest.approx(0)
+    arm, full = (Bootstrap.of(task, [each], targets, weights, Key(0)) for each in (q, p))
+    found = recovery(arm, full, "accuracy", baseline)
+
+    def share(w):
+        distilled, whole = ((w * (each.argmax(1) == y)).sum() / w.sum() for each in (q, p))
+        return (distilled - baseline) / (whole - baseline)
+
+    assert found.mean == pytest.approx(share(np.ones(len(y)))) and found.mean < 0.95
+    assert found.ci95 == pytest.approx(np.percentile([share(w) for w in weights.astype(float)], [2.5, 97.5]).tolist())
+
+
+def test_recovery_of_next_to_nothing_is_not_told():
+    task, p, y, targets = _predictions(classes=2, skill=2)
+    weights = bootstrap_weights(len(y), 200, Key(0))
+    full = Bootstrap.of(task, [p], targets, weights, Key(0))
+    low = full.summary("accuracy").ci95[0]
+    assert recovery(full, full, "accuracy", low + 1e-6).mean is None, "the interval reaches below the baseline"
+    assert recovery(full, full, "accuracy", low - 1e-6).mean is not None
+    weak = Bootstrap.of(task, [np.eye(2)[np.zeros(len(y), int)]], targets, weights, Key(0))
+    assert recovery(weak, full, "balanced_accuracy", 0.5).mean == pytest.approx(0)
+
+
+def test_no_share_of_an_error_is_recovered():
+    task, p, _, targets = _predictions(kind="ordinal")
+    weights = bootstrap_weights(len(p), 100, Key(0))
+    worse = np.where(np.arange(len(p))[:, None] % 2, p, p[:, ::-1])
+    arm, full = (Bootstrap.of(task, [each], targets, weights, Key(0)) for each in (worse, p))
+    assert recovery(arm, full, "mean_absolute_error") == Estimate(mean=None)
+    assert 0 < recovery(arm, full, "quadratic_kappa").mean < 1

@@ -14,9 +14,11 @@ from PIL import Image
 
 import medistill
 from conftest import SMALL_DM
+from forging import npy, npz, sealed
 from medistill.data.load import load
 from medistill.errors import MedistillError, PackageError
-from medistill.package.container import read_files, zip_bytes
+from medistill.files import pretty_json
+from medistill.package.container import read_files, write_files, zip_bytes
 from medistill.package.package import folder_names, package_files, read_package, write_package
 
 
@@ -89,8 +91,11 @@ def test_missing_and_surplus_files(copy):
 def test_an_edited_manifest_is_refused_even_with_a_new_id(copy):
     path = copy / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["data"]["licence"] = "public domain"
+    manifest["provenance"]["data"]["licence"] = "public domain"
     path.write_text(json.dumps(manifest))
+    with pytest.raises(PackageError, match="was altered"):
+        read_package(copy)
+    path.write_text(pretty_json({**manifest, "package_id": "0" * 64}))
     with pytest.raises(PackageError, match="was altered"):
         read_package(copy)
 
@@ -104,7 +109,7 @@ def test_nonsense_manifests(copy, text):
 
 def test_future_format_says_update(copy):
     path = copy / "manifest.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 3'))
     with pytest.raises(PackageError, match="update medistill"):
         read_package(copy)
 
@@ -135,21 +140,42 @@ def test_zip_bombs_and_links(package, tmp_path):
         read_package(path)
 
 
-def test_inner_npz_bomb_and_pickle_are_refused(package):
+def test_inner_npz_bomb_and_pickle_are_refused(copy):
     """Even a consistent manifest does not make a surprising npz acceptable."""
-    read = read_package(package)
-    bomb, evil = io.BytesIO(), io.BytesIO()
-    np.savez_compressed(
-        bomb, train_images=np.zeros((500, 500, 500), np.uint8), train_labels=np.zeros((500, 1), np.uint8)
-    )
-    np.savez(evil, train_images=np.array([{}], dtype=object), train_labels=np.zeros((6, 1), np.uint8))
-    from medistill.package.package import _read_npz
+    genuine, labels = read_files(copy), npy(np.repeat(np.arange(3, dtype=np.uint8), 2)[:, None])
+    evil = io.BytesIO()
+    np.save(evil, np.array([{}], dtype=object), allow_pickle=True)
+    for images, needed in (
+        (npy(np.zeros((500, 500, 500), np.uint8)), "train_images is larger than its images"),
+        (evil.getvalue(), r"train_images is object \(1,\), expected uint8 \(6, 16, 16\)"),
+        (npy(np.zeros((6, 16, 16), np.uint8)), "differs from distilled.npz"),
+    ):
+        content = npz({"train_images.npy": images, "train_labels.npy": labels})
+        write_files(copy, sealed({**genuine, "distilled.npz": content}))
+        with pytest.raises(PackageError, match=needed):
+            read_package(copy)
+    write_files(copy, sealed(genuine))
+    assert len(read_package(copy)) == 6
 
-    shapes = {"train_images": (6, 16, 16), "train_labels": (6, 1)}
-    for content in (bomb.getvalue(), evil.getvalue()):
-        with pytest.raises(ValueError):
-            _read_npz(content, shapes)
-    assert len(read.labels) == 6
+
+@pytest.mark.parametrize("options", ["task=findings,depth=16", "task=grades,width=24", "depth=20,width=18"])
+def test_packages_of_other_tasks_and_of_volumes(tmp_path, monkeypatch, options):
+    source = f"phantom:classes=3,images=48,size=16,{options}"
+    made = medistill.distill(source, out=tmp_path / "p", ipc=2, factor=2, settings=SMALL_DM)
+    read, original = read_package(tmp_path / "p"), load(source)
+    assert package_files(read) == read_files(tmp_path / "p")
+    assert read.task == original.task and read.preprocessing.image.shape == original.image.shape
+    assert read.stored_shape == tuple(side // 2 for side in original.image.shape)
+    assert read.synthetic_per_stratum == made["per_stratum"] and len(made["per_stratum"]) == len(read.task.strata)
+    assert read.task.membership(read.targets)[np.arange(len(read)), read.strata].all()
+    assert read.data.pixels.shape[2:] == original.image.shape
+    again = load(tmp_path / "p" / "distilled.npz", complete_splits=False)
+    assert np.array_equal(again.train.images, read.pixels) and np.array_equal(again.train.targets, read.targets)
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "p" / "README.md").read_text(), re.S)
+    monkeypatch.chdir(tmp_path / "p")
+    scope: dict = {}
+    exec(code.replace("range(300)", "range(3)"), scope)
+    assert scope["x"].shape[2:] == original.image.shape and scope["model"](scope["x"]).shape == (len(read), 3)
 
 
 def test_nothing_is_pickled(package):
@@ -162,8 +188,8 @@ def test_loads_elsewhere_as_npz_and_as_folders(package):
     from_npz = load(package / "distilled.npz", complete_splits=False)
     from_folders = load(package / "images", complete_splits=False)
     for dataset in (from_npz, from_folders):
-        assert np.array_equal(dataset.train.images.transpose(0, 3, 1, 2), read.pixels)
-        assert np.array_equal(dataset.train.labels, read.labels)
+        assert np.array_equal(dataset.train.images, read.pixels)
+        assert np.array_equal(dataset.train.targets, read.targets)
     image = Image.open(next((package / "images").rglob("*.png")))
     assert image.format == "PNG" and image.size == (16, 16)
 
@@ -191,15 +217,25 @@ def test_the_ten_lines_on_the_card_run(tmp_path, source):
 
 def test_the_card_tells_a_stranger(package):
     card = (package / "README.md").read_text()
-    for needed in ("no leakage was measured", "Licence of the original: CC0-1.0", "no medical device", "Zhao, Bo"):
+    (finding,) = read_package(package).manifest.audits
+    for needed in (
+        finding.explanation,
+        "nothing is guaranteed",
+        "Licence of the original: CC0-1.0",
+        "no medical device",
+        "Zhao, Bo",
+    ):
         assert needed in card, needed
+    assert finding.name == "resemblance" and "Correlation with the nearest training image" in finding.explanation
 
 
 def test_coreset_package_says_patient_images(tmp_path):
     medistill.distill("phantom:classes=3,images=36,size=16", out=tmp_path / "p", method="random", ipc=2)
     card = (tmp_path / "p" / "README.md").read_text()
     assert "These are real images of patients" in card
-    assert medistill.verify(tmp_path / "p")["contains_real_images"] is True
+    told = medistill.verify(tmp_path / "p")
+    assert told["contains_real_images"] is True
+    assert [(f["name"], f["verdict"], f["real_images"]) for f in told["audits"]] == [("resemblance", "fail", 6)]
 
 
 def test_failed_write_leaves_nothing(package, tmp_path, monkeypatch):

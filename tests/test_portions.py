@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -15,16 +16,19 @@ from safetensors.torch import load, save
 from torch.nn import functional
 
 from medistill.config import Recipe
-from medistill.data.preprocess import Part
+from medistill.data.image import Normalisation
+from medistill.data.preprocess import TensorSplit
 from medistill.evaluation import workers
-from medistill.evaluation.cache import part_digest
-from medistill.evaluation.jobs import Job, begin, do
+from medistill.evaluation.cache import split_digest
+from medistill.evaluation.jobs import Job, do_job, run_prefix
 from medistill.evaluation.portions import Portion, portions, seconds_of
 from medistill.keys import Key
-from medistill.nets.training import Descent, Statistics, one_cycle
+from medistill.nets.training import AdamW
+from medistill.tasks.task import make_task, numbered
+from reference.training import steps
 
-SEEN = Statistics((0.5,), (0.25,), "both")
-RECIPE = Recipe(width=8, batch=8, epochs=1, least_steps=9, most_steps=9)
+SEEN = Normalisation((0.5,), (0.25,), "both")
+RECIPE = Recipe(width=8, batch_size=8, epochs=1, min_steps=9, max_steps=9)
 
 
 @pytest.mark.parametrize(("jobs", "cores"), [(5, 2), (3, 2), (5, 4), (4, 3), (7, 3)])
@@ -61,86 +65,99 @@ def test_every_job_is_done_once_and_never_later_than_whole_jobs_would_be(efforts
     assert bound * (1 - 1e-9) <= took <= seconds_of(whole, efforts, cores) * (1 + 1e-9)
 
 
-def parts(images=20):
+def splits(images=20, kind="multi-class"):
     draw = np.random.default_rng(0)
-    part = Part(draw.integers(0, 256, (images, 1, 16, 16), dtype=np.uint8), np.arange(images, dtype=np.int64) % 3)
-    return {part_digest(part): part}
+    pixels, task = draw.integers(0, 256, (images, 1, 16, 16), dtype=np.uint8), numbered(kind, 3)
+    data = TensorSplit(pixels, task.targets(np.arange(images) % 3))
+    return {split_digest(data): data}
 
 
-def jobs_of(known, count, network="convnet", keep=False):
+def jobs_of(known, count, architecture="convnet", kind="multi-class", keep=False):
     (digest,) = known
-    return [Job(digest, digest, digest, SEEN, 3, RECIPE, 4, 0, index, network, keep) for index in range(count)]
+    return [
+        Job(digest, digest, digest, SEEN, kind, 3, RECIPE, 4, 0, index, architecture, keep) for index in range(count)
+    ]
 
 
-@pytest.mark.parametrize("network", ["convnet", "convnet-bn", "vit"])
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [("convnet", "multi-class"), ("convnet-bn", "ordinal"), ("vit", "multi-class"), ("convnet", "multi-label")],
+)
 @pytest.mark.parametrize("until", [0, 4, 9])
-def test_a_network_that_another_goes_on_with_is_the_same(network, until):
-    known = parts()
-    (job,) = jobs_of(known, 1, network)
+def test_a_network_that_another_goes_on_with_is_the_same(architecture, kind, until):
+    known = splits(kind=kind)
+    (job,) = jobs_of(known, 1, architecture, kind)
     told = []
-    expected = do(job, known, lambda _: None)
-    kept = load(save(begin(job, known, told.append, until)))
+    expected = do_job(job, known, lambda _: None)
+    kept = load(save(run_prefix(job, known, told.append, until)))
     assert len(told) == until
-    found = do(job, known, told.append, begun={name: tensor.clone() for name, tensor in kept.items()})
+    found = do_job(job, known, told.append, begun={name: tensor.clone() for name, tensor in kept.items()})
     assert sum(told) == job.work(known) and len(told) == 9
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
     np.testing.assert_array_equal(found.curve, expected.curve)
-    other = do(replace(job, seed=Key(1).seed), known, lambda _: None)
+    other = do_job(replace(job, seed=Key(1).seed), known, lambda _: None)
     assert (other.probabilities != expected.probabilities).any()
 
 
+def test_jobs_are_the_same_on_the_way_to_another_process():
+    (job,) = jobs_of(splits(), 1, keep=True)
+    assert Job.from_json(job.as_json()) == job and Job.from_json(job.as_json()).identity == job.identity
+    assert job.task == make_task("multi-class", ("0", "1", "2"))
+    others = [
+        replace(job, kind="ordinal"),
+        replace(job, seed=1),
+        replace(job, test="another"),
+        replace(job, outputs=4),
+    ]
+    assert len({job.identity, *(other.identity for other in others)}) == 5
+    same = [replace(job, test="another").network_identity, replace(job, keep=False).network_identity]
+    assert same == [job.network_identity] * 2 != [others[0].network_identity] * 2
+
+
 def test_a_training_step_is_that_of_torchs_optimiser_and_schedule():
-    recipe, steps = Recipe(learning_rate=0.01), 7
+    recipe = Recipe(learning_rate=0.01)
     draw = torch.Generator().manual_seed(0)
     start = {"weight": torch.randn(4, 3, generator=draw), "bias": torch.randn(4, generator=draw)}
     ours, theirs = ({n: t.clone().requires_grad_(True) for n, t in start.items()} for _ in range(2))
-    descent = Descent(ours, recipe, steps)
-    optimiser = torch.optim.AdamW(theirs.values(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: one_cycle(step, steps))
-    for _ in range(steps):
-        x = torch.randn(5, 3, generator=draw)
-
-        def loss(p, x=x):
-            return functional.linear(x, p["weight"], p["bias"]).square().mean()
-
-        descent.step([loss(ours)])
-        optimiser.zero_grad()
-        loss(theirs).backward()
-        optimiser.step()
-        schedule.step()
+    seen = [torch.randn(5, 3, generator=draw) for _ in range(7)]
+    losses = [lambda p, x=x: functional.linear(x, p["weight"], p["bias"]).square().mean() for x in seen]
+    optimiser = AdamW(ours, recipe, len(losses))
+    for loss, wanted in zip(losses, steps(theirs, recipe, losses), strict=True):
+        optimiser.step([loss(ours)])
         for name, tensor in ours.items():
-            assert torch.equal(tensor, theirs[name])
+            assert torch.equal(tensor, wanted[name])
 
 
 def test_training_loads_no_compiler():
     code = (
-        "import sys; from medistill.nets.training import Descent; from medistill.config import Recipe; import torch\n"
+        "import sys; from medistill.nets.training import AdamW; from medistill.config import Recipe; import torch\n"
     )
-    code += "p = {'w': torch.ones(2, requires_grad=True)}; Descent(p, Recipe(), 2).step([p['w'].sum()])\n"
+    code += "p = {'w': torch.ones(2, requires_grad=True)}; AdamW(p, Recipe(), 2).step([p['w'].sum()])\n"
     code += "sys.exit('torch._dynamo' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_workers_that_share_a_network_give_its_bytes(monkeypatch, tmp_path):
     monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path))
-    monkeypatch.setattr(workers, "SMALL", 0)
     monkeypatch.setattr(workers, "usable_cores", lambda: 2)
-    known = parts()
-    with workers._single_thread():
-        expected = {job: do(job, known, lambda _: None) for job in jobs_of(known, 3)}
-    cut = []
+    known, expected, begun = splits(), {}, []
+    workers.run_all(jobs_of(known, 3), known, lambda _: None, expected.__setitem__)
+    assert len(expected) == 3
+    scratch_folder = workers.scratch_folder
 
-    class Counted(workers._Task):
-        def __init__(self, *given):
-            cut.append(given)
-            super().__init__(*given)
+    @contextmanager
+    def watched(size):
+        with scratch_folder(size) as folder:
+            yield folder
+            begun.append(len(list(folder.glob("*.begun"))))
 
-    monkeypatch.setattr(workers, "_Task", Counted)
+    monkeypatch.setattr(workers, "scratch_folder", watched)
+    monkeypatch.setattr(workers, "SMALL", 0)
     for keep in (False, True, True):  # the last time they lie in the cache
-        cut.clear()
+        begun.clear()
         told, found = [], {}
         workers.run_all(jobs_of(known, 3, keep=keep), known, told.append, found.__setitem__)
-        assert sum(len(task) == 3 for task in cut) == 2, "one network is done in two portions"
+        assert begun == [1], "one network is done in two portions"
         for job, run in expected.items():
             other = found[replace(job, keep=keep)]
             np.testing.assert_array_equal(other.probabilities, run.probabilities)
@@ -150,16 +167,27 @@ def test_workers_that_share_a_network_give_its_bytes(monkeypatch, tmp_path):
     assert sum(told) == 0
 
 
-def test_a_worker_that_dies_in_a_first_portion_ends_the_work(monkeypatch):
+DIES = """#!{python}
+import json, os, runpy, signal, sys
+
+def lines(stream):
+    for line in stream:
+        if json.loads(line)["first"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield line
+
+sys.argv, sys.stdin = sys.argv[2:], lines(sys.stdin)
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+"""A worker that is killed when it is given a first portion."""
+
+
+def test_a_worker_that_dies_in_a_first_portion_ends_the_work(monkeypatch, tmp_path):
+    worker = tmp_path / "worker"
+    worker.write_text(DIES.format(python=sys.executable))
+    worker.chmod(0o755)
     monkeypatch.setattr(workers, "SMALL", 0)
     monkeypatch.setattr(workers, "usable_cores", lambda: 2)
-    hand_out = workers._Team._one
-
-    def killed(self, process, task):
-        if task.first:
-            process.kill()
-        hand_out(self, process, task)
-
-    monkeypatch.setattr(workers._Team, "_one", killed)
+    monkeypatch.setattr(workers.sys, "executable", str(worker))
     with pytest.raises(workers.WorkerError, match="ended with status -9"):
-        workers.run_all(jobs_of(parts(), 3), parts(), lambda _: None, lambda *_: None)
+        workers.run_all(jobs_of(splits(), 3), splits(), lambda _: None, lambda *_: None)

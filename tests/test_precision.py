@@ -4,13 +4,13 @@ import pytest
 import torch
 
 import medistill
-from medistill.commands import distill
-from medistill.distil import networked
+from medistill.distil import configuration, networked
 from medistill.distil.method import make_method
 from medistill.errors import ConfigError
 from medistill.keys import Key
 from medistill.package.package import read_package
 from medistill.testing import small_problem
+from problems import step
 
 SMALL = {"filters": 32, "real_batch": 12}
 SOURCE = "phantom:classes=3,images=36,size=16"
@@ -21,15 +21,12 @@ def test_bfloat16_gives_nearly_the_loss_and_gradient_of_float32(name):
     problem, found = small_problem(4, size=28), {}
     for precision in ("float32", "bfloat16"):
         method = make_method({"name": name, **SMALL, "precision": precision, "start": "noise"})
-        state = method.setup(problem, Key(0))
-        state.images.requires_grad_(True)
-        loss = method.loss(state, problem, range(problem.classes), Key(0))
-        loss.backward()
-        assert loss.dtype == state.images.grad.dtype == torch.float32
-        found[precision] = (loss.item(), state.images.grad.flatten())
-    (plain, slope), (half, other) = found["float32"], found["bfloat16"]
-    assert half == pytest.approx(plain, rel=0.03) and half != plain
-    assert torch.nn.functional.cosine_similarity(slope, other, dim=0) > 0.98
+        found[precision] = step(method, method.setup(problem, Key(0)), problem, Key(0))
+        assert found[precision].loss.dtype == found[precision].images.dtype == torch.float32
+    plain, half = found["float32"], found["bfloat16"]
+    assert half.loss.item() == pytest.approx(plain.loss.item(), rel=0.03) and half.loss != plain.loss
+    slopes = plain.images.flatten(), half.images.flatten()
+    assert torch.nn.functional.cosine_similarity(*slopes, dim=0) > 0.98
 
 
 def test_a_network_trained_on_the_images_in_bfloat16_is_nearly_that_of_float32():
@@ -37,9 +34,9 @@ def test_a_network_trained_on_the_images_in_bfloat16_is_nearly_that_of_float32()
     for precision in ("float32", "bfloat16"):
         method = make_method({"name": "dc", **SMALL, "precision": precision, "outer_loops": 2, "inner_loops": 20})
         state = method.setup(problem, Key(0))
-        start = method._parameters(state, problem, Key(0))
-        method.after_update(state, problem, Key(0))
-        trained = {name.removeprefix("network."): tensor for name, tensor in state.memory.items()}
+        start = method.network(problem).parameters(Key(0).child("network", 0))
+        method.after_update(state, problem, Key(0), {})
+        trained = {name.removeprefix("network."): tensor for name, tensor in state.buffers.items()}
         assert {tensor.dtype for tensor in trained.values()} == {torch.float32}
         found[precision] = torch.cat([(trained[name] - start[name]).flatten() for name in start])
     plain, half = found.values()
@@ -51,8 +48,8 @@ def test_auto_is_decided_by_the_machine_and_recorded(tmp_path, monkeypatch, capa
     monkeypatch.setattr(networked, "has_bfloat16", lambda: capable)
     settings = {"method": {"iterations": 2, "networks": 2, **SMALL}, "labels": {"teachers": 0}}
     made = medistill.distill(SOURCE, out=tmp_path / "p", ipc=2, settings=settings)
-    kept = read_package(made["package"]).manifest["configuration"]["method"]
-    assert kept["precision"] == ("bfloat16" if capable else "float32")
+    kept = read_package(made["package"]).manifest.method
+    assert kept.settings["precision"] == ("bfloat16" if capable else "float32")
 
 
 def test_a_precision_that_a_method_does_not_compute_in_is_refused():
@@ -60,6 +57,9 @@ def test_a_precision_that_a_method_does_not_compute_in_is_refused():
         make_method({"name": "mtt", "precision": "bfloat16"})
 
 
-def test_a_named_method_is_float32():
-    chosen, _ = distill.configured("dm", 10, None, None, {}, {})
+def test_a_named_method_is_float32(monkeypatch):
+    monkeypatch.setattr(networked, "has_bfloat16", lambda: True)
+    chosen, _ = configuration.configured("dm", 10, None, None, {}, {})
     assert chosen.precision == "float32"
+    recommended, _ = configuration.configured(None, 10, None, None, {}, {})
+    assert recommended.precision == "bfloat16"

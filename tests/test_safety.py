@@ -1,7 +1,9 @@
 """Nothing of the user's is ever lost, whatever is given as a place to write to; settings mean what they say."""
 
+import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -39,23 +41,23 @@ def _content(root):
 
 
 @pytest.mark.parametrize("where", [".", "..", "new", "a", "a/new", "a.zip"])
-@pytest.mark.parametrize("fresh", [False, True])
-def test_the_package_never_touches_the_data(images, where, fresh):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_package_never_touches_the_data(images, where, overwrite):
     before = _content(images.parent)
     with pytest.raises(ConfigError):
-        medistill.distill(images, out=images / where, ipc=1, fresh=fresh, settings=SMALL_DM)
+        medistill.distill(images, out=images / where, ipc=1, overwrite=overwrite, settings=SMALL_DM)
     assert _content(images.parent) == before
 
 
-@pytest.mark.parametrize("fresh", [False, True])
-def test_nothing_but_packages_is_replaced(tmp_path, fresh):
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_but_packages_is_replaced(tmp_path, overwrite):
     for name in ("p/thesis.txt", "q.run/thesis.txt", "r.zip", "s.run"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("years of work")
     before = _content(tmp_path)
     for name in ("p", "q", "r.zip", "s"):
         with pytest.raises(ConfigError, match="exists and is"):
-            medistill.distill(SOURCE, out=tmp_path / name, ipc=1, fresh=fresh, settings=SMALL_DM)
+            medistill.distill(SOURCE, out=tmp_path / name, ipc=1, overwrite=overwrite, settings=SMALL_DM)
     assert _content(tmp_path) == before
 
 
@@ -113,9 +115,9 @@ def test_a_changed_package_is_not_called_finished(tmp_path):
     medistill.distill(SOURCE, out=out, ipc=1, settings=SMALL_DM)
     whole = read_files(out)
     (out / "README.md").write_text("mine")
-    with pytest.raises(PackageError, match="--fresh makes it anew"):
+    with pytest.raises(PackageError, match="--overwrite makes it anew"):
         medistill.distill(SOURCE, out=out, ipc=1, settings=SMALL_DM)
-    medistill.distill(SOURCE, out=out, ipc=1, settings=SMALL_DM, fresh=True)
+    medistill.distill(SOURCE, out=out, ipc=1, settings=SMALL_DM, overwrite=True)
     assert read_files(out) == whole
     medistill.distill(SOURCE, out=tmp_path / "q", ipc=2, settings=SMALL_DM)
     shutil.rmtree(out)
@@ -174,13 +176,13 @@ def test_outputs_are_tried_before_the_work(package, tmp_path, cli):
 
 def test_command_line_wins_over_the_file(tmp_path, cli):
     file = tmp_path / "s.yaml"
-    file.write_text("method: herding\nratio: 0.5\nseed: 4\ndata:\nevaluate: {networks: 2, bootstrap: 100}\n")
+    file.write_text("method: herding\nratio: 0.5\nseed: 4\ndata:\nevaluate: {repeats: 2, bootstrap: 100}\n")
     status, out, _ = cli("distill", SOURCE, "--out", tmp_path / "p", "--config", file, "--seed", 5, "--json")
     assert status == 0 and json.loads(out)["method"] == "herding"
-    assert json.loads((tmp_path / "p" / "manifest.json").read_text())["seed"] == 5
+    assert json.loads((tmp_path / "p" / "manifest.json").read_text())["provenance"]["seed"] == 5
     status, out, _ = cli("distill", SOURCE, "--out", tmp_path / "q", "--config", file, "--ipc", 1, "--json")
     assert status == 0 and json.loads(out)["images"] == 3
-    assert json.loads((tmp_path / "q" / "manifest.json").read_text())["seed"] == 4
+    assert json.loads((tmp_path / "q" / "manifest.json").read_text())["provenance"]["seed"] == 4
 
 
 @pytest.mark.parametrize(
@@ -261,15 +263,18 @@ def test_test_data_of_one_class_give_no_auroc_and_no_nan(package, tmp_path, tiny
     arrays["test_images"], arrays["test_labels"] = arrays["test_images"][keep], arrays["test_labels"][keep]
     np.savez(tmp_path / "one.npz", **arrays)
     sets = [part for key, value in TINY.recipe.model_dump().items() for part in ("--set", f"recipe.{key}={value}")]
-    sets += ["--set", "networks=2", "--set", "random_draws=2", "--set", "bootstrap=100"]
+    sets += ["--set", "repeats=2", "--set", "random_draws=2", "--set", "bootstrap=100"]
     status, out, _ = cli("evaluate", package, "--on", tmp_path / "one.npz", "--json", *sets)
     result = json.loads(out, parse_constant=lambda name: pytest.fail(name))
     assert status == 0 and result["arms"]["full"]["auroc"] == {"mean": None, "std": None, "ci95": None}
     assert result["recovery"]["auroc"] is None and result["gain_over_random"]["auroc"]["ci95"] is None
     assert result["arms"]["full"]["accuracy"]["mean"] is not None
     assert cli("evaluate", package, "--on", tmp_path / "one.npz", *sets)[0] == 0
-    status, out, _ = cli("report", package, "--on", tmp_path / "one.npz", "--out", tmp_path / "r.html", *sets)
-    assert status == 0 and "not defined by the test images" not in out
+    status, _, _ = cli("report", package, "--on", tmp_path / "one.npz", "--out", tmp_path / "r.html", *sets)
+    page = (tmp_path / "r.html").read_text()
+    drawn = [base64.b64decode(each).decode() for each in re.findall(r"data:image/svg\+xml;base64,([^\"']+)", page)]
+    assert status == 0 and not re.search(r"\bnan\b", page, re.IGNORECASE)
+    assert sum(figure.count("not defined by the test images") for figure in drawn) == len(result["arms"])
 
 
 def test_recipient_is_told_of_unusable_data(package, tmp_path, tiny):
@@ -301,9 +306,9 @@ def test_what_is_written_has_the_rights_that_the_user_leaves(tmp_path):
 
 def test_two_commands_do_not_work_in_one_folder(tmp_path):
     folder = RunFolder(tmp_path / "p")
-    with folder.claimed({"configuration": {}}, fresh=False):
-        for fresh in (False, True):
+    with folder.claimed({"configuration": {}}, overwrite=False):
+        for overwrite in (False, True):
             with pytest.raises(ConfigError, match="p: another command is working on it; wait until it is done"):
-                medistill.distill(SOURCE, out=tmp_path / "p", method="random", ipc=1, fresh=fresh)
+                medistill.distill(SOURCE, out=tmp_path / "p", method="random", ipc=1, overwrite=overwrite)
         assert read_json(folder.path / "run.json") == {"configuration": {}}
-    medistill.distill(SOURCE, out=tmp_path / "p", method="random", ipc=1, fresh=True)
+    medistill.distill(SOURCE, out=tmp_path / "p", method="random", ipc=1, overwrite=True)

@@ -5,8 +5,13 @@ import sqlite3
 import pytest
 
 import medistill
+from medistill.config import DistilConfig, EvaluateConfig
+from medistill.distil.configuration import configured
 from medistill.errors import DataError
-from medistill.store import Store, current
+from medistill.prediction.examples import examples_of, shipped
+from medistill.prediction.features import PackageSpec
+from medistill.records.records import current
+from medistill.records.store import Store
 from studies import EVALUATE, SMALL, in_this_process, record, write
 
 
@@ -40,7 +45,7 @@ def test_a_locked_database_is_one_line(tmp_path, monkeypatch):
         store.connection.execute("PRAGMA busy_timeout = 10")
         holder = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
         holder.execute("BEGIN EXCLUSIVE")
-        monkeypatch.setattr("medistill.store.PATIENCE", 2)
+        monkeypatch.setattr("medistill.records.store.PATIENCE", 2)
         with pytest.raises(
             DataError, match="cannot be used.*locked.*another program reads or writes it all the time"
         ):
@@ -62,7 +67,7 @@ def test_a_reader_only_delays_a_study(tmp_path, monkeypatch):
             told.append(line)
             unread.close()
 
-        monkeypatch.setattr("medistill.store.say", say)
+        monkeypatch.setattr("medistill.records.store.say", say)
         store.record(record(identity="second"), [])
         assert len(store.runs()) == 2 and len(told) == 1 and "is held by another program" in told[0]
         reader.close()
@@ -92,22 +97,22 @@ def test_names_and_origins_can_be_corrected(tmp_path, monkeypatch):
 
 
 def test_another_configuration_is_not_another_seed():
-    old = record(identity="old", finished="2026-01-01", specification={"evaluate": {"networks": 2}})
-    new = record(identity="new", finished="2026-02-01", specification={"evaluate": {"networks": 3}})
-    seed = record(identity="seed", seed=1, finished="2026-01-15", specification={"evaluate": {"networks": 3}})
+    old = record(identity="old", finished="2026-01-01", specification={"evaluate": {"repeats": 2}})
+    new = record(identity="new", finished="2026-02-01", specification={"evaluate": {"repeats": 3}})
+    seed = record(identity="seed", seed=1, finished="2026-01-15", specification={"evaluate": {"repeats": 3}})
     assert [r.identity for r in current([old, new, seed])] == ["new", "seed"]
 
 
 def test_the_configuration_asked_for_last_counts(tmp_path, monkeypatch):
-    """Back to three networks after a trial of five: the tables show three, not what was measured last."""
+    """Back to two networks after a trial of three: the tables show two, not what was measured last."""
     in_this_process(monkeypatch)
     shown = []
-    for networks in (2, 3, 2):
+    for repeats in (2, 3, 2):
         data = [{"source": SMALL, "name": "a"}, {"source": SMALL, "name": "the same"}]
-        file = write(tmp_path, data=data, methods=["random"], evaluate={**EVALUATE, "networks": networks})
+        file = write(tmp_path, data=data, methods=["random"], evaluate={**EVALUATE, "repeats": repeats})
         medistill.study_run(file)
         with Store(tmp_path / "study.db") as store:
-            shown.append([(r.data, r.result["networks"]) for r in current(store.runs())])
+            shown.append([(r.data, r.result["repeats"]) for r in current(store.runs())])
     assert shown == [[("a", 2)], [("a", 3)], [("a", 2)]]
 
 
@@ -120,3 +125,92 @@ def test_a_corrected_transfer_replaces_the_old_one():
         for i in (1, 2)
     )  # fmt: skip
     assert [r.identity for r in current([old, new])] == ["2"]
+
+
+OLD = (
+    "least_steps", "most_steps", "batch", "nets", "networks", "net", "chance", "recovery_above_chance",
+    "recovery_above_chance_ci95", "gain_over_random_stored_alike", "random_stored_alike", "per_class",
+    "recovery above chance",
+)  # fmt: skip
+"""What earlier versions called something."""
+
+
+def names_in(value):
+    """Every key, however deep."""
+    if isinstance(value, dict):
+        return set(value) | {name for each in value.values() for name in names_in(each)}
+    return {name for each in value for name in names_in(each)} if isinstance(value, list) else set()
+
+
+@pytest.fixture(scope="module")
+def basis():
+    """Runs and figures of the database that comes with the tool, which an earlier version wrote."""
+    (path,) = shipped()
+    with Store(path) as store:
+        return store.runs(), store.figures()
+
+
+def test_every_shipped_run_reads_under_the_names_of_now(basis):
+    runs, _ = basis
+    assert len(runs) == 250 and {run.kind for run in runs} == {"distilled", "transfer", "pooled"}
+    for run in runs:
+        evaluate, distil = run.specification["evaluate"], run.distil
+        # "networks" is a setting of methods too, and there it is no old name.
+        assert not names_in([evaluate, distil["labels"], run.result]) & set(OLD), run.title
+        config = EvaluateConfig.model_validate(evaluate)
+        assert config.repeats == 3 and config.recipe.min_steps == 600 and config.architectures == ("convnet",)
+        assert run.recipe == runs[0].recipe
+        made = DistilConfig.model_validate(distil)
+        assert set(distil["method"]).isdisjoint({"learning_rate", "momentum", "optimiser"})
+        learned = distil["method"]["name"] == "dm"
+        assert (made.optimiser.name, made.optimiser.momentum) == (("sgd", 0.5) if learned else (None, None))
+        assert run.start == "real" and ("iterations" in distil["method"]) == learned
+        assert run.result["architecture"] == "convnet"
+
+
+def test_every_shipped_result_has_the_arms_and_figures_of_now(basis):
+    for run in (run for run in basis[0] if run.kind == "distilled"):
+        assert run.task == ("binary" if run.features["classes"] == 2 else "multi-class")
+        stored_otherwise = run.factor > 1 or run.distil["labels"]["teachers"] > 0
+        for names in (run.result["arms"], run.result["images"]):
+            assert ("random_matched" in names) == stored_otherwise
+        assert (run.result["gain_over_random_matched"] is not None) == stored_otherwise
+        assert run.result["majority_baseline"].keys() == run.result["recovery_above_baseline"].keys()
+        for quantity in ("level", "recovery", "gain"):
+            low, high = run.interval(quantity, "balanced_accuracy")
+            assert low <= run.value(quantity, "balanced_accuracy") <= high
+
+
+def test_every_shipped_figure_is_that_of_its_result(basis):
+    runs, figures = basis
+    results = {run.identity: run.result for run in runs}
+    assert {row[3] for row in figures} == {
+        "level", "gain over", "recovery", "recovery above baseline", "majority baseline", "representativeness",
+        "validation", "cost", "size",
+    }  # fmt: skip
+    assert {row[4] for row in figures}.isdisjoint(OLD) and any(row[4] == "random_matched" for row in figures)
+    for identity, site, _, quantity, arm, metric, mean, *_ in figures:
+        scores = results[identity]["sites"][site] if site else results[identity]
+        if quantity == "level":
+            assert mean == scores["arms"][arm][metric]["mean"]
+        elif quantity == "recovery above baseline":
+            assert mean == scores["recovery_above_baseline"][metric]
+        elif quantity == "majority baseline":
+            assert mean == scores["majority_baseline"][metric]
+
+
+def test_every_shipped_package_is_an_example_that_can_be_made_today(basis):
+    examples = examples_of(basis[0])
+    assert len(examples) == sum(run.kind == "distilled" for run in basis[0])
+    for example in examples:
+        spec = PackageSpec.of(example.distil)
+        assert spec.config.ipc == example.distil["ipc"] and spec.method.info.name == example.distil["method"]["name"]
+
+
+@pytest.mark.parametrize("method", ["random", "herding", "k-means"])
+def test_a_coreset_of_now_is_the_one_that_was_measured(basis, method):
+    """Else what is learned from the shipped study would be of another method than one of a user's own study."""
+    known = next(run.distil for run in basis[0] if run.method == method)
+    _, config = configured(method, known["ipc"], None, None, {}, {"seed": known["seed"]}, False)
+    now = config.model_dump(mode="json", exclude={"data", "memory_limit_mb"})
+    assert now == known

@@ -1,7 +1,6 @@
 """Images stored at a part of the side, and labels that are probabilities."""
 
 import io
-import json
 import shutil
 
 import numpy as np
@@ -9,37 +8,46 @@ import pytest
 import torch
 
 import medistill
+from forging import sealed
 from medistill.config import EvaluateConfig, LabelConfig, Recipe
-from medistill.data.preprocess import Part
+from medistill.data.image import Normalisation, decode, encode
+from medistill.data.preprocess import TensorSplit
 from medistill.distil import loop
 from medistill.distil.method import make_method
+from medistill.distil.optimiser import Optimiser
 from medistill.errors import ConfigError, PackageError
 from medistill.evaluation.arms import rebalanced
 from medistill.evaluation.teachers import soft_labels
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
-from medistill.nets.pixels import decode, encode
-from medistill.nets.training import Statistics, train
+from medistill.nets.training import train_network
+from medistill.package.container import read_files, write_files
 from medistill.package.package import package_files, read_package
+from medistill.tasks.task import numbered
 from medistill.testing import small_problem
 
 SOURCE = "phantom:classes=3,images=36,size=16"
-QUICK = Recipe(least_steps=5, width=8, steps_per_doubling=0)
+QUICK = Recipe(min_steps=5, width=8, steps_per_doubling=0)
 SETTINGS = {
     "method": {"name": "dm", "iterations": 3, "networks": 2, "filters": 8, "real_batch": 8},
     "labels": {"teachers": 2, "recipe": QUICK.model_dump()},
 }
-TINY = EvaluateConfig(recipe=QUICK, networks=1, random_draws=2, bootstrap=100)
+TINY = EvaluateConfig(recipe=QUICK, repeats=1, random_draws=2, bootstrap=100)
+THREE = numbered("multi-class", 3)
 
 
-def test_decoding_an_encoded_constant_gives_it_back():
-    images = torch.full((2, 3, 15, 22), 0.7)
-    assert torch.allclose(decode(encode(images, (7, 11)), (15, 22)), images)
+@pytest.mark.parametrize(("shape", "stored"), [((15, 22), (7, 11)), ((15, 22, 17), (7, 11, 8))])
+def test_decoding_an_encoded_constant_gives_it_back(shape, stored):
+    images = torch.full((2, 3, *shape), 0.7)
+    assert torch.allclose(decode(encode(images, stored), shape), images)
 
 
 def test_encoding_halves_by_the_mean_of_four():
     images = torch.arange(16.0).view(1, 1, 4, 4)
     assert torch.equal(encode(images, (2, 2)).flatten(), torch.tensor([2.5, 4.5, 10.5, 12.5]))
+    volumes = torch.arange(64.0).view(1, 1, 4, 4, 4)
+    wanted = [10.5, 12.5, 18.5, 20.5, 42.5, 44.5, 50.5, 52.5]
+    assert torch.equal(encode(volumes, (2, 2, 2)).flatten(), torch.tensor(wanted))
 
 
 def test_without_a_factor_nothing_changes():
@@ -48,9 +56,11 @@ def test_without_a_factor_nothing_changes():
 
 
 def test_factor_spends_the_same_pixels_on_more_images():
-    plain, smaller = small_problem(2), small_problem(2, factor=2)
-    assert smaller.counts == tuple(4 * n for n in plain.counts)
-    assert np.prod(smaller.stored) * sum(smaller.counts) == np.prod(plain.stored) * sum(plain.counts)
+    for phantom, each in (({}, 4), ({"depth": 16, "images": 48}, 8)):
+        plain, smaller = small_problem(2, **phantom), small_problem(2, factor=2, **phantom)
+        assert smaller.synthetic_per_stratum == tuple(each * n for n in plain.synthetic_per_stratum)
+        spent = [np.prod(p.stored_shape) * sum(p.synthetic_per_stratum) for p in (plain, smaller)]
+        assert spent[0] == spent[1]
 
 
 def test_too_small_a_side_is_refused():
@@ -61,45 +71,46 @@ def test_too_small_a_side_is_refused():
 def test_gradient_of_stored_images_goes_through_the_decoding():
     """One step of the loop equals the chain rule written out: the decoding's transpose of the gradient."""
     problem = small_problem(1, factor=2)
-    method = make_method({**SETTINGS["method"], "iterations": 1, "learning_rate": 0.01, "momentum": 0.0})
-    state = loop.start(method, problem, Key(0))
-    before = state.images.clone()
-    seen = problem.decode(before).requires_grad_(True)
-    state.images, stored = seen, state.images
-    loss = method.loss(state, problem, range(3), Key(0))
-    (gradient,) = torch.autograd.grad(loss, seen)
-    state.images = stored
+    method, optimiser = make_method({**SETTINGS["method"], "iterations": 1}), Optimiser("sgd", 0.01, 0.0)
+    view = loop.start(method, problem, Key(0), optimiser)
+    before = view.images.clone()
+    view.images = problem.decode(before)
+    observed = method.observe(view, problem, range(3), Key(0))
+    view.images.requires_grad_(True)
+    loss = method.loss(view, observed, problem, range(3), Key(0))
+    (gradient,) = torch.autograd.grad(loss, view.images)
     matrix = torch.stack([decode(e.view(1, 1, 8, 8), (16, 16)).flatten() for e in torch.eye(64)])  # (64, 256)
     expected = (gradient.view(-1, 256) @ matrix.T).view_as(before)
-    loop.run(method, problem, Key(0), state)
+    state = loop.run(method, problem, Key(0), loop.start(method, problem, Key(0), optimiser), optimiser=optimiser)
     low, high = problem.bounds
     assert torch.allclose(state.images, (before - 0.01 * expected).clamp(low, high), atol=1e-5)
 
 
 def test_soft_labels_of_one_class_train_like_hard_ones():
     draw = np.random.default_rng(0)
-    labels = np.arange(12) % 3
-    part = Part(draw.integers(0, 256, (12, 1, 16, 16)).astype(np.uint8), labels)
-    soft = Part(part.pixels, labels, np.eye(3, dtype=np.float32)[labels])
+    targets = THREE.targets(np.arange(12) % 3)
+    data = TensorSplit(draw.integers(0, 256, (12, 1, 16, 16)).astype(np.uint8), targets)
+    soft = data.with_soft_labels(targets.astype(np.float32))
     recipe = QUICK.model_copy(update={"label_smoothing": 0.0})
-    network, statistics = ConvNet(1, 16, 16, 3, 8), Statistics((0.5,), (0.25,), "none")
-    hard = train(network, part, statistics, recipe, Key(0))
-    ours = train(network, soft, statistics, recipe, Key(0))
+    network, normalisation = ConvNet(1, (16, 16), 3, 8), Normalisation((0.5,), (0.25,), "none")
+    hard = train_network(network, data, THREE, normalisation, recipe, Key(0))
+    ours = train_network(network, soft, THREE, normalisation, recipe, Key(0))
     assert all(torch.allclose(hard[k], ours[k], atol=1e-5) for k in hard)
 
 
 def test_teachers_answer_the_same_when_they_come_from_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path))
     draw = np.random.default_rng(0)
-    part = Part(draw.integers(0, 256, (12, 1, 16, 16)).astype(np.uint8), np.arange(12) % 3)
-    other = Part(part.pixels[:5], part.labels[:5])
-    statistics, config = Statistics((0.5,), (0.25,), "none"), LabelConfig(teachers=2, recipe=QUICK)
-    first, second = (soft_labels(part, [other, part], statistics, 3, config, 0) for _ in range(2))
+    data = TensorSplit(draw.integers(0, 256, (12, 1, 16, 16)).astype(np.uint8), THREE.targets(np.arange(12) % 3))
+    other = TensorSplit(data.pixels[:5], data.targets[:5])
+    normalisation, config = Normalisation((0.5,), (0.25,), "none"), LabelConfig(teachers=2, recipe=QUICK)
+    first, second = (soft_labels(data, [other, data], THREE, normalisation, config, 0) for _ in range(2))
     assert [a.shape for a in first] == [(5, 3), (12, 3)]
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert len(list((tmp_path / "networks").iterdir())) == 4  # two teachers, and a student of each set
     assert np.allclose(first[1].sum(1), 1, atol=2e-3)
-    warm = soft_labels(part, [part], statistics, 3, config.model_copy(update={"temperature": 4.0}), 0)[0]
+    softer = config.model_copy(update={"temperature": 4.0})
+    warm = soft_labels(data, [data], THREE, normalisation, softer, 0)[0]
     assert warm.max(1).mean() < first[1].max(1).mean()
 
 
@@ -112,11 +123,12 @@ def package(tmp_path_factory):
 
 def test_package_of_smaller_images_with_soft_labels(package, tmp_path):
     read = read_package(package)
-    assert read.pixels.shape == (24, 1, 8, 8) and read.part.pixels.shape == (24, 1, 16, 16)
-    assert read.part.soft_labels.shape == (24, 3) and np.allclose(read.part.soft_labels.sum(1), 1, atol=1e-6)
-    assert read.manifest["images"] | {"folders": 0} == {
-        "count": 24, "per_class": [8, 8, 8], "folders": 0, "stored_size": [8, 8], "labels": "soft"
+    assert read.pixels.shape == (24, 1, 8, 8) and read.data.pixels.shape == (24, 1, 16, 16)
+    assert read.data.soft_labels.shape == (24, 3) and np.allclose(read.data.soft_labels.sum(1), 1, atol=1e-6)
+    assert read.manifest.images.model_dump() | {"folders": 0} == {
+        "count": 24, "per_stratum": [8, 8, 8], "folders": 0, "labels": "soft"
     }  # fmt: skip
+    assert read.manifest.image.shape == [16, 16] and read.manifest.image.stored_shape == [8, 8]
     medistill.distill(SOURCE, out=tmp_path / "q", ipc=2, factor=2, settings=SETTINGS)
     assert package_files(read_package(tmp_path / "q")) == package_files(read)
     card = (package / "README.md").read_text()
@@ -136,16 +148,16 @@ def test_the_ten_lines_on_its_card_run(package, monkeypatch):
     )
 
 
-def test_evaluation_stands_beside_random_images_stored_alike(package, tmp_path):
+def test_evaluation_stands_beside_random_images_with_the_same_storage_and_labels(package, tmp_path):
     shutil.copytree(package, tmp_path / "p")
     before = (package / "distilled.npz").read_bytes()
     result = medistill.evaluate(tmp_path / "p", on=SOURCE, config=TINY, attach=True)
-    assert result["images"]["random"] == 6 and result["images"]["random_stored_alike"] == 24
+    assert result["images"]["random"] == 6 and result["images"]["random_matched"] == 24
     assert result["compression"]["images"] == 6 / 36 and result["compression"]["stored_images"] == 24 / 36
-    assert set(result["gain_over_random_stored_alike"]) == set(result["gain_over_random"])
+    assert set(result["gain_over_random_matched"]) == set(result["gain_over_random"])
     assert (tmp_path / "p" / "distilled.npz").read_bytes() == before
     card = (tmp_path / "p" / "README.md").read_text()
-    assert "random real images, stored alike" in card and "random real images, same bytes" in card
+    assert "random real images, same storage and soft labels" in card and "random real images, same bytes" in card
 
 
 def test_a_recipient_trains_on_it(package):
@@ -156,7 +168,7 @@ def test_a_recipient_trains_on_it(package):
 def test_plain_packages_have_no_such_arm(tmp_path):
     medistill.distill(SOURCE, out=tmp_path / "p", ipc=2, method="random")
     result = medistill.evaluate(tmp_path / "p", on=SOURCE, config=TINY)
-    assert "random_stored_alike" not in result["arms"] and result["gain_over_random_stored_alike"] is None
+    assert "random_matched" not in result["arms"] and result["gain_over_random_matched"] is None
 
 
 @pytest.mark.parametrize("factor", [1, 2])
@@ -166,43 +178,30 @@ def test_learned_labels_are_the_method_s_own_work(tmp_path, factor):
     medistill.distill(SOURCE, out=tmp_path / "p", method="frepo", ipc=2, factor=factor, settings=settings)
     assert read_package(tmp_path / "p").soft_labels is not None
     result = medistill.evaluate(tmp_path / "p", on=SOURCE, config=TINY)
-    assert ("random_stored_alike" in result["arms"]) == (factor > 1)
+    assert ("random_matched" in result["arms"]) == (factor > 1)
 
 
 @pytest.mark.parametrize("spoil", [lambda a: a * 2, lambda a: -a, lambda a: a * np.nan])
 def test_soft_labels_that_are_no_probabilities_are_refused(package, tmp_path, spoil):
     shutil.copytree(package, tmp_path / "p")
-    read = read_package(package)
-    with np.load(io.BytesIO((package / "distilled.npz").read_bytes())) as arrays:
+    files = read_files(package)
+    with np.load(io.BytesIO(files["distilled.npz"])) as arrays:
         own = dict(arrays)
     own["train_soft_labels"] = spoil(own["train_soft_labels"]).astype(np.float16)
     stream = io.BytesIO()
     np.savez_compressed(stream, **own)
-    files = package_files(read)
-    _forge(tmp_path / "p", files, stream.getvalue())
+    write_files(tmp_path / "p", sealed({**files, "distilled.npz": stream.getvalue()}))
     with pytest.raises(PackageError, match="probabilities"):
         read_package(tmp_path / "p")
 
 
-def _forge(path, files, npz):
-    """Write another npz with a manifest that vouches for it."""
-    import hashlib
-
-    from medistill.files import canonical_json, pretty_json, sha256_text
-
-    manifest = json.loads(files["manifest.json"])
-    manifest.pop("package_id")
-    manifest["files"]["distilled.npz"] = hashlib.sha256(npz).hexdigest()
-    manifest["package_id"] = sha256_text(canonical_json(manifest))
-    (path / "distilled.npz").write_bytes(npz)
-    (path / "manifest.json").write_bytes(pretty_json(manifest).encode())
-
-
 def test_teachers_see_every_class_equally_often():
     labels = np.repeat([0, 1, 3], [9, 3, 1])
-    part = Part(np.full((13, 1, 16, 16), np.arange(13).reshape(13, 1, 1, 1), dtype=np.uint8), labels)
-    seen = rebalanced(part, Key(0))
-    assert np.bincount(seen.labels).tolist() == [5, 5, 0, 5]
-    rows = seen.pixels[seen.labels == 0]
-    assert len({row.tobytes() for row in rows}) == 5  # none twice while there are others
-    assert len({row.tobytes() for row in seen.pixels[seen.labels == 1]}) == 3
+    task = numbered("multi-class", 4)
+    pixels = np.full((13, 1, 16, 16), np.arange(13).reshape(13, 1, 1, 1), dtype=np.uint8)
+    seen = rebalanced(TensorSplit(pixels, task.targets(labels)), task, Key(0))
+    found = task.labels(seen.targets)
+    assert np.bincount(found).tolist() == [5, 5, 0, 5]
+    assert (labels[seen.pixels[:, 0, 0, 0]] == found).all()
+    assert len({row.tobytes() for row in seen.pixels[found == 0]}) == 5  # none twice while there are others
+    assert len({row.tobytes() for row in seen.pixels[found == 1]}) == 3

@@ -1,6 +1,7 @@
 """A study: what identifies a run, what is kept, what fails, what is never done twice."""
 
 import json
+import re
 import signal
 import sqlite3
 import subprocess
@@ -12,15 +13,16 @@ import psutil
 import pytest
 
 import medistill
-from conftest import npz_arrays
+from conftest import ROOT, TINY, npz_arrays
+from medistill.config import build, read_yaml
 from medistill.data.phantom import Phantom, make_phantom
-from medistill.errors import ConfigError, MedistillError, OutputError
-from medistill.store import Store
+from medistill.errors import ConfigError, MedistillError
+from medistill.records.store import Store
 from medistill.study import engines, work
 from medistill.study.config import StudyConfig, read_study
 from medistill.study.figures import figures_of
 from medistill.study.plan import estimated_seconds, plan
-from studies import EVALUATE, SMALL, STUDY, in_this_process, record, write
+from studies import EVALUATE, SMALL, STUDY, begin_processes_with, in_this_process, outcome, record, write
 
 
 def entries_in(specification):
@@ -77,7 +79,7 @@ def test_the_same_result_as_the_commands(tmp_path, monkeypatch):
     ("change", "same"),
     [
         ({"name": "another"}, True),
-        ({"evaluate": {**EVALUATE, "networks": 3}}, False),
+        ({"evaluate": {**EVALUATE, "repeats": 3}}, False),
         ({"data": [{"source": SMALL, "name": "renamed"}]}, True),
         ({"data": [{"source": SMALL + ",seed=1", "name": "a"}]}, False),
         ({"data": [{"source": SMALL, "name": "a", "images": 0.5}]}, False),
@@ -158,7 +160,7 @@ def test_killed_in_the_middle_the_same_command_goes_on(tmp_path, monkeypatch, pr
         ({"data": [SMALL, SMALL]}, "two data sets are called"),
         ({"methods": ["dm", {"method": "dm", "settings": {}}]}, "two methods are called 'dm'"),
         ({"data": [{"source": SMALL, "imgs": 0.5}]}, "did you mean 'images'"),
-        ({"evaluate": {"nets": 5}}, "nets: 5"),
+        ({"evaluate": {"architectures": 5}}, "architectures: 5"),
         ({"ipc": [0]}, "ipc.0: 0"),
         ({"ratio": [5]}, "ratio.0: 5"),
         ({"ratio": 5}, "ratio.0: 5"),
@@ -190,7 +192,13 @@ def test_killed_in_the_middle_the_same_command_goes_on(tmp_path, monkeypatch, pr
             {"transfer": [{"from": "a", "to": "b", "classes": {"ring lesion": None, "no lesion": None}}]},
             "transfer from 'a' to 'b': fewer than two classes are left to test on",
         ),
-        ({"pooled": [{"data": ["a", "b"]}], "data": [STUDY["data"][0], {"source": SMALL + ",size=20", "name": "b"}]}, "cannot be pooled"),
+        (
+            {
+                "pooled": [{"data": ["a", "b"]}],
+                "data": [STUDY["data"][0], {"source": SMALL + ",size=20", "name": "b"}],
+            },
+            "cannot be pooled",
+        ),
         ({"transfer": [{"from": "a", "to": "c"}]}, "no data set of the study is called 'c'"),
         (
             {"transfer": [{"from": "a", "to": "b", "methods": ["dm"]}]},
@@ -204,7 +212,7 @@ def test_killed_in_the_middle_the_same_command_goes_on(tmp_path, monkeypatch, pr
 def test_a_wrong_file_is_one_line_and_nothing_is_made(tmp_path, cli, changes, words):
     status, out, err = cli("study", "run", write(tmp_path, **changes))
     assert status == 2 and out == "" and len(err.strip().splitlines()) == 1
-    assert __import__("re").search(words, err), err
+    assert re.search(words, err), err
     assert [p.name for p in tmp_path.iterdir()] == ["study.yaml"]
 
 
@@ -230,9 +238,7 @@ def test_time_left_is_that_of_like_runs(tmp_path):
 
 
 def test_figures_hold_all_that_tables_need(package):
-    from conftest import TINY
-
-    config = TINY.model_copy(update={"robust_scores": True, "nets": ("convnet", "mlp")})
+    config = TINY.model_copy(update={"robust_scores": True, "architectures": ("convnet", "mlp")})
     result = medistill.evaluate(package, on=SMALL, config=config)
     rows = figures_of({**result, "bytes": 5, "cost": {"seconds": 1, "peak_memory_mb": 2}})
     assert len({row[:5] for row in rows}) == len(rows)
@@ -240,16 +246,21 @@ def test_figures_hold_all_that_tables_need(package):
         "level",
         "gain over",
         "recovery",
-        "recovery above chance",
-        "chance",
+        "recovery above baseline",
+        "majority baseline",
         "robustness",
     }
     assert {row[1] for row in rows if row[2] == "level"} == {"convnet", "mlp"}
 
 
 def test_the_phantoms_of_the_smoke_study_can_be_read():
-    config = read_study(work.Path(__file__).parents[1] / "studies" / "smoke.yaml")
-    assert len(plan(config)) == 20
+    assert len(plan(read_study(ROOT / "studies" / "smoke.yaml"))) == 20
+
+
+def test_the_settings_of_every_study_of_ours_are_known():
+    files = sorted((ROOT / "studies").glob("*.yaml"))
+    names = [build(StudyConfig, read_yaml(file), str(file)).name for file in files]
+    assert names == [file.stem for file in files] and {"feasibility", "smoke"} <= set(names)
 
 
 def test_real_second_site_by_class_names(real, tmp_path):
@@ -298,9 +309,9 @@ def test_a_class_of_one_training_image_runs(tmp_path):
 def test_a_cache_that_cannot_be_written_is_told_as_such(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path / "file"))
-    outcome = work.do("0" * 64, {"kind": "distilled"}, 1)
-    assert outcome["status"] == "failed" and "cannot be written" in outcome["error"]
-    assert "MEDISTILL_CACHE" in outcome["error"] and "memory" not in outcome["error"]
+    told = work.do("0" * 64, {"kind": "distilled"}, 1)
+    assert told["status"] == "failed" and "cannot be written" in told["error"]
+    assert "MEDISTILL_CACHE" in told["error"] and "memory" not in told["error"]
 
 
 def test_errors_are_kept_without_places(tmp_path, monkeypatch):
@@ -309,7 +320,7 @@ def test_errors_are_kept_without_places(tmp_path, monkeypatch):
 
     def execute(runs, engine, address, processes, threads, done):
         for run in runs:
-            done(run, work._outcome("failed", error=told) | {"seconds": 1.0})
+            done(run, outcome("failed", error=told))
 
     monkeypatch.setattr(engines, "execute", execute)
     file = write(tmp_path, data=[str(tmp_path / "x.npz")], methods=["random"])
@@ -331,36 +342,36 @@ def test_what_goes_wrong_around_a_run_is_its_own_failure(monkeypatch):
         patch.setattr(subprocess, "Popen", none)
         told = work.do("3" * 64, {}, 1)
     assert told["status"] == "failed" and "too many processes" in told["error"]
-    work.folder_of("4" * 64).mkdir(parents=True)
-    (work.folder_of("4" * 64) / "result.json").write_text("{")  # damaged: the run is done again
-    monkeypatch.setattr(work, "perform", lambda specification: {"figure": 1})
-    assert work._once("4" * 64, {})["result"] == {"figure": 1} == work.do("4" * 64, {}, 1)["result"]
+
+
+MEASURED = """
+import medistill.study.measure as measure
+measure.distilled = lambda specification: print("{", flush=True) or {"figure": 1}
+"""
+"""A run that prints something, and measures it at once."""
 
 
 def test_what_a_method_prints_is_no_answer(monkeypatch, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import medistill.study.work as work\n"
-        "work.perform = lambda specification: print('{', flush=True) or {'figure': 1}\n"
-        "work._work(__import__('sys').orig_argv[-1])\n"
-        "__import__('os')._exit(0)\n"
-    )
-    environment = work.child_environment(1)
-    path = f"{tmp_path}:{environment['PYTHONPATH']}"
-    monkeypatch.setattr(work, "child_environment", lambda threads: {**environment, "PYTHONPATH": path})
+    begin_processes_with(MEASURED, tmp_path, monkeypatch)
     assert work.do("5" * 64, {"kind": "distilled"}, 1)["result"] == {"figure": 1}
 
 
-def test_a_measured_run_survives_a_cache_that_is_full(monkeypatch):
-    monkeypatch.setattr(work, "perform", lambda specification: {"figure": 1})
-    write_whole = work.write_atomically
+def test_a_damaged_result_is_measured_again_and_kept(monkeypatch, tmp_path):
+    begin_processes_with(MEASURED, tmp_path, monkeypatch)
+    kept = work.folder_of("4" * 64) / "result.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{")
+    first = work.do("4" * 64, {"kind": "distilled"}, 1)
+    assert first["result"] == {"figure": 1} == json.loads(kept.read_text())["result"]
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("measured again"))
+    assert work.do("4" * 64, {"kind": "distilled"}, 1) == first
 
-    def full(path, *rest):
-        if path.name == "result.json":
-            raise OutputError("cannot be written (No space left on device)")
-        write_whole(path, *rest)
 
-    monkeypatch.setattr(work, "write_atomically", full)
-    assert work._once("2" * 64, {})["result"] == {"figure": 1}
+def test_a_measured_run_survives_a_cache_that_cannot_keep_it(monkeypatch, tmp_path):
+    begin_processes_with(MEASURED, tmp_path, monkeypatch)
+    kept = work.folder_of("2" * 64) / "result.json"
+    kept.mkdir(parents=True)  # no file can be put in its place
+    assert work.do("2" * 64, {"kind": "distilled"}, 1)["result"] == {"figure": 1} and kept.is_dir()
 
 
 def test_strange_addresses_are_one_line(tmp_path):

@@ -9,17 +9,18 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
-import joblib
 import psutil
 import pytest
+from joblib.parallel import ThreadingBackend
 
 import medistill
 from medistill.errors import MedistillError
 from medistill.files import CACHE_VARIABLE
-from medistill.store import Store
+from medistill.records.store import Store
 from medistill.study import engines
-from studies import write
+from studies import begin_processes_with, write
 
 BIN = Path(sys.executable).parent
 FIGURES = {}
@@ -113,37 +114,25 @@ def test_joblib_loses_a_worker(study):
     check(study, kill_one(lambda: busy_parent("loky"), study.with_suffix(".db")))
 
 
-STOPPED = """
-import signal, threading, time
-from types import SimpleNamespace
-from medistill.study import engines
+def test_a_study_that_is_stopped_shows_no_traceback(monkeypatch):
+    """Stopped, joblib's thread that hands out work finds it gone: a KeyError of that thread, and of no other."""
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda problem: told.append(problem.thread.name))
+    hook = threading.excepthook
 
-def slow(identity, *_):
-    time.sleep(0.5)
-    return identity, {}
+    def fail(name, problem):
+        def run():
+            raise problem
 
-engines._do = slow
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background was told to ignore it
-hook = threading.excepthook
-try:
-    with engines._engine("joblib", None, 2, 1):
-        # More than wait in joblib's queue, so that its thread has some left to hand out.
-        todo = [SimpleNamespace(identity=str(i), specification={}) for i in range(40)]
-        engines._round(todo, 1, None, lambda identity, _: print(identity, flush=True))
-except KeyboardInterrupt:
-    print("stopped", threading.excepthook is hook)
-"""
+        thread = threading.Thread(target=run, name=name)
+        thread.start()
+        thread.join()
 
-
-def test_a_study_that_is_stopped_shows_no_traceback():
-    process = subprocess.Popen(
-        [sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    process.stdout.readline()
-    time.sleep(0.1)  # right after the next is handed out it shows without fail
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert out.splitlines()[-1] == "stopped True" and "Traceback" not in err, err
+    with engines.quiet_when_stopped():
+        fail("ExecutorManagerThread", KeyError(7))
+        fail("ExecutorManagerThread", OSError("full"))
+        fail("other", KeyError(7))
+    assert told == ["ExecutorManagerThread", "other"] and threading.excepthook is hook
 
 
 @contextmanager
@@ -196,19 +185,41 @@ def test_ray_loses_a_worker(study):
         check(study, killed, engine="ray", address=address)
 
 
-def test_the_only_worker_does_the_runs_not_the_machine_that_asks():
+def test_the_only_worker_does_the_runs_not_the_machine_that_asks(tmp_path, monkeypatch):
     pytest.importorskip("distributed", reason="dask is not installed")
-    with dask_cluster(workers=1) as address, engines._engine("dask", address, 1, 1):
-        doers = joblib.Parallel()(joblib.delayed(os.getpid)() for _ in range(3))
-    assert len(set(doers)) == 1 and os.getpid() not in doers
+    code = "import os\nimport medistill.study.work as work\nwork.do = lambda *_: {'doer': os.getpid()}\n"
+    begin_processes_with(code, tmp_path, monkeypatch)
+    todo, doers = [SimpleNamespace(identity=str(i), specification={}, stage=0) for i in range(3)], []
+    with dask_cluster(workers=1) as address:
+        engines.execute(todo, "dask", address, 1, 1, lambda run, outcome: doers.append(outcome["doer"]))
+    assert len(doers) == 3 and len(set(doers)) == 1 and os.getpid() not in doers
 
 
 def test_a_ray_cluster_may_take_its_time_but_needs_two_slots(monkeypatch):
-    growing = iter([0, 1, 1, 2])
-    assert engines._slots(lambda: next(growing), "here:1") == 2
-    monkeypatch.setattr(engines, "SECONDS_FOR_NODES", 0.3)
-    with pytest.raises(MedistillError, match=r"--engine ray --address here:1: has 1 CPU; allowed: at least 2"):
-        engines._slots(lambda: 1, "here:1")
+    """With something that is asked like Ray, whose nodes come one after the other."""
+    growing, asked = iter([0, 1, 1, 2]), []
+
+    class Backend(ThreadingBackend):
+        def configure(self, n_jobs=1, parallel=None, **settings):
+            asked.append(n_jobs)
+            return super().configure(n_jobs, parallel, **settings)
+
+    ray = SimpleNamespace(init=lambda **_: None, shutdown=lambda: None)
+    ray.cluster_resources = lambda: {"CPU": float(next(growing))}
+    for name in ("ray", "ray.util", "ray.util.joblib"):
+        monkeypatch.setitem(sys.modules, name, ray)
+    monkeypatch.setitem(sys.modules, "ray.util.joblib.ray_backend", SimpleNamespace(RayBackend=Backend))
+    monkeypatch.setattr(engines, "do", lambda *_: {})
+    todo = [SimpleNamespace(identity="0", specification={}, stage=0)]
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        address = f"127.0.0.1:{somebody.getsockname()[1]}"
+        engines.execute(todo, "ray", address, 1, 1, lambda *_: None)
+        assert asked == [2] and next(growing, None) is None
+        ray.cluster_resources = lambda: {"CPU": 1.0}
+        monkeypatch.setattr(engines, "SECONDS_FOR_NODES", 0.3)
+        refused = rf"--engine ray --address {address}: has 1 CPU; allowed: at least 2"
+        with pytest.raises(MedistillError, match=refused):
+            engines.execute(todo, "ray", address, 1, 1, lambda *_: None)
 
 
 def test_an_engine_that_is_not_there_is_one_line(study):

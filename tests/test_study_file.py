@@ -7,9 +7,10 @@ import medistill
 from conftest import npz_arrays
 from medistill.data.phantom import Phantom, make_phantom
 from medistill.errors import ConfigError
+from medistill.records.store import Store
 from medistill.study.config import read_study
 from medistill.study.plan import plan
-from studies import EVALUATE, SMALL, write
+from studies import EVALUATE, SMALL, in_this_process, write
 
 
 def test_transfers_and_pools_of_some_packages(tmp_path):
@@ -91,3 +92,26 @@ def test_limits_of_memory_curves_and_versions_that_change_nothing_do_not_repeat_
     assert identities(methods=["dm"], evaluate={**EVALUATE, "curve_points": 3}) == first
     monkeypatch.setattr("medistill.study.plan.FEATURES_VERSION", 99)
     assert identities(methods=["dm"]) == first
+
+
+def test_findings_grades_and_volumes_are_studied_and_reported(tmp_path, monkeypatch):
+    in_this_process(monkeypatch)
+    data = [
+        {"source": SMALL + ",task=findings", "name": "findings"},
+        {"source": SMALL + ",task=grades", "name": "grades"},
+        {"source": "phantom:classes=2,images=24,size=16,depth=16", "name": "volumes"},
+    ]
+    result = medistill.study_run(write(tmp_path, data=data, methods=["random"], ipc=[1], features=True))
+    assert result["done"] == 3, result["errors"]
+    with Store(tmp_path / "study.db") as store:
+        runs = {run.data: run for run in store.runs()}
+    assert {name: run.task for name, run in runs.items()} == {
+        "findings": "multi-label", "grades": "ordinal", "volumes": "binary",
+    }  # fmt: skip
+    assert "average_precision" in runs["findings"].result["arms"]["distilled"]
+    assert "quadratic_kappa" in runs["grades"].result["gain_over_random"]
+    assert runs["volumes"].result["representativeness"] is None and runs["grades"].result["representativeness"]
+    assert all(np.isfinite(value) for run in runs.values() for value in run.features.values())
+    medistill.study_report(tmp_path / "study.db")
+    page = (tmp_path / "study.html").read_text()
+    assert all(name in page for name in runs)

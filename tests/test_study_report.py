@@ -13,18 +13,18 @@ from pyarrow import parquet
 import medistill
 from medistill.errors import DataError
 from medistill.prediction.ranks import partial_spearman, spearman
+from medistill.records.store import Store
 from medistill.reporting.page import Column, Table
-from medistill.store import Store
-from medistill.study.foretelling import TRAINED, reachable, representativeness
+from medistill.study.prediction_tables import TRAINED, reachable, representativeness_table
 from medistill.study.report import TABLES, all_tables
 from medistill.study.statements import statements
-from medistill.study.tables import boundary, cells, equivalents, pooled, results, sites
+from medistill.study.tables import boundary, cells, equivalents, pooled_table, results, sites
 from studies import record
 
 METRICS = ("accuracy", "balanced_accuracy", "auroc", "f1_macro")
 
 
-def result(level, full=0.9, random=0.6, images=20, alike=None, smaller=False):
+def result(level, full=0.9, random=0.6, images=20, matched=None, smaller=False):
     """What an evaluation of two classes gives, all metrics alike."""
 
     def of(value):
@@ -42,9 +42,9 @@ def result(level, full=0.9, random=0.6, images=20, alike=None, smaller=False):
     interval = {m: [level / full - 0.02, level / full + 0.02] for m in METRICS}
     return {
         "arms": arms, "recovery": recovery, "recovery_ci95": interval,
-        "recovery_above_chance": recovery, "recovery_above_chance_ci95": dict.fromkeys(METRICS),
-        "gain_over_random": gain(level - random), "gain_over_random_stored_alike": alike and gain(alike),
-        "transfer": {}, "robustness": None, "net": "convnet", "networks": 3,
+        "recovery_above_baseline": recovery, "recovery_above_baseline_ci95": dict.fromkeys(METRICS),
+        "gain_over_random": gain(level - random), "gain_over_random_matched": matched and gain(matched),
+        "transfer": {}, "robustness": None, "architecture": "convnet", "repeats": 3,
         "images": {"distilled": 4 * images if smaller else images, "random": images, "full": 2000},
         "compression": {
             "images": images / 2000, "stored_images": (4 if smaller else 1) * images / 2000, "bytes": 0.01,
@@ -73,7 +73,9 @@ def test_means_over_seeds():
     assert value["between seeds"] == pytest.approx(np.std([0.84, 0.85], ddof=1))
     assert value["recovery"] == pytest.approx(0.845 / 0.9) and value["low"] == pytest.approx(0.24 - 0.05)
     assert value["high"] == pytest.approx(0.25 + 0.05), "the outermost ends"
-    assert value["gain over random stored alike"] == value["gain over random"], "a plain package has no other"
+    assert value["gain over random, same storage and labels"] == value["gain over random"], (
+        "a plain package has no other"
+    )
 
 
 def test_boundary_marks_what_is_reached():
@@ -106,19 +108,19 @@ def test_rank_correlations_with_something_held_fixed():
 
 
 def test_representativeness_is_ranked_within_a_data_set():
-    table = representativeness(cells(runs()))
+    table = representativeness_table(cells(runs()))
     by_score = {row[1]: row for row in table.rows}
     assert by_score["pixels.ridge"][3] == pytest.approx(1) and by_score["pixels.mmd"][3] == pytest.approx(-1)
     assert 0.9 < by_score["pixels.ridge"][4] < 1
     assert TRAINED not in by_score, "there were no validation images"
     mixed = runs()
     mixed[0] = dataclasses.replace(mixed[0], result={**mixed[0].result, "representativeness": {"pixels.mmd": 0.1}})
-    assert [row[1] for row in representativeness(cells(mixed)).rows] == ["pixels.mmd"]
+    assert [row[1] for row in representativeness_table(cells(mixed)).rows] == ["pixels.mmd"]
     with_validation = [
         dataclasses.replace(r, result={**r.result, "validation": -r.result["bytes"] * i})
         for i, r in enumerate(runs())
     ]
-    *_, last = representativeness(cells(with_validation)).rows
+    *_, last = representativeness_table(cells(with_validation)).rows
     levels = [r.result["arms"]["distilled"]["balanced_accuracy"]["mean"] for r in with_validation]
     assert last[1] == TRAINED and last[3] == pytest.approx(spearman(-np.arange(len(levels)), np.array(levels)))
 
@@ -140,8 +142,8 @@ def test_sentences_say_what_the_figures_say():
     found = statements(cells(runs()), runs())
     text = [s.text for s in found]
     assert text[0] == (
-        "a: dm (10 images per class, 1.00% of their number) recovers 93.9% [91.3%, 96.4%] of the full data's balanced "
-        "accuracy; random images of as many bytes 66.7%."
+        "a: dm (10 images per class, 1.00% of their number) recovers 93.9% [91.3%, 96.4%] of the full data's "
+        "balanced accuracy; random images of as many bytes 66.7%."
     )
     assert not any(" the best was " in t for t in text), "one data set is no contest"
     alone = record(identity="alone", data="b", method="random", ipc=1, result=result(0.9, images=2))
@@ -159,7 +161,9 @@ def test_sentences_say_what_the_figures_say():
         "(where several were equal, each counts).",
     ], "one method alone is no contest, others are contests of their own"
     other = [
-        dataclasses.replace(r, specification={**r.specification, "evaluate": {"recipe": {"width": 8}, "nets": ["x"]}})
+        dataclasses.replace(
+            r, specification={**r.specification, "evaluate": {"recipe": {"width": 8}, "architectures": ["x"]}}
+        )
         for r in again
     ]
     assert not any(" the best was " in s.text for s in statements(cells([*more, *other]), [])), "by another recipe"
@@ -168,7 +172,7 @@ def test_sentences_say_what_the_figures_say():
     )
     unsure = [r if r.seed == 0 else dataclasses.replace(r, result=result(0.62)) for r in runs()]
     assert any("on 0 of 1 data set." in s.text for s in statements(cells(unsure), [])), "one seed gains nothing"
-    weak = [dataclasses.replace(r, result=result(0.62, images=20, alike=0.01)) for r in runs() if r.ipc == 10]
+    weak = [dataclasses.replace(r, result=result(0.62, images=20, matched=0.01)) for r in runs() if r.ipc == 10]
     text = [s.text for s in statements(cells(weak), weak)]
     assert not any(t.startswith("a: ") for t in text), "one method alone says little"
     weak += [dataclasses.replace(r, identity="k", method="k-means", result=result(0.63)) for r in weak[:1]]
@@ -188,8 +192,8 @@ def test_smaller_images_are_not_taken_for_fewer():
     assert "dm (the pixels of 10 images per class, 1.00% of all; 80 smaller images, 4.00% of their number)" in text
     few = [s.text for s in statements(cells(small), []) if "counted by number" in s.text]
     assert few == [
-        f"With 1% to 5% of the images, counted by number, {m} recovers at least 90% of the full data's balanced accuracy "
-        "in 1 of 1 cases." for m in ("dm", "k-means")
+        f"With 1% to 5% of the images, counted by number, {m} recovers at least 90% of the full data's "
+        "balanced accuracy in 1 of 1 cases." for m in ("dm", "k-means")
     ]  # fmt: skip
     short = [
         *small,
@@ -204,7 +208,7 @@ def test_smaller_images_are_not_taken_for_fewer():
         for s in statements(cells(short), [])
     )
     guess = dict.fromkeys(METRICS)
-    blind = [dataclasses.replace(small[0], result={**small[0].result, "recovery_above_chance": guess})]
+    blind = [dataclasses.replace(small[0], result={**small[0].result, "recovery_above_baseline": guess})]
     assert not any("recovers" in s.text for s in statements(cells(blind), [])), "a share of guessing says nothing"
 
 
@@ -228,9 +232,9 @@ def test_other_sites_and_pooled_packages_are_told():
         for t in text
     )
     assert any("are better than its own alone (+0.200 [+0.100, +0.300])" in t for t in text)
-    assert sites(found).rows[0][:5] == ["a", "b", "dm", "10", 0] and len(pooled(found).rows) == 2
+    assert sites(found).rows[0][:5] == ["a", "b", "dm", "10", 0] and len(pooled_table(found).rows) == 2
     assert not any("guessing" in t for t in text)
-    blind = {**base, "recovery_above_chance": dict.fromkeys(METRICS)}
+    blind = {**base, "recovery_above_baseline": dict.fromkeys(METRICS)}
     guessed = [dataclasses.replace(found[0], result={"sites": {"b": blind}})]
     assert "Not even all images are surely better than guessing there." in statements([], guessed)[0].text
     assert cells(found) == []

@@ -5,9 +5,9 @@ import pytest
 
 import medistill
 from conftest import npz_arrays
+from medistill.data.align import renamed
 from medistill.data.phantom import Phantom, make_phantom
 from medistill.errors import DataError
-from medistill.evaluation.align import renamed
 from medistill.study import work
 from medistill.study.config import DataEntry, StudyConfig, read_study
 from medistill.study.plan import plan
@@ -21,14 +21,27 @@ def test_variations_touch_training_images_only(tmp_path):
     assert half.counts("train") == [n // 2 for n in plain.counts("train")]
     assert np.array_equal(half.splits["test"].images, plain.splits["test"].images)
     noisy = read_entry(DataEntry(source=SMALL, name="a", label_noise=0.25))
-    assert (noisy.train.labels != plain.train.labels).sum() == round(0.25 * len(plain.train))
-    assert np.array_equal(noisy.splits["test"].labels, plain.splits["test"].labels)
+    changed = (noisy.train.targets != plain.train.targets).any(axis=1)
+    assert changed.sum() == round(0.25 * len(plain.train)) and (noisy.train.targets.sum(axis=1) == 1).all()
+    assert np.array_equal(noisy.splits["test"].targets, plain.splits["test"].targets)
     merged = DataEntry(source=SMALL, name="a", classes={"ring lesion": "solid nodule"})
     assert read_entry(merged).description.class_names == ("no lesion", "solid nodule")
     source, config = as_source(merged, read_entry(merged))
     again = medistill.load(source, config)
     assert again.fingerprint["sha256"] == read_entry(merged).fingerprint["sha256"]
     assert again.description.class_names == ("no lesion", "solid nodule") and again.description.flips == "both"
+
+
+def test_findings_of_wrong_labels_are_turned_into_their_opposite():
+    source = SMALL + ",task=findings"
+    plain = read_entry(DataEntry(source=source, name="a"))
+    noisy = read_entry(DataEntry(source=source, name="a", label_noise=0.25))
+    turned = (noisy.train.targets == 1 - plain.train.targets).all(axis=1)
+    same = (noisy.train.targets == plain.train.targets).all(axis=1)
+    assert turned.sum() == round(0.25 * len(plain.train)) and (turned | same).all()
+    assert np.array_equal(noisy.splits["test"].targets, plain.splits["test"].targets)
+    again = medistill.load(*as_source(DataEntry(source=source, name="a", label_noise=0.25), noisy))
+    assert again.fingerprint["sha256"] == noisy.fingerprint["sha256"] and again.task == noisy.task
 
 
 def test_classes_are_renamed_merged_and_left_out(tiny):
@@ -65,7 +78,7 @@ def test_features_see_the_flips_that_the_package_has(tmp_path):
     medistill.distill(source, out=tmp_path / "p", method="random", ipc=1, settings=settings)
     evaluate = StudyConfig.model_validate(STUDY).evaluate
     measured = measure(tmp_path / "p", source, evaluate, False, False)
-    assert measured.prepared.dataset.description.flips == "horizontal" == measured.package.manifest["flips"]
+    assert measured.prepared.dataset.description.flips == "horizontal" == measured.package.manifest.image.flips
 
 
 def test_wrong_labels_are_told_before_anything_is_varied(tmp_path):

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,10 +38,8 @@ Config = Annotated[Path | None, typer.Option(help="A YAML file of settings.")]
 
 
 def _use_device(name: str | None) -> str | None:
-    from medistill.runtime import use_device
-
     if name is not None:
-        use_device(name)
+        import_module("medistill.runtime").use_device(name)
     return name
 
 
@@ -48,16 +47,20 @@ Device = Annotated[
     str | None,
     typer.Option(callback=_use_device, help="Where to compute: cpu, cuda, cuda:1; auto takes a GPU if there is one."),
 ]
-Ipc = Annotated[int | None, typer.Option(help="Images per class.")]
+Ipc = Annotated[int | None, typer.Option(help="Images per class, grade or finding.")]
+Task = Annotated[
+    str | None, typer.Option(help="What labels mean: binary, multi-class, ordinal (grades), multi-label (findings).")
+]
 Ratio = Annotated[float | None, typer.Option(help="Distilled images per training image, 0.01 for instance.")]
 Size = Annotated[int | None, typer.Option(help="Bring all images to this many pixels a side.")]
 Channels = Annotated[int | None, typer.Option(help="1: make all images gray, 3: RGB.")]
 Flips = Annotated[str | None, typer.Option(help="Mirror images that keep their class: none, horizontal, both.")]
-Nets = Annotated[
+Architectures = Annotated[
     str | None,
     typer.Option(help="Kinds of networks, as convnet,resnet18,vit; the first decides, others show transfer."),
 ]
-Networks = Annotated[int | None, typer.Option(help="Networks trained for each arm.")]
+Repeats = Annotated[int | None, typer.Option(help="Networks trained for each arm.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over, replacing what is there.")]
 
 
 def _print(result: Any, as_json: bool, text: Callable[[Any], str]) -> None:
@@ -71,20 +74,22 @@ def _settings(config: Path | None, assignments: list[str] | None) -> dict[str, A
 
 
 def _data_settings(
-    settings: dict[str, Any], size: int | None, channels: int | None, flips: str | None
+    settings: dict[str, Any], size: int | None, channels: int | None, flips: str | None, task: str | None
 ) -> dict[str, Any]:
     from medistill.config import mapping
 
-    given = {"size": size, "channels": channels, "flips": flips}
+    given = {"size": size, "channels": channels, "flips": flips, "task": task}
     return {**mapping(settings.get("data"), "data"), **{k: v for k, v in given.items() if v is not None}}
 
 
-def _data_config(assignments: list[str] | None, size: int | None, channels: int | None, flips: str | None) -> Any:
+def _data_config(
+    assignments: list[str] | None, size: int | None, channels: int | None, flips: str | None, task: str | None
+) -> Any:
     from medistill.config import DataConfig, build
 
     settings = _settings(None, assignments)
     _require_known(settings, ["data"])
-    return build(DataConfig, _data_settings(settings, size, channels, flips), "data")
+    return build(DataConfig, _data_settings(settings, size, channels, flips, task), "data")
 
 
 def _require_known(settings: dict[str, Any], known: list[str]) -> None:
@@ -96,7 +101,7 @@ def _require_known(settings: dict[str, Any], known: list[str]) -> None:
 
 
 def _evaluate_config(
-    settings: dict[str, Any], networks: int | None, seed: int | None, nets: str | None = None
+    settings: dict[str, Any], repeats: int | None, seed: int | None, architectures: str | None = None
 ) -> Any:
     from medistill.config import DistilConfig, EvaluateConfig, build, mapping
 
@@ -104,7 +109,7 @@ def _evaluate_config(
         _require_known(settings, ["evaluate", *EvaluateConfig.model_fields, *DistilConfig.model_fields])
         own = {k: v for k, v in settings.items() if k in EvaluateConfig.model_fields and k != "seed"}
         settings = {**mapping(settings["evaluate"], "evaluate"), **own}
-    given = {"networks": networks, "seed": seed, "nets": nets}
+    given = {"repeats": repeats, "seed": seed, "architectures": architectures}
     return build(EvaluateConfig, {**settings, **{k: v for k, v in given.items() if v is not None}})
 
 
@@ -115,6 +120,7 @@ def check(
     size: Size = None,
     channels: Channels = None,
     flips: Flips = None,
+    task: Task = None,
     set_: SetData = None,
     as_json: AsJson = False,
 ) -> None:
@@ -122,7 +128,7 @@ def check(
     from medistill import check as run
     from medistill.texts import check_text
 
-    result = run(data, ipc=ipc, config=_data_config(set_, size, channels, flips))
+    result = run(data, ipc=ipc, config=_data_config(set_, size, channels, flips, task))
     _print(result, as_json, check_text)
     if not result["usable"]:
         raise typer.Exit(2)
@@ -139,6 +145,7 @@ def predict(
     size: Size = None,
     channels: Channels = None,
     flips: Flips = None,
+    task: Task = None,
     set_: SetData = None,
     device: Device = None,
     as_json: AsJson = False,
@@ -147,7 +154,7 @@ def predict(
     from medistill import predict as run
     from medistill.texts import predict_text
 
-    config = _data_config(set_, size, channels, flips)
+    config = _data_config(set_, size, channels, flips, task)
     result = run(data, ipc=ipc, ratio=ratio, method=method, db=db, config=config, seed=seed or 0, progress=True)
     _print(result, as_json, predict_text)
 
@@ -162,7 +169,10 @@ def distill(
     ipc: Ipc = None,
     ratio: Ratio = None,
     factor: Annotated[
-        int | None, typer.Option(help="Store images at 1/factor of the side, factor² of them in the bytes of one.")
+        int | None,
+        typer.Option(
+            help="Store images at 1/factor of the side, factor² pictures or factor³ volumes in the bytes of one."
+        ),
     ] = None,
     teachers: Annotated[
         int | None, typer.Option(help="Networks trained on the real images that label the distilled ones; 0: none.")
@@ -173,9 +183,10 @@ def distill(
     size: Size = None,
     channels: Channels = None,
     flips: Flips = None,
+    task: Task = None,
     config: Config = None,
     set_: Set = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, replacing what is there.")] = False,
+    overwrite: Overwrite = False,
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Also evaluate, and write the results into the package.")
     ] = False,
@@ -188,10 +199,10 @@ def distill(
 
     settings = _settings(config, set_)
     measuring = _evaluate_config({"evaluate": settings.pop("evaluate", {})}, None, None)
-    settings["data"] = _data_settings(settings, size, channels, flips)
+    settings["data"] = _data_settings(settings, size, channels, flips, task)
     result = run(
         data, out=out, method=method, ipc=ipc, ratio=ratio, factor=factor, teachers=teachers,
-        memory_limit=memory_limit, seed=seed, preset=preset, settings=settings, fresh=fresh,
+        memory_limit=memory_limit, seed=seed, preset=preset, settings=settings, overwrite=overwrite,
         evaluate=evaluate, evaluate_config=measuring, progress=True,
     )  # fmt: skip
     if result:  # under torchrun one process speaks for all
@@ -202,8 +213,8 @@ def distill(
 def evaluate(
     package: PackagePath,
     on: On,
-    networks: Networks = None,
-    nets: Nets = None,
+    repeats: Repeats = None,
+    architectures: Architectures = None,
     seed: Seed = None,
     config: Config = None,
     set_: Set = None,
@@ -217,7 +228,7 @@ def evaluate(
     from medistill import evaluate as run
     from medistill.texts import evaluate_text
 
-    settings = _evaluate_config(_settings(config, set_), networks, seed, nets)
+    settings = _evaluate_config(_settings(config, set_), repeats, seed, architectures)
     _print(run(package, on=on, config=settings, attach=attach, progress=True), as_json, evaluate_text)
 
 
@@ -225,7 +236,7 @@ def evaluate(
 def train(
     package: PackagePath,
     on: On,
-    networks: Networks = None,
+    repeats: Repeats = None,
     seed: Seed = None,
     config: Config = None,
     set_: Set = None,
@@ -237,7 +248,7 @@ def train(
     from medistill import train as run
     from medistill.texts import train_text
 
-    settings = _evaluate_config(_settings(config, set_), networks, seed)
+    settings = _evaluate_config(_settings(config, set_), repeats, seed)
     _print(run(package, on=on, config=settings, save=save, progress=True), as_json, train_text)
 
 
@@ -265,7 +276,7 @@ def report(
     package: PackagePath,
     on: On,
     out: Annotated[Path | None, typer.Option(help="HTML file; else report.html beside the package.")] = None,
-    networks: Networks = None,
+    repeats: Repeats = None,
     seed: Seed = None,
     config: Config = None,
     set_: Set = None,
@@ -274,7 +285,7 @@ def report(
     """Write one self-contained HTML page that tells what a package is worth."""
     from medistill import report as run
 
-    settings = _evaluate_config(_settings(config, set_), networks, seed)
+    settings = _evaluate_config(_settings(config, set_), repeats, seed)
     result = run(package, on=on, out=out, config=settings, progress=True)
     _print(result, as_json, lambda r: f"report: {r['report']}")
 
@@ -283,7 +294,7 @@ def report(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the package and the report.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over.")] = False,
+    overwrite: Overwrite = False,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
@@ -291,7 +302,7 @@ def demo(
     from medistill import demo as run
     from medistill.texts import demo_text
 
-    _print(run(out=out, seed=seed, fresh=fresh, progress=True), as_json, demo_text)
+    _print(run(out=out, seed=seed, overwrite=overwrite, progress=True), as_json, demo_text)
 
 
 study = typer.Typer(help="A grid of data, methods and sizes: run it, go on with it, report it.")

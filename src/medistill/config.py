@@ -40,11 +40,14 @@ class Settings(BaseModel):
 class DataConfig(Settings):
     """How a source is read and prepared. What is left out is taken from the source."""
 
-    size: tuple[Side, Side] | None = Field(
-        None, description="pixels of a side, or [height, width]; None keeps the source's size"
+    size: Annotated[tuple[Side, ...], Field(min_length=2, max_length=3)] | None = Field(
+        None, description="pixels of a side, [height, width] or [depth, height, width]; None keeps the source's size"
     )
     channels: Literal[1, 3] | None = Field(None, description="1 gray, 3 RGB; None keeps the source's")
-    class_names: tuple[str, ...] | None = Field(None, description="one name per class number")
+    task: str | None = Field(
+        None, description="what labels mean: binary, multi-class, ordinal (grades) or multi-label (findings)"
+    )
+    class_names: tuple[str, ...] | None = Field(None, description="one name per class number, grade or finding")
     flips: Literal["none", "horizontal", "both"] | None = Field(
         None, description="which mirror images keep their class"
     )
@@ -68,16 +71,18 @@ class Recipe(Settings):
     """
 
     epochs: float = Field(5, gt=0, le=10_000, description="passes over the images, within the bounds below")
-    least_steps: int = Field(600, ge=1, le=1_000_000, description="gradient steps for at most one batch of images")
+    min_steps: int = Field(600, ge=1, le=1_000_000, description="gradient steps for at most one batch of images")
     steps_per_doubling: int = Field(
         80, ge=0, le=1_000_000, description="more of them each time the number of images doubles"
     )
-    most_steps: int = Field(3000, ge=1, le=1_000_000, description="gradient steps that no set exceeds")
-    batch: int = Field(32, ge=1, le=65536, description="images per step, at most all there are")
+    max_steps: int = Field(3000, ge=1, le=1_000_000, description="gradient steps that no set exceeds")
+    batch_size: int = Field(32, ge=1, le=65536, description="images per step, at most all there are")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of the one-cycle schedule")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target spread over all classes")
     weight_decay: float = Field(0.5, ge=0, le=10, description="decoupled weight decay")
-    width: int = Field(64, ge=1, le=4096, description="filters per convolution of the ConvNet")
+    width: int = Field(
+        64, ge=1, le=4096, description="filters per convolution of the ConvNet; of volumes half as many"
+    )
     augment: bool = Field(True, description="random affine and intensity changes in training")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -86,7 +91,7 @@ class Recipe(Settings):
     )
 
     @model_serializer(mode="wrap")
-    def _told(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_default_precision(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Recipes were known by their values before there was a choice of precision; what was measured stays found.
         return {k: v for k, v in dump(self).items() if (k, v) != ("precision", "float32")}
 
@@ -95,13 +100,13 @@ class EvaluateConfig(Settings):
     """How many networks are trained for each arm, and on what recipe."""
 
     recipe: Recipe = Field(default_factory=Recipe)
-    networks: int = Field(3, ge=1, le=100, description="networks per package, full and balanced arm")
+    repeats: int = Field(3, ge=1, le=100, description="networks per package, full and balanced arm")
     random_draws: int | None = Field(
         None, ge=2, le=100, description="random subsets, one network each; None: 6, and up to 15 of few images"
     )
     bootstrap: int = Field(2000, ge=100, le=100_000, description="bootstrap samples of an interval")
     seed: int = Field(0, description="seed of networks, draws and bootstrap")
-    nets: tuple[Net, ...] = Field(
+    architectures: tuple[Net, ...] = Field(
         ("convnet",), min_length=1, description="kinds of networks; the first gives the verdict, others show transfer"
     )
     robust_scores: bool = Field(
@@ -109,7 +114,7 @@ class EvaluateConfig(Settings):
     )
     curve_points: int = Field(8, ge=2, le=100, description="points of a learning curve, on validation data")
 
-    @field_validator("nets", mode="before")
+    @field_validator("architectures", mode="before")
     @classmethod
     def _each_once(cls, value: Any) -> Any:
         names = value.split(",") if isinstance(value, str) else value
@@ -144,14 +149,26 @@ class LabelConfig(Settings):
     recipe: Recipe = Field(default_factory=Recipe, description="how teachers are trained")
 
 
+class OptimiserConfig(Settings):
+    """What moves the images down the gradient; what is left out is the method's own."""
+
+    name: Literal["sgd", "adam"] | None = Field(None, description="sgd with momentum, or adam")
+    learning_rate: float | None = Field(None, gt=0, le=1e8, description="of the images, in normalised units")
+    momentum: float | None = Field(None, ge=0, lt=1, description="of the images")
+
+
 class DistilConfig(Settings):
     """Everything that determines a distilled set besides the data themselves."""
 
     method: dict[str, Any] = Field(description="the method's name and hyperparameters")
-    ipc: int | None = Field(None, description="images per class")
+    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
+    ipc: int | None = Field(None, description="images per class, grade or finding")
     ratio: float | None = Field(None, description="distilled images per training image")
     factor: int = Field(
-        1, ge=1, le=8, description="images are stored at 1/factor of the side, factor² in the bytes of one"
+        1,
+        ge=1,
+        le=8,
+        description="images are stored at 1/factor of the side, factor² pictures or factor³ volumes in one's bytes",
     )
     labels: LabelConfig = Field(default_factory=LabelConfig)
     memory_limit_mb: float | None = Field(

@@ -137,18 +137,6 @@ def _processor_has_bfloat16() -> bool:
     return re.search(r"^flags\s*:.*\b(avx512_bf16|amx_bf16)\b", flags, re.MULTILINE) is not None
 
 
-def device_name() -> str:
-    """What computes: "cpu" with its number of threads and whether layers are compiled, or the GPU's name."""
-    import torch
-
-    from medistill.nets import kernels
-
-    if device().type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(device())})"
-    compiled = "" if kernels.library() is None else ", compiled layers"
-    return f"cpu ({torch.get_num_threads()} threads{compiled})"
-
-
 _together_mb = 0.0
 
 

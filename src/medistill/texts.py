@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from medistill.numbers import with_interval
-from medistill.types import Json
-
-_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "auroc": "AUROC", "f1_macro": "F1"}
+from medistill.aliases import Json
+from medistill.formatting import with_interval
+from medistill.tasks.task import make_task
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
@@ -18,12 +17,23 @@ def _value(summary: Json) -> str:
     return with_interval(summary, ".3f")
 
 
+def _metrics(result: Json) -> dict[str, str]:
+    """Short names of the metrics of a result's task."""
+    return {metric.name: metric.short for metric in make_task(result["task"], result["class_names"]).metrics}
+
+
 def check_text(result: Json) -> str:
     known = result["fingerprint"]
+    task = make_task(result["task"], result["classes"])
+    shape = "x".join(map(str, known["shape"]))
     lines = [
-        f"{result['name']}: {len(result['classes'])} classes, {known['size'][0]}x{known['size'][1]} pixels, "
+        f"{result['name']}: {task.title}, {task.outputs} {task.plural}, {shape} pixels, "
         f"{'gray' if known['channels'] == 1 else 'RGB'}, {known['dtype']}",
-        *(f"  {s}: {v['images']} images, per class {v['per_class']}" for s, v in known["splits"].items()),
+        *(
+            f"  {split}: {v['images']} images; "
+            + ", ".join(f"{name} {n}" for name, n in zip(result["strata"], v["per_stratum"], strict=True))
+            for split, v in known["splits"].items()
+        ),
         f"  fingerprint {known['sha256']}",
         *(f"  note: {note}" for note in result["notes"]),
     ]
@@ -33,11 +43,16 @@ def check_text(result: Json) -> str:
     return "\n".join(lines)
 
 
+def _findings(result: Json) -> list[str]:
+    return [f"{finding['title'].lower()}: {finding['explanation']}" for finding in result["audits"]]
+
+
 def distill_text(result: Json) -> str:
     cost = result["cost"] or {"seconds": 0, "peak_memory_mb": 0}
     lines = [
         f"package: {result['package']} ({result['images']} images, {result['bytes']} bytes, "
-        f"{cost['seconds']} s, {cost['peak_memory_mb']:.0f} MB)"
+        f"{cost['seconds']} s, {cost['peak_memory_mb']:.0f} MB)",
+        *_findings(result),
     ]
     if result["contains_real_images"]:
         lines.append("attention: these are real patient images")
@@ -47,30 +62,32 @@ def distill_text(result: Json) -> str:
 
 
 def evaluate_text(result: Json) -> str:
+    names = _metrics(result)
     rows = [
-        [arm, str(result["images"][arm]), *(_value(metrics[m]) for m in _NAMES)]
+        [arm, str(result["images"][arm]), *(with_interval(metrics[m]) for m in names)]
         for arm, metrics in result["arms"].items()
     ]
-    gains = [with_interval(g, "+.3f") for g in result["gain_over_random"].values()]
-    rows.append(["gain over random", "", *gains])
-    if result["gain_over_random_stored_alike"]:
-        alike = [with_interval(g, "+.3f") for g in result["gain_over_random_stored_alike"].values()]
-        rows.append(["gain over random stored alike", "", *alike])
-    for name in ("recovery", "recovery_above_chance"):
-        shares = ["-" if v is None else f"{v:.1%}" for v in result[name].values()]
+    for title, gains in (
+        ("gain over random", result["gain_over_random"]),
+        ("gain over random_matched", result["gain_over_random_matched"]),
+    ):
+        if gains:
+            rows.append([title, "", *(with_interval(gains[m], "+.3f") for m in names)])
+    for name in ("recovery", "recovery_above_baseline"):
+        shares = ["-" if result[name][m] is None else f"{result[name][m]:.1%}" for m in names]
         rows.append([name.replace("_", " "), "", *shares])
-    for net, scores in result["transfer"].items():
+    for architecture, scores in result["transfer"].items():
         for arm in scores["arms"]:
-            values = [_value(scores["arms"][arm][m]) for m in _NAMES]
-            rows.append([f"{net}: {arm}", str(result["images"][arm]), *values])
-    lines = [_table(["arm", "images", *_NAMES.values()], rows)]
+            values = [with_interval(scores["arms"][arm][m]) for m in names]
+            rows.append([f"{architecture}: {arm}", str(result["images"][arm]), *values])
+    lines = [_table(["arm", "images", *names.values()], rows)]
     lines += [f"note: {note}" for note in result["notes"]]
     return "\n".join(lines)
 
 
 def train_text(result: Json) -> str:
-    lines = [f"trained {result['networks']} networks, tested on {result['test_images']} images of {result['data']}"]
-    lines += [f"  {name}: {_value(result['metrics'][metric])}" for metric, name in _NAMES.items()]
+    lines = [f"trained {result['repeats']} networks, tested on {result['test_images']} images of {result['data']}"]
+    lines += [f"  {short}: {with_interval(result['metrics'][name])}" for name, short in _metrics(result).items()]
     for name, recall in zip(result["class_names"], result["recall"], strict=True):
         lines.append(f"  recall of {name}: {'not in the data' if recall is None else format(recall, '.3f')}")
     lines += [f"note: {note}" for note in result["notes"]]
@@ -81,10 +98,12 @@ def train_text(result: Json) -> str:
 
 def verify_text(result: Json) -> str:
     kind = "real patient images" if result["contains_real_images"] else "distilled images"
-    return (
+    task = make_task(result["task"], result["classes"])
+    line = (
         f"{result['package']} is whole and unaltered: {result['files']} files, {result['images']} {kind} "
-        f"of {len(result['classes'])} classes, id {result['package_id'][:16]}"
+        f"of {task.outputs} {task.plural}, id {result['package_id'][:16]}"
     )
+    return "\n".join([line, *_findings(result)])
 
 
 def methods_text(found: list[Json]) -> str:
@@ -93,15 +112,16 @@ def methods_text(found: list[Json]) -> str:
         real = "contains real patient images" if m["contains_real_images"] else (
             "starts from real images" if m["starts_from_real_images"] else "starts from noise"
         )  # fmt: skip
-        rows.append([m["name"], m["kind"], m["cost"], real, m["title"]])
-    return _table(["method", "kind", "cost", "real images", "title"], rows)
+        rows.append([m["name"], m["kind"], m["cost"], real, ", ".join(m["queries"]), m["title"]])
+    return _table(["method", "kind", "cost", "real images", "asks them for", "title"], rows)
 
 
 def demo_text(result: Json) -> str:
     other = result["other_site"]["balanced_accuracy"]
     return (
         f"{evaluate_text(result['evaluation'])}\n"
-        f"trained on the package, tested on the other scanner: balanced accuracy {_value(other)}\n"
+        + "".join(f"{line}\n" for line in _findings(result))
+        + f"trained on the package, tested on the other scanner: balanced accuracy {with_interval(other)}\n"
         f"package: {result['package']}\nreport: {result['report']}"
     )
 
@@ -116,6 +136,7 @@ def predict_text(result: Json) -> str:
         [
             _table(["expected of", *titles.values()], rows),
             f"{result['verdict']['code']}: {result['verdict']['words']}",
+            *(f"note: {note}" for note in result["notes"]),
             f"learned from {known['runs']} runs on {known['data_sets']} data sets of {known['origins']} origins; in "
             "brackets: meant to hold 95 % of results on an origin like those of the studies",
         ]

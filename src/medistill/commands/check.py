@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medistill.aliases import Json
 from medistill.config import DataConfig
-from medistill.data.checks import check as find_problems
+from medistill.data.checks import check as find_issues
 from medistill.data.load import load
-from medistill.types import Json
 
 
 def check(data: str | Path, *, ipc: int | None = None, config: DataConfig | None = None) -> Json:
@@ -19,23 +19,25 @@ def check(data: str | Path, *, ipc: int | None = None, config: DataConfig | None
         config: how to read the data.
 
     Returns:
-        ``name``, ``classes``, ``fingerprint`` (SHA-256, counts, sizes), ``notes``, ``problems``
-        (each with ``level``, ``kind``, ``found``, ``remedy``) and ``usable``.
+        ``name``, ``task``, ``classes`` (names of classes, grades or findings), ``strata``, ``fingerprint`` (SHA-256,
+        counts, sizes), ``notes``, ``problems`` (each with ``level``, ``kind``, ``found``, ``remedy``) and ``usable``.
 
     Raises:
         DataError: the source cannot be read at all.
     """
     dataset = load(data, config)
-    problems = find_problems(dataset, ipc)
-    description = dataset.description
+    issues = find_issues(dataset, ipc)
+    description, task = dataset.description, dataset.task
     return {
         "name": description.name,
+        "task": task.kind,
         "classes": list(description.class_names),
+        "strata": list(task.strata),
         "licence": description.licence,
         "source": description.source,
         "flips": description.flips,
         "fingerprint": dataset.fingerprint,
         "notes": list(description.notes),
-        "problems": [p.as_json() for p in problems],
-        "usable": not any(p.level == "blocking" for p in problems),
+        "problems": [issue.as_json() for issue in issues],
+        "usable": not any(issue.level == "blocking" for issue in issues),
     }

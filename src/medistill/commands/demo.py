@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medistill.aliases import Json
 from medistill.commands.check import check
 from medistill.commands.distill import distill
 from medistill.commands.report import report
@@ -11,24 +12,31 @@ from medistill.commands.train import train
 from medistill.commands.verify import verify
 from medistill.config import EvaluateConfig, Recipe
 from medistill.progress import say
-from medistill.types import Json
 
 SITE_A = "phantom:site=a"
 SITE_B = "phantom:site=b"
-QUICK_DISTIL = {"method": {"iterations": 200, "networks": 40, "real_batch": 128}}
-QUICK = EvaluateConfig(recipe=Recipe(batch=32, least_steps=200, width=32), random_draws=5)
-"""A smaller network and fewer steps than usual, so that the demo ends within two minutes."""
+SETTINGS: Json = {
+    "method": {"iterations": 250, "networks": 40, "real_batch": 128, "filters": 32},
+    "labels": {"recipe": {"min_steps": 300, "max_steps": 600, "width": 32}},
+}
+"""The recommended configuration in fewer steps and with smaller networks, so that the demo ends within two
+minutes.
+"""
+
+QUICK = EvaluateConfig(
+    recipe=Recipe(batch_size=32, min_steps=200, max_steps=600, width=32), repeats=2, random_draws=4
+)
 
 IPC = 5
 
 
-def demo(*, out: str | Path = "demo", seed: int = 0, fresh: bool = False, progress: bool = False) -> Json:
+def demo(*, out: str | Path = "demo", seed: int = 0, overwrite: bool = False, progress: bool = False) -> Json:
     """Distil phantom images of one scanner, evaluate, verify, train for another scanner, report.
 
     Args:
         out: folder for the package and the report.
         seed: of everything random.
-        fresh: start over.
+        overwrite: start over.
         progress: show progress on standard error.
 
     Returns:
@@ -39,9 +47,7 @@ def demo(*, out: str | Path = "demo", seed: int = 0, fresh: bool = False, progre
     say(f"1 check      {SITE_A}", progress)
     checked = check(SITE_A, ipc=IPC)
     say(f"2 distil     {IPC} images per class -> {package}", progress)
-    made = distill(
-        SITE_A, out=package, method="dm", ipc=IPC, seed=seed, settings=QUICK_DISTIL, fresh=fresh, progress=progress
-    )
+    made = distill(SITE_A, out=package, ipc=IPC, seed=seed, settings=SETTINGS, overwrite=overwrite, progress=progress)
     say("3 evaluate   beside random images and the full data", progress)
     page = report(package, on=SITE_A, out=out / "report.html", config=QUICK, progress=progress)
     say("4 verify     as the recipient would", progress)
@@ -54,6 +60,7 @@ def demo(*, out: str | Path = "demo", seed: int = 0, fresh: bool = False, progre
         "package_id": verified["package_id"],
         "fingerprint": checked["fingerprint"],
         "images": made["images"],
+        "audits": made["audits"],
         "evaluation": page["evaluation"],
         "other_site": other["metrics"],
     }

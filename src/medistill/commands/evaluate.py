@@ -7,25 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from medistill.aliases import Json
 from medistill.config import EvaluateConfig
 from medistill.data.checks import require_usable
 from medistill.data.dataset import Dataset
-from medistill.data.preprocess import Prepared, prepare
+from medistill.data.preprocess import PreparedDataset, prepare
 from medistill.distil.checkpoint import RunFolder
 from medistill.errors import ConfigError
-from medistill.evaluation.align import data_config, is_source, load_for
 from medistill.evaluation.protocol import compare
+from medistill.nets.hardware import device_name
 from medistill.package.package import Package, read_package, write_package
+from medistill.package.results import EvaluationResult
+from medistill.package.source import data_config, is_source, load_for
 from medistill.progress import say
-from medistill.runtime import device_name, device_peak, peak_memory_mb, prepare_torch
-from medistill.types import Json
-
-ATTACHED = (
-    "arms", "recovery", "recovery_ci95", "recovery_above_chance", "recovery_above_chance_ci95",
-    "gain_over_random", "gain_over_random_stored_alike", "chance", "details", "images", "test_images", "data",
-    "recipe", "net", "transfer", "networks", "random_draws", "seed", "notes",
-)  # fmt: skip
-"""What of a result goes into a package: everything that the same command gives again, so no seconds."""
+from medistill.runtime import device_peak, peak_memory_mb, prepare_torch
 
 
 def evaluate(
@@ -47,26 +42,26 @@ def evaluate(
 
     Returns:
         ``arms.<arm>.<metric>.{mean,std,ci95}`` for the arms distilled, random, full and full_balanced, and
-        random_stored_alike where the package stores images smaller or has soft labels;
-        ``recovery`` and ``recovery_above_chance`` by metric; ``gain_over_random.<metric>.{mean,ci95}``,
-        likewise ``gain_over_random_stored_alike`` or None; ``transfer.<net>`` with the same for further networks,
-        but without full_balanced;
+        random_matched where the package stores images smaller or has soft labels; metrics are those of the task;
+        ``recovery`` and ``recovery_above_baseline`` by metric; ``gain_over_random.<metric>.{mean,ci95}`` (``std`` is
+        None), likewise ``gain_over_random_matched`` or None; ``transfer.<architecture>`` with the same for further
+        networks, but without full_balanced;
         ``compression.{images,bytes}`` as shares of the original; ``cost.{seconds,peak_memory_mb,device}``
         of this evaluation, with ``cost.distillation`` where it is known; details, curves and provenance.
 
     Raises:
         PackageError, DataError, ConfigError: one line each.
     """
-    return measure(package, on, config or EvaluateConfig(), attach, progress).result
+    return measure(package, on, config or EvaluateConfig(), attach, progress).result.as_json()
 
 
 @dataclass(frozen=True)
 class Measured:
     """An evaluation's result with what it was measured on, for the report."""
 
-    result: Json
+    result: EvaluationResult
     package: Package
-    prepared: Prepared
+    prepared: PreparedDataset
     warnings: list[str]
 
 
@@ -95,21 +90,21 @@ def measure(
         say(f"warning: {warning}", progress)
     prepared = prepare(dataset, data_config(read))
     comparison = compare(read, prepared, config, notes, progress, sites, keep_networks)
-    result = comparison.as_json()
-    result["package"] = {
+    result = comparison.result()
+    if attach:
+        read = write_package(Path(package).expanduser(), read.with_evaluation(result.attached()))
+    manifest = read.manifest
+    provenance = {
         "path": str(package),
         "package_id": read.identity,
-        "method": read.manifest["method"]["name"],
+        "method": manifest.method.name,
+        "start": manifest.start,
     }
-    result["cost"] = {
+    cost = {
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_mb": peak_memory_mb(),
         "device": device_name(),
         **device_peak(),
         "distillation": RunFolder(Path(package)).read_cost(),
     }
-    if attach:
-        kept = {key: result[key] for key in ATTACHED}
-        read = write_package(Path(package).expanduser(), read.with_evaluation(kept))
-        result["package"]["package_id"] = read.identity
-    return Measured(result, read, prepared, warnings)
+    return Measured(result.model_copy(update={"package": provenance, "cost": cost}), read, prepared, warnings)

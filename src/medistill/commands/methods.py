@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from medistill.aliases import Json
 from medistill.distil.method import methods as registry
 from medistill.distil.presets import presets
-from medistill.types import Json
+from medistill.tasks.task import tasks
 
 
 def methods() -> list[Json]:
@@ -21,6 +22,9 @@ def methods() -> list[Json]:
                 "contains_real_images": info.contains_real_images,
                 "starts_from_real_images": method().starts_from_real_images,
                 "learns_labels": info.learns_labels,
+                "queries": list(info.queries),
+                "tasks": [kind for kind in tasks() if info.tasks is None or kind in info.tasks],
+                "dimensions": list(info.dimensions),
                 "version": info.version,
                 "presets": presets().get(name, []),
                 "bibtex": info.bibtex,

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from medistill.aliases import Json
 from medistill.config import DataConfig
 from medistill.data.checks import require_usable
 from medistill.data.load import load
-from medistill.data.preprocess import Prepared, prepare
+from medistill.data.preprocess import PreparedDataset, prepare
 from medistill.errors import ConfigError, nearest
 from medistill.prediction.examples import RANDOM_METHOD, read_examples, shipped
-from medistill.prediction.features import Wanted, features, random_counts, work
+from medistill.prediction.features import PackageSpec, features, random_counts, work
 from medistill.prediction.indicator import Indicator, Prediction
 from medistill.progress import Progress, say
 from medistill.runtime import prepare_torch
-from medistill.types import Json
 
 ENOUGH = 0.90
 """Share of the full data's balanced accuracy that counts as working."""
@@ -54,7 +54,7 @@ def predict(
         ``predictions.<method>.<metric>.{mean,ci95}`` for balanced_accuracy, auroc, recovery (share of the full
         data's balanced accuracy) and gain (over random images of the same bytes); ``verdict`` with ``method``,
         ``code`` ("worth it", "random images will do", "more images needed" or "will not work") and ``words``;
-        ``features`` by method; ``learned_from`` (runs, data sets, origins); ``seconds``.
+        ``notes``; ``features`` by method; ``learned_from`` (runs, data sets, origins); ``seconds``.
 
     Raises:
         DataError, ConfigError: one line each.
@@ -68,9 +68,10 @@ def predict(
             f"no study measured '{method}'", where="--method", remedy=nearest(method, indicator.methods)
         )
     dataset = load(data, config)
-    for problem in require_usable(dataset):
-        say(f"warning: {problem.kind}: {problem.found}", progress)
+    for issue in require_usable(dataset):
+        say(f"warning: {issue.kind}: {issue.found}", progress)
     prepared = prepare(dataset, config)
+    _require_measured(prepared, indicator)
     counts = random_counts(prepared, ipc, ratio, 1)
     packages = _packages(prepared, {"ipc": ipc, "ratio": ratio, "seed": seed}, indicator, method, progress)
     with Progress(
@@ -86,6 +87,7 @@ def predict(
             for name, each in predictions.items()
         },
         "verdict": _verdict(next(iter(found.values())), predictions),
+        "notes": _notes(indicator, list(predictions)),
         "features": found,
         "learned_from": {
             "runs": len(known),
@@ -96,9 +98,39 @@ def predict(
     }
 
 
+def _require_measured(prepared: PreparedDataset, indicator: Indicator) -> None:
+    """Refuse what no study measured anything like.
+
+    Raises:
+        ConfigError: another kind of task, or volumes.
+    """
+    where, task = prepared.dataset.description.name, prepared.task
+    if task.kind not in indicator.tasks:
+        raise ConfigError(
+            f"its task is '{task.kind}', which no study has measured", where=where,
+            allowed=", ".join(sorted(indicator.tasks)),
+            remedy="measure some with `medistill study run` and give its file with --db" if task.exclusive else None,
+        )  # fmt: skip
+    if prepared.preprocessing.image.dimensions != 2:
+        raise ConfigError("it holds volumes, which no study has measured", where=where, allowed="2-D images")
+
+
+def _notes(indicator: Indicator, methods: list[str]) -> list[str]:
+    """What a reader should know about where the predictions come from."""
+    real = [m for m in methods if m != RANDOM_METHOD and indicator.started_from_real_images(m)]
+    coresets = [m for m in real if indicator.configurations[m].get("method", {}).get("start") is None]
+    learned = [m for m in real if m not in coresets]
+    if not learned:
+        return []
+    return [
+        f"{', '.join(learned)} {'was' if len(learned) == 1 else 'were'} measured with real first images, as packages "
+        "are not made any more unless asked for; from noise expect somewhat less"
+    ]
+
+
 def _packages(
-    prepared: Prepared, size: Json, indicator: Indicator, only: str | None, progress: bool
-) -> dict[str, Wanted]:
+    prepared: PreparedDataset, size: Json, indicator: Indicator, only: str | None, progress: bool
+) -> dict[str, PackageSpec]:
     """The package of each method, or of the one asked for, at that size and seed.
 
     Methods that cannot be used on these data, or are not installed, are left out where others can.
@@ -107,7 +139,7 @@ def _packages(
     problem: ConfigError | None = None
     for name in indicator.methods if only is None else [only]:
         try:
-            package = Wanted.of({**indicator.configurations[name], **size})
+            package = PackageSpec.of({**indicator.configurations[name], **size})
             package.counts(prepared)
             found[name] = package
         except ConfigError as refused:
@@ -123,24 +155,24 @@ def _verdict(found: dict[str, float], predictions: dict[str, dict[str, Predictio
     """What to do, by the method that is expected to reach most."""
     chance = 1 / found["classes"]
     reach = (found["all.balanced_accuracy"] - chance) / (1 - chance)
-    made = {name: p for name, p in predictions.items() if name != RANDOM_METHOD} or predictions
-    name = max(made, key=lambda m: made[m]["balanced_accuracy"].mean)
-    recovery, gain = made[name]["recovery"], made[name]["gain"]
-    told = f"{name} is expected to reach {recovery.mean:.0%} of the full data's balanced accuracy"
+    others = {name: p for name, p in predictions.items() if name != RANDOM_METHOD} or predictions
+    name = max(others, key=lambda m: others[m]["balanced_accuracy"].mean)
+    recovery, gain = others[name]["recovery"], others[name]["gain"]
+    expected = f"{name} is expected to reach {recovery.mean:.0%} of the full data's balanced accuracy"
     if reach < HOPELESS:
         code = "will not work"
         words = "even all images lift a small network hardly above chance; look at the data and labels first"
     elif recovery.mean < ENOUGH:
-        code, words = "more images needed", f"{told}, below {ENOUGH:.0%}; ask for more images per class"
+        code, words = "more images needed", f"{expected}, below {ENOUGH:.0%}; ask for more images per class"
     elif gain.low > 0:
-        code, words = "worth it", f"{told}, {gain.mean:+.3f} over random images of the same bytes"
+        code, words = "worth it", f"{expected}, {gain.mean:+.3f} over random images of the same bytes"
     elif gain.mean < 0.02:
         code = "random images will do"
-        words = f"{told}, hardly more than random images of the same bytes ({gain.mean:+.3f})"
+        words = f"{expected}, hardly more than random images of the same bytes ({gain.mean:+.3f})"
     else:
         code = "worth it"
         words = (
-            f"{told}, {gain.mean:+.3f} over random images of the same bytes, but data like these have also gained "
-            "nothing"
+            f"{expected}, {gain.mean:+.3f} over random images of the same bytes, but data like these have also "
+            "gained nothing"
         )
     return {"method": name, "code": code, "words": words}

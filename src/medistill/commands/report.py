@@ -6,16 +6,25 @@ from pathlib import Path
 
 import numpy as np
 
-from medistill.commands.evaluate import measure
+from medistill.aliases import Json
+from medistill.audit.audit import populations
+from medistill.audit.checks.resemblance import nearest_images
+from medistill.commands.evaluate import Measured, measure
 from medistill.config import EvaluateConfig
-from medistill.data.preprocess import Part
+from medistill.data.image import encoded
+from medistill.data.preprocess import PreparedDataset
+from medistill.data.sampling import draw_by_stratum
 from medistill.distil.checkpoint import RunFolder
 from medistill.files import require_apart, require_ours, require_writable, write_atomically
 from medistill.keys import Key
-from medistill.reporting.html import PAGE_MARK, RealImages, render
-from medistill.types import Json
+from medistill.package.package import Package
+from medistill.reporting.html import PAGE_MARK, Pair, ShownImages, render
 
 SHOWN = 10
+"""Real images of each class."""
+
+PAIRS = 6
+"""Pairs of a distilled image and the real one most like it."""
 
 
 def report(
@@ -50,15 +59,34 @@ def report(
     require_ours(target, "--out", PAGE_MARK)
     require_writable(target, "--out")
     measured = measure(package, on, config or EvaluateConfig(), attach=False, progress=progress)
-    real = _real_images(measured.prepared.train, measured.prepared.classes)
-    page = render(measured.package, measured.result, real, folder.read_log(), measured.warnings)
+    shown = _shown_images(measured)
+    page = render(measured.package, measured.result, shown, folder.read_log(), measured.warnings)
     write_atomically(target, page)
-    return {"report": str(target.resolve()), "evaluation": measured.result}
+    return {"report": str(target.resolve()), "evaluation": measured.result.as_json()}
 
 
-def _real_images(part: Part, classes: int) -> RealImages:
-    chosen = []
-    for label in range(classes):
-        members = np.flatnonzero(part.labels == label)
-        chosen.append(part.pixels[Key(0).child("shown", label).numpy().permutation(members)[:SHOWN]])
-    return RealImages(chosen)
+def _shown_images(measured: Measured) -> ShownImages:
+    """Random training images of each stratum, and the pairs of distilled and real images that are most alike."""
+    prepared, package = measured.prepared, measured.package
+    train = prepared.train
+    membership, key = prepared.task.membership(train.targets), Key(0).child("shown")
+    drawn = draw_by_stratum(membership, [SHOWN] * membership.shape[1], lambda s: key.child(s))
+    pairs = _closest(package, prepared) if measured.result.data.same_as_distilled else ([], [])
+    return ShownImages([train.pixels[rows] for rows in drawn], *pairs)
+
+
+def _closest(package: Package, prepared: PreparedDataset) -> tuple[list[Pair], list[Pair]]:
+    """The pairs most alike, with training images and with images that took no part, most alike first."""
+    found: list[list[Pair]] = []
+    for population in populations(prepared):
+        pairs: list[Pair] = []
+        if len(population):
+            near = nearest_images(package.pixels, population.pixels)
+            starts = np.cumsum([0, *(len(part) for part in population.pixels)])
+            for index in np.argsort(-near.correlation, kind="stable")[:PAIRS]:
+                part = int(np.searchsorted(starts, near.row[index], side="right")) - 1
+                real = population.pixels[part][near.row[index] - starts[part]]
+                small = encoded(np.ascontiguousarray(real[None]), package.stored_shape)[0]
+                pairs.append(Pair(float(near.correlation[index]), package.pixels[index], small))
+        found.append(pairs)
+    return found[0], found[1]

@@ -6,25 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
+from medistill.aliases import Json
 from medistill.config import EvaluateConfig
 from medistill.data.checks import require_usable
-from medistill.data.preprocess import Part
+from medistill.data.preprocess import TensorSplit
 from medistill.distil.checkpoint import RunFolder
 from medistill.errors import DataError
-from medistill.evaluation.align import is_source, load_for
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights
-from medistill.evaluation.metrics import METRICS, details
 from medistill.files import require_apart, require_ours, require_writable, write_atomically
 from medistill.keys import Key
-from medistill.nets.convnet import ConvNet
-from medistill.nets.training import Statistics, predict, steps_for
-from medistill.nets.training import train as fit
+from medistill.nets.training import predict_probabilities, steps_for, train_network
+from medistill.nets.zoo import make_network
 from medistill.package.package import read_package
+from medistill.package.source import is_source, load_for
 from medistill.progress import Progress, say
 from medistill.runtime import device, prepare_torch
-from medistill.types import Json
 
-TOLD = ("class missing", "few test images", "constant image", "patients across splits")
+RELEVANT = ("class missing", "few test images", "constant image", "patients across splits")
 """Warnings that matter to somebody who only tests; no split is missing to them."""
 
 
@@ -49,7 +47,7 @@ def train(
         progress: show progress on standard error.
 
     Returns:
-        ``metrics.<metric>.{mean,std,ci95}``, ``recall`` per class, ``confusion``, ``calibration_error``,
+        ``metrics.<metric>.{mean,std,ci95}``, ``recall`` and ``by_class``, ``confusion``, ``calibration_error``,
         ``test_images``, ``notes`` and ``saved``.
 
     Raises:
@@ -63,11 +61,11 @@ def train(
         require_writable(target, "--save")
     config = config or EvaluateConfig()
     read = read_package(package)
-    statistics = read.preprocessing
+    task, preprocessing = read.task, read.preprocessing
     dataset, notes = load_for(read, on, complete_splits=False)
-    for problem in require_usable(dataset, absent_classes=True):
-        if problem.kind in TOLD:
-            say(f"warning: {problem.kind}: {problem.found}", progress)
+    for issue in require_usable(dataset, absent_classes=True):
+        if issue.kind in RELEVANT:
+            say(f"warning: {issue.kind}: {issue.found}", progress)
     asked = [dataset.splits["test"]] if "test" in dataset.splits else list(dataset.splits.values())
     if "test" not in dataset.splits:
         if is_source(read, dataset):
@@ -77,22 +75,22 @@ def train(
                 remedy="name other labelled images, or add a test split",
             )
         notes.append("the data have no test split; all their images were used for testing, none for training")
-    test = Part(
-        np.concatenate([statistics.apply(split.images) for split in asked]),
-        np.concatenate([split.labels for split in asked]),
+    test = TensorSplit(
+        np.concatenate([preprocessing.apply(split.images) for split in asked]),
+        np.concatenate([split.targets for split in asked]),
     )
     patients = [split.patients for split in asked if split.patients is not None]
-    normal = Statistics(statistics.mean, statistics.std, read.manifest["flips"])
-    part = read.part
-    channels, height, width = part.pixels.shape[1:]
-    network = ConvNet(channels, height, width, len(read.class_names), config.recipe.width)
+    normalisation, data = preprocessing.normalisation, read.data
+    network = make_network("convnet", data.channels, data.shape, task.outputs, config.recipe.width)
     saved, runs = None, []
-    steps = steps_for(config.recipe, len(read.labels))
-    with Progress("training", steps * config.networks, enabled=progress) as shown:
-        for index in range(config.networks):
+    steps = steps_for(config.recipe, len(data))
+    with Progress("training", steps * config.repeats, enabled=progress) as shown:
+        for index in range(config.repeats):
             key = Key(config.seed).child("network", index)
-            parameters = fit(network, part, normal, config.recipe, key, lambda *_: shown.advance(), device())
-            runs.append(predict(network, parameters, test.pixels, normal))
+            parameters = train_network(
+                network, data, task, normalisation, config.recipe, key, lambda *_: shown.advance(), device()
+            )
+            runs.append(predict_probabilities(network, parameters, test.pixels, task, normalisation))
             if target is not None and index == 0:
                 from safetensors.torch import save as serialise
 
@@ -101,17 +99,17 @@ def train(
                 saved = str(target)
     key = Key(config.seed).child("bootstrap")
     known = np.concatenate(patients) if len(patients) == len(asked) else None
-    measured = Bootstrap.of(
-        runs, test.labels, bootstrap_weights(len(test), config.bootstrap, key, known), key.child("distilled")
-    )
+    weights = bootstrap_weights(len(test), config.bootstrap, key, known)
+    measured = Bootstrap.of(task, runs, test.targets, weights, key.child("distilled"))
     return {
         "package_id": read.identity,
         "data": dataset.description.name,
+        "task": task.kind,
         "class_names": list(read.class_names),
         "test_images": len(test),
-        "networks": config.networks,
-        "metrics": {m: measured.summary(m) for m in METRICS},
-        **details(runs, test.labels),
+        "repeats": config.repeats,
+        "metrics": {name: each.as_json() for name, each in measured.summaries().items()},
+        **task.details(runs, test.targets),
         "saved": saved,
         "notes": notes,
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medistill.aliases import Json
 from medistill.package.package import read_package
-from medistill.types import Json
 
 
 def verify(package: str | Path) -> Json:
@@ -15,13 +15,17 @@ def verify(package: str | Path) -> Json:
         PackageError: the first thing found wrong.
     """
     found = read_package(package)
+    manifest = found.manifest
     return {
         "package": str(package),
         "package_id": found.identity,
         "valid": True,
-        "files": len(found.manifest["files"]) + 1,
-        "images": len(found.labels),
+        "files": len(manifest.files) + 1,
+        "images": len(found),
+        "task": manifest.task.kind,
         "classes": list(found.class_names),
-        "method": found.manifest["method"]["name"],
-        "contains_real_images": found.manifest["contains_real_images"],
+        "method": manifest.method.name,
+        "start": manifest.start,
+        "contains_real_images": manifest.privacy.contains_real_images,
+        "audits": [finding.model_dump(mode="json") for finding in manifest.audits],
     }

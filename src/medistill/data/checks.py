@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from medistill.aliases import Json
 from medistill.data.arrays import blocks
 from medistill.data.dataset import SPLITS, Dataset
+from medistill.data.image import shape_in_words
 from medistill.errors import DataError
-from medistill.types import Json
 
 Level = Literal["blocking", "warning"]
 
@@ -28,7 +29,7 @@ LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
-class Problem:
+class Issue:
     """One thing found.
 
     Args:
@@ -47,21 +48,21 @@ class Problem:
         return asdict(self)
 
 
-def check(dataset: Dataset, ipc: int | None = None, thorough: bool = True) -> list[Problem]:
+def check(dataset: Dataset, ipc: int | None = None, thorough: bool = True) -> list[Issue]:
     """List every problem of a data set, blocking ones first.
 
     Args:
         dataset: the data.
-        ipc: images per class that will be asked for, if known.
+        ipc: images per class, grade or finding that will be asked for, if known.
         thorough: also look for duplicates across splits, which compares all images.
     """
     found = [*_labels(dataset), *_pixels(dataset), *_splits(dataset, ipc)]
-    if thorough and not any(p.level == "blocking" for p in found):
+    if thorough and not any(issue.level == "blocking" for issue in found):
         found += _duplicates(dataset)
-    return sorted(found, key=lambda p: p.level != "blocking")
+    return sorted(found, key=lambda issue: issue.level != "blocking")
 
 
-def require_usable(dataset: Dataset, absent_classes: bool = False) -> list[Problem]:
+def require_usable(dataset: Dataset, absent_classes: bool = False) -> list[Issue]:
     """The warnings of a data set without blocking problems.
 
     Args:
@@ -71,92 +72,83 @@ def require_usable(dataset: Dataset, absent_classes: bool = False) -> list[Probl
     Raises:
         DataError: there are blocking problems; the line names the first and counts the rest.
     """
-    problems = check(dataset, thorough=False)
+    issues = check(dataset, thorough=False)
     if absent_classes:
-        problems = [p for p in problems if p.kind != "empty class"]
-    blocking = [p for p in problems if p.level == "blocking"]
+        issues = [issue for issue in issues if issue.kind != "empty class"]
+    blocking = [issue for issue in issues if issue.level == "blocking"]
     if blocking:
         more = f" ({len(blocking) - 1} more: run medistill check)" if blocking[1:] else ""
         raise DataError(blocking[0].found, where=dataset.description.name, remedy=blocking[0].remedy + more)
-    return problems
+    return issues
 
 
-def _labels(dataset: Dataset) -> Iterator[Problem]:
-    names = dataset.description.class_names
-    if dataset.description.task == "multi-label":
-        labels = dataset.train.labels
-        one_hot = labels.ndim == 2 and bool((labels.sum(axis=1) == 1).all())
-        yield Problem(
-            "blocking",
-            "multi-label",
-            f"each image has {dataset.classes} labels at once" + (", of which one is set" if one_hot else ""),
-            "save the number of the class instead, labels.argmax(axis=1)"
-            if one_hot
-            else "distilling needs one class an image: make a data set for one of the findings",
-        )
-        return
+def _labels(dataset: Dataset) -> Iterator[Issue]:
+    task = dataset.task
+    names, noun = task.class_names, task.noun
     wrong_names = [
         n for n in names if not n.strip() or len(n) > LONGEST_NAME or names.count(n) > 1 or not n.isprintable()
     ]
     if wrong_names:
-        yield Problem(
+        yield Issue(
             "blocking",
             "class names",
             f"{wrong_names[0][:40]!r} is empty, too long, unprintable or given twice",
-            f"give every class its own name of 1 to {LONGEST_NAME} characters",
+            f"give every {noun} its own name of 1 to {LONGEST_NAME} characters",
         )
-    if len(names) < 2:
-        yield Problem("blocking", "one class", f"only {len(names)} class", "give at least two classes")
-    for split, part in dataset.splits.items():
-        wrong = (part.labels < 0) | (part.labels >= len(names))
-        if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            yield Problem(
-                "blocking",
-                "label range",
-                f"{split}_labels[{row}] is {part.labels[row]} ({int(wrong.sum())} images); "
-                f"training has the classes 0 to {len(names) - 1}",
-                "correct the labels; they run from 0 to classes - 1 and occur in train",
-            )
-    empty = [label for label, count in enumerate(dataset.counts("train")) if count == 0]
+    if task.exclusive and len(names) < 2:
+        yield Issue("blocking", "one class", f"only {len(names)} {noun}", f"give at least two {task.plural}")
+    present = {split: part.targets.sum(axis=0, dtype=np.int64) for split, part in dataset.splits.items()}
+    empty = np.flatnonzero(present["train"] == 0).tolist()
     if empty:
         listed = ", ".join(f"{label} ('{names[label]}')" for label in empty[:3])
         more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
         highest = f" (the highest label is {len(names) - 1})" if more else ""
-        yield Problem(
+        yield Issue(
             "blocking",
             "empty class",
-            f"train: no image of class {listed}{more}{highest}",
-            "remove the class or renumber the labels, 0 to classes - 1 without gaps",
+            f"train: no image of {noun} {listed}{more}{highest}",
+            f"remove the {noun} or renumber the labels, 0 to {task.plural} - 1 without gaps"
+            if task.exclusive
+            else f"remove the {noun}'s column",
+        )
+    full = [names[c] for c in np.flatnonzero(present["train"] == len(dataset.train))] if not task.exclusive else []
+    if full:
+        yield Issue("blocking", "full class", f"train: every image has {full[0]}", f"remove the {noun}'s column")
+    if not task.exclusive and (dataset.train.targets.sum(axis=1) == 1).all():
+        yield Issue(
+            "warning",
+            "one finding each",
+            "every image has exactly one finding, as if they were classes",
+            "give --task multi-class if they exclude each other, or ordinal if they are grades",
         )
     for split in ("val", "test"):
-        if split in dataset.splits:
-            missing = [names[c] for c, n in enumerate(dataset.counts(split)) if n == 0]
+        if split in present:
+            missing = [names[c] for c in np.flatnonzero(present[split] == 0)]
             if missing:
-                yield Problem(
+                yield Issue(
                     "warning",
                     "class missing",
                     f"{split}: no image of {', '.join(missing)}",
-                    "metrics of these classes cannot be given",
+                    f"metrics of these {task.plural} cannot be given",
                 )
 
 
-def _pixels(dataset: Dataset) -> Iterator[Problem]:
+def _pixels(dataset: Dataset) -> Iterator[Issue]:
     shapes = {split: part.images.shape[1:] for split, part in dataset.splits.items()}
     if len(set(shapes.values())) > 1:
-        text = ", ".join(f"{split} {'x'.join(map(str, s))}" for split, s in shapes.items())
-        yield Problem("blocking", "shapes", f"splits differ in shape: {text}", "bring them to one shape")
+        text = ", ".join(f"{split} {shape_in_words(s)}" for split, s in shapes.items())
+        yield Issue("blocking", "shapes", f"splits differ in shape: {text}", "bring them to one shape")
     kinds = {split: str(part.images.dtype) for split, part in dataset.splits.items()}
     if len(set(kinds.values())) > 1:
-        yield Problem("blocking", "dtype", f"splits differ in dtype: {kinds}", "bring them to one dtype")
-    height, width = dataset.train.images.shape[1:3]
-    if min(height, width) < 16:
-        yield Problem("warning", "small images", f"{height}x{width} pixels", "will be enlarged to 16 pixels")
-    if max(height, width) > 512:
-        yield Problem(
+        yield Issue("blocking", "dtype", f"splits differ in dtype: {kinds}", "bring them to one dtype")
+    shape = dataset.image.shape
+    if min(shape) < 16:
+        yield Issue("warning", "small images", f"{shape_in_words(shape)} pixels", "will be enlarged to 16 pixels")
+    if max(shape) > 512:
+        yield Issue(
             "warning",
             "large images",
-            f"{height}x{width} pixels",
+            f"{shape_in_words(shape)} pixels",
             "give --size 28 to 224; distilling costs by the pixel",
         )
     for split, part in dataset.splits.items():
@@ -173,41 +165,41 @@ def _pixels(dataset: Dataset) -> Iterator[Problem]:
         for level, kind, rows, what, remedy in faults:
             if rows.any():
                 found = f"{split}_images[{int(rows.argmax())}] {what} ({int(rows.sum())} images)"
-                yield Problem(level, kind, found, remedy)
+                yield Issue(level, kind, found, remedy)
 
 
-def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Problem]:
+def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Issue]:
     for note in dataset.description.notes:
         if "split" in note:
-            yield Problem("warning", "split made", note, "provide the split to decide it yourself")
+            yield Issue("warning", "split made", note, "provide the split to decide it yourself")
     if dataset.description.flips == "none":
-        yield Problem(
+        yield Issue(
             "warning",
             "no flips",
             "nobody vouched that mirror images keep their class, so none are made",
             "give --flips horizontal or both if left and right do not matter",
         )
-    counts = dataset.counts("train") if dataset.train.labels.ndim == 1 else []
-    if ipc is not None and counts and not 1 <= ipc <= max(counts):
-        yield Problem(
+    task, counts = dataset.task, dataset.counts("train")
+    if ipc is not None and not 1 <= ipc <= max(counts):
+        yield Issue(
             "blocking",
             "images per class",
             f"{ipc} asked for",
-            f"ask for 1 to {max(counts)}; the largest class has no more training images",
+            f"ask for 1 to {max(counts)}; the largest {task.noun} has no more training images",
         )
         ipc = None
     small = [i for i, n in enumerate(counts) if ipc is not None and 0 < n < ipc]
     for label in small:
-        yield Problem(
+        yield Issue(
             "warning",
             "small class",
-            f"train: class '{dataset.description.class_names[label]}' has {counts[label]} images, {ipc} asked for",
+            f"train: {task.noun} '{task.strata[label]}' has {counts[label]} images, {ipc} asked for",
             "it will give as many as it has",
         )
     if "test" not in dataset.splits:
-        yield Problem("warning", "no test split", "nothing to evaluate on", "provide test images for evaluate")
+        yield Issue("warning", "no test split", "nothing to evaluate on", "provide test images for evaluate")
     elif 0 < len(dataset.splits["test"]) < FEW_TESTED:
-        yield Problem(
+        yield Issue(
             "warning",
             "few test images",
             f"test: {len(dataset.splits['test'])} images",
@@ -217,24 +209,22 @@ def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Problem]:
     for first, second in _pairs(known):
         both = sorted(known[first] & known[second])
         if both:
-            yield Problem(
+            yield Issue(
                 "warning",
                 "patients across splits",
                 f"{len(both)} patients are in {first} and {second}, for instance {both[0]}",
                 "results will flatter; split by patient",
             )
-    if counts and "test" in dataset.splits and sum(dataset.counts("test")):
-        train = np.array(counts) / max(1, sum(counts))
-        test = np.array(dataset.counts("test")[: len(train)])
-        shift = np.abs(train - test / test.sum()).max()
+    if "test" in dataset.splits and len(dataset.splits["test"]):
+        tested = len(dataset.splits["test"])
+        train, test = np.array(counts) / len(dataset.train), np.array(dataset.counts("test")) / tested
+        worst = int(np.abs(train - test).argmax())
         # Ten points, or what chance explains in a small test set.
-        if shift > max(0.10, 3 * np.sqrt(0.25 / test.sum())):
-            worst = int(np.abs(train - test / test.sum()).argmax())
-            yield Problem(
+        if abs(train[worst] - test[worst]) > max(0.10, 3 * np.sqrt(0.25 / tested)):
+            yield Issue(
                 "warning",
                 "prior shift",
-                f"class '{dataset.description.class_names[worst]}' is {train[worst]:.0%} of train "
-                f"and {test[worst] / test.sum():.0%} of test",
+                f"{task.noun} '{task.strata[worst]}' is {train[worst]:.0%} of train and {test[worst]:.0%} of test",
                 "read balanced accuracy and AUROC rather than accuracy",
             )
 
@@ -244,7 +234,7 @@ def _pairs(names: dict[str, set[str]]) -> list[tuple[str, str]]:
     return [(a, b) for i, a in enumerate(present) for b in present[i + 1 :]]
 
 
-def _duplicates(dataset: Dataset) -> Iterator[Problem]:
+def _duplicates(dataset: Dataset) -> Iterator[Issue]:
     present = {s: {""} for s in dataset.splits}
     flat = {s: dataset.splits[s].images.reshape(len(dataset.splits[s]), -1) for s in present}
     digests = {s: _row_digests(rows) for s, rows in flat.items()}
@@ -254,7 +244,7 @@ def _duplicates(dataset: Dataset) -> Iterator[Problem]:
         near = _near_duplicates(flat[first], flat[second]) & ~exact
         for kind, rows in (("exact duplicates", exact), ("near duplicates", near)):
             if rows.any():
-                yield Problem(
+                yield Issue(
                     "warning",
                     kind,
                     f"{int(rows.sum())} of {len(rows)} {second} images are in {first} too, "
@@ -267,7 +257,7 @@ def _row_digests(flat: npt.NDArray[np.generic]) -> list[bytes]:
     return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for _, block in blocks(flat) for row in block]
 
 
-def _unit_rows(flat: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+def unit_rows(flat: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     """Rows with zero mean and unit length, so that products are correlations."""
     rows = flat.astype(np.float32)
     rows -= rows.mean(axis=1, keepdims=True)
@@ -285,7 +275,7 @@ def _near_duplicates(
     (standard deviation, (1 − ρ²)/√64) there, so only pairs above 0.985 are compared in full.
     """
     if first.shape[1] <= 1024 and len(first) * len(second) <= 10**9:
-        a, b = _unit_rows(first), _unit_rows(second)
+        a, b = unit_rows(first), unit_rows(second)
         found = np.zeros(len(b), dtype=bool)
         for i in range(0, len(b), block):
             for j in range(0, len(a), block):
@@ -299,13 +289,13 @@ def _near_duplicates(
             rows, columns = np.nonzero(low_b[i : i + block] @ low_a[j : j + block].T > 0.985)
             for row in np.unique(rows[~found[i + rows]]):
                 candidates = first[j + columns[rows == row]]
-                own = _unit_rows(second[i + row : i + row + 1])[0]
+                own = unit_rows(second[i + row : i + row + 1])[0]
                 found[i + row] |= any(
-                    (_unit_rows(candidates[k : k + 256]) @ own).max() > NEAR_DUPLICATE
+                    (unit_rows(candidates[k : k + 256]) @ own).max() > NEAR_DUPLICATE
                     for k in range(0, len(candidates), 256)
                 )
     return found
 
 
 def _projected(flat: npt.NDArray[np.generic], mixer: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return _unit_rows(np.concatenate([_unit_rows(block) @ mixer for _, block in blocks(flat)]))
+    return unit_rows(np.concatenate([unit_rows(block) @ mixer for _, block in blocks(flat)]))

@@ -1,45 +1,47 @@
-"""What every source turns into: splits of raw images with labels, and a description."""
+"""What every source turns into: splits of raw images with their targets, and a description."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from medistill.data.arrays import feed, take
-from medistill.types import Json, Labels, RawImages
-
-Flips = Literal["none", "horizontal", "both"]
-"""Which mirror images keep their class: "none" where left and right (or up and down) are the label."""
+from medistill.aliases import Json, RawImages, Targets
+from medistill.data.arrays import blocks, take
+from medistill.data.image import Flips, ImageSpec
+from medistill.tasks.task import Task
 
 SPLITS = ("train", "val", "test")
+
+Names = npt.NDArray[np.str_]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one split as read.
+    """Images of one split as read, one record a row.
 
     Args:
-        images: (n, h, w, c) integers or floats, c is 1 or 3.
-        labels: (n,) class numbers; (n, k) zeros and ones where several findings may hold at once.
+        images: (n, c, *spatial) integers or floats, c is 1 or 3.
+        targets: (n, outputs) zeros and ones.
         patients: (n,) strings that name the patient, or None where unknown.
+        sites: (n,) strings that name the site or scanner, or None where unknown.
     """
 
     images: RawImages
-    labels: Labels
-    patients: npt.NDArray[np.str_] | None = None
+    targets: Targets
+    patients: Names | None = None
+    sites: Names | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     def take(self, rows: npt.NDArray[np.intp]) -> Split:
         """The rows named, in that order."""
-        patients = None if self.patients is None else self.patients[rows]
-        return Split(take(self.images, rows), self.labels[rows], patients)
+        patients, sites = (None if names is None else names[rows] for names in (self.patients, self.sites))
+        return Split(take(self.images, rows), self.targets[rows], patients, sites)
 
 
 @dataclass(frozen=True)
@@ -48,21 +50,26 @@ class Description:
 
     Args:
         name: short name used in files and reports.
-        class_names: one per class number.
+        task: what the labels mean, with the names of classes, grades or findings.
         flips: which mirror images keep their class; "none" unless somebody vouched for more.
-        task: "classification" or "multi-label".
         licence: licence of the images, or "unknown".
         source: who made them, for citation.
         notes: what was decided while reading (a split made, names taken from a catalogue).
+        spacing: millimetres between pixels along each axis, where known.
     """
 
     name: str
-    class_names: tuple[str, ...]
+    task: Task
     flips: Flips = "none"
-    task: Literal["classification", "multi-label"] = "classification"
     licence: str = "unknown"
     source: str = "unknown"
     notes: tuple[str, ...] = ()
+    spacing: tuple[float, ...] | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the task's outputs."""
+        return self.task.class_names
 
 
 @dataclass(frozen=True)
@@ -77,15 +84,19 @@ class Dataset:
         return self.splits["train"]
 
     @property
-    def classes(self) -> int:
-        return len(self.description.class_names)
+    def task(self) -> Task:
+        return self.description.task
+
+    @property
+    def image(self) -> ImageSpec:
+        """What the images are as read."""
+        images = self.train.images
+        shape = tuple(int(side) for side in images.shape[2:])
+        return ImageSpec(int(images.shape[1]), shape, str(images.dtype), spacing=self.description.spacing)
 
     def counts(self, split: str) -> list[int]:
-        """Images per class in a split."""
-        labels = self.splits[split].labels
-        if labels.ndim == 2:
-            return [int(n) for n in labels.sum(axis=0)]
-        return [int(n) for n in np.bincount(labels[(labels >= 0) & (labels < self.classes)], minlength=self.classes)]
+        """Images in each stratum of a split."""
+        return self.task.counts(self.splits[split].targets)
 
     def with_note(self, note: str, splits: dict[str, Split] | None = None) -> Dataset:
         """The same data with one more note, and other splits where given."""
@@ -97,7 +108,8 @@ class Dataset:
         """Content hash, counts and sizes: what identifies the data, not where it lies.
 
         The hash covers pixels, labels and patient ids of every split, so equal data gives
-        equal fingerprints whatever the file is called.
+        equal fingerprints whatever the file is called. It takes images with their channels last and labels as
+        numbers, as it always did.
         """
         digest = hashlib.sha256()
         summary: Json = {}
@@ -105,17 +117,21 @@ class Dataset:
             if name not in self.splits:
                 continue
             split = self.splits[name]
-            digest.update(f"{name}{split.images.shape}{split.images.dtype.str}{split.labels.shape}".encode())
-            feed(digest, split.images)
-            digest.update(np.ascontiguousarray(split.labels).data)
-            if split.patients is not None:
-                digest.update("\0".join(split.patients.tolist()).encode())
-            summary[name] = {"images": len(split), "per_class": self.counts(name)}
-        height, width, channels = self.train.images.shape[1:]
+            labels = self.task.labels(split.targets)
+            count, channels, *shape = split.images.shape
+            digest.update(f"{name}{(count, *shape, channels)}{split.images.dtype.str}{labels.shape}".encode())
+            for _, block in blocks(split.images):
+                digest.update(np.ascontiguousarray(np.moveaxis(block, 1, -1)).data)
+            digest.update(np.ascontiguousarray(labels).data)
+            for kind, names in (("", split.patients), ("sites", split.sites)):
+                if names is not None:
+                    digest.update((kind + "\0".join(names.tolist())).encode())
+            summary[name] = {"images": len(split), "per_stratum": self.counts(name)}
+        image = self.image
         return {
             "sha256": digest.hexdigest(),
-            "size": [int(height), int(width)],
-            "channels": int(channels),
-            "dtype": str(self.train.images.dtype),
+            "shape": list(image.shape),
+            "channels": image.channels,
+            "dtype": image.dtype,
             "splits": summary,
         }

@@ -8,143 +8,83 @@ follows from the seed, so the same arguments give the same bytes.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, fields, replace
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
+from medistill.aliases import Targets
 from medistill.data.dataset import Dataset, Description, Split
-from medistill.errors import ConfigError, nearest
+from medistill.data.phantom_spec import LESIONS, PREVALENCE, SITES, Lesions, Phantom, phantom_task
+from medistill.data.phantom_volume import volume
 from medistill.keys import Key
+from medistill.tasks.task import Task
 
 Array = npt.NDArray[np.float64]
-LESIONS = (
-    "no lesion",
-    "solid nodule",
-    "ring lesion",
-    "spiculated mass",
-    "calcifications",
-    "cyst",
-    "band opacity",
-    "paired nodules",
-)
-SITES = {
-    # blur (in 1/28 of the side), noise, gamma, shading, stain (rows: background, tissue, lesion)
-    "a": (0.35, 0.045, 1.0, 0.10, ((0.95, 0.90, 0.94), (0.80, 0.50, 0.70), (0.38, 0.20, 0.55))),
-    "b": (0.75, 0.030, 0.75, 0.30, ((0.90, 0.91, 0.86), (0.86, 0.58, 0.60), (0.45, 0.18, 0.38))),
-    "c": (0.20, 0.080, 1.35, 0.05, ((0.97, 0.95, 0.97), (0.72, 0.52, 0.78), (0.30, 0.25, 0.62))),
-}
-
-
-@dataclass(frozen=True)
-class Phantom:
-    """What to generate.
-
-    Args:
-        classes: kinds of lesion, 2 to 8.
-        images: training images, at least 2 per class; a quarter as many again are made
-            for validation and a half as many for testing.
-        size: height and width in pixels, at least 16.
-        width: width where it differs from ``size``; 0 for square.
-        colour: RGB with the site's stain instead of gray.
-        site: scanner, "a", "b" or "c"; all share classes and anatomy.
-        imbalance: images of the most frequent class for one of the rarest, at least 1.
-        difficulty: 0.1 to 3; higher means fainter lesions in more texture.
-        seed: any integer.
-    """
-
-    classes: int = 4
-    images: int = 800
-    size: int = 28
-    width: int = 0
-    colour: bool = False
-    site: Literal["a", "b", "c"] = "a"
-    imbalance: float = 1.0
-    difficulty: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        limits = {
-            "classes": (2, len(LESIONS)),
-            "images": (2 * self.classes, 10**7),
-            "size": (16, 4096),
-            "imbalance": (1, 1000),
-            "difficulty": (0.1, 3),
-        }
-        for name, (low, high) in limits.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{getattr(self, name)}", where=f"phantom:{name}", allowed=f"{low} to {high}")
-        if self.width and not 16 <= self.width <= 4096:
-            raise ConfigError(f"{self.width}", where="phantom:width", allowed="0, or 16 to 4096")
-        if self.site not in SITES:
-            raise ConfigError(f"'{self.site}'", where="phantom:site", allowed=", ".join(SITES))
-
-
-def parse_phantom(text: str) -> Phantom:
-    """Read "phantom" or "phantom:classes=3,site=b,colour=true".
-
-    Raises:
-        ConfigError: unknown setting or a value outside its range.
-    """
-    options: dict[str, int | float | bool | str] = {}
-    kinds: dict[str, type] = {f.name: type(f.default) for f in fields(Phantom)}
-    for part in filter(None, text.partition(":")[2].split(",")):
-        match = re.fullmatch(r"\s*(\w+)\s*=\s*(\S+)\s*", part)
-        if not match or match[1] not in kinds:
-            name = match[1] if match else part
-            raise ConfigError(f"unknown setting '{name}'", where="phantom", remedy=nearest(name, kinds))
-        name, value = match.groups()
-        try:
-            if kinds[name] is bool:
-                options[name] = {"true": True, "1": True, "false": False, "0": False}[value.lower()]
-            else:
-                options[name] = kinds[name](value)
-        except (ValueError, KeyError) as problem:
-            raise ConfigError(
-                f"'{value}'", where=f"phantom:{name}", allowed=f"a value of type {kinds[name].__name__}"
-            ) from problem
-    return replace(Phantom(), **options)  # type: ignore[arg-type]
 
 
 def make_phantom(spec: Phantom | None = None) -> Dataset:
     """Generate the three splits, no patient in two of them.
 
     Returns:
-        ``uint8`` images, (n, size, width or size, 1 or 3), with patient ids.
+        ``uint8`` images, (n, 1 or 3, size, width or size), volumes (n, 1, depth, size, width or size), with patient
+        ids.
     """
     spec = spec or Phantom()
+    task = phantom_task(spec)
     splits = {}
     for name, share in (("train", 1.0), ("val", 0.25), ("test", 0.5)):
-        splits[name] = _split(spec, name, max(2 * spec.classes, round(spec.images * share)))
-    names = LESIONS[: spec.classes]
+        splits[name] = _split(spec, name, max(2 * spec.classes, round(spec.images * share)), task)
     note = f"generated images of nobody: {spec}"
     return Dataset(
         splits,
-        Description("phantom", names, "both", licence="CC0-1.0", source="generated by medistill", notes=(note,)),
+        Description("phantom", task, "both", licence="CC0-1.0", source="generated by medistill", notes=(note,)),
     )
 
 
-def _split(spec: Phantom, name: str, count: int) -> Split:
+def _split(spec: Phantom, name: str, count: int, task: Task) -> Split:
     rng = Key(spec.seed).child("phantom", spec.site, name).numpy()
-    weights = spec.imbalance ** -(np.arange(spec.classes) / max(1, spec.classes - 1))
-    per_class = np.maximum(2, np.floor(count * weights / weights.sum())).astype(int)
-    labels = rng.permutation(np.repeat(np.arange(spec.classes), per_class))
+    targets = _targets(spec, count, task, rng)
     shape = (spec.size, spec.width or spec.size)
     images, patients, patient = [], [], -1
     anatomy_rng = rng
     left = 0
-    for label in labels:
+    for row in targets:
         if left == 0:
             patient, left = patient + 1, int(rng.integers(1, 4))
             anatomy_rng = Key(spec.seed).child("patient", spec.site, name, patient).numpy()
             anatomy = _anatomy(anatomy_rng)
         left -= 1
-        images.append(_image(spec, shape, int(label), anatomy, rng))
+        shown = lesions_of(spec, row)
+        if spec.depth:
+            images.append(volume(spec, (spec.depth, *shape), shown, anatomy.texture, rng))
+        else:
+            images.append(_image(spec, shape, shown, anatomy, rng))
         patients.append(f"{spec.site}-{name}-{patient:05d}")
-    return Split(np.stack(images), labels.astype(np.int64), np.array(patients))
+    return Split(np.stack(images), targets, np.array(patients))
+
+
+def _targets(spec: Phantom, count: int, task: Task, rng: np.random.Generator) -> Targets:
+    weights = spec.imbalance ** -(np.arange(spec.classes) / max(1, spec.classes - 1))
+    if task.exclusive:
+        per_class = np.maximum(2, np.floor(count * weights / weights.sum())).astype(int)
+        return task.targets(rng.permutation(np.repeat(np.arange(spec.classes), per_class)))
+    found = (rng.random((count, spec.classes)) < PREVALENCE * weights).astype(np.uint8)
+    for finding in range(spec.classes):  # every finding and its absence occur twice at least
+        found[2 * finding : 2 * finding + 2, finding] = 1
+    found[-2:] = 0
+    return found
+
+
+def lesions_of(spec: Phantom, target: npt.NDArray[np.uint8]) -> Lesions:
+    """What an image of that target (outputs,) shows."""
+    if spec.task == "findings":
+        return [(LESIONS[1 + int(finding)], 1.0) for finding in np.flatnonzero(target)]
+    label = int(np.flatnonzero(target)[0])
+    if spec.task == "grades":
+        return [("solid nodule", label / (spec.classes - 1))]
+    return [(LESIONS[label], 1.0)]
 
 
 @dataclass(frozen=True)
@@ -220,7 +160,7 @@ def _lesion(kind: str, y: Array, x: Array, rng: np.random.Generator, edge: float
 
 
 def _image(
-    spec: Phantom, shape: tuple[int, int], label: int, anatomy: _Anatomy, rng: np.random.Generator
+    spec: Phantom, shape: tuple[int, int], lesions: Lesions, anatomy: _Anatomy, rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
     blur, noise, gamma, shading, stain = SITES[spec.site]
     unit = min(shape) / 28
@@ -240,14 +180,15 @@ def _image(
     grain = gaussian_filter(np.random.default_rng(anatomy.texture).standard_normal(shape), 1.3 * unit)
     own = gaussian_filter(rng.standard_normal(shape), 1.0 * unit)
     tissue += spec.difficulty * 0.022 * (grain / grain.std() + own / own.std())
-    contrast = rng.uniform(0.5, 0.85) / spec.difficulty
-    lesion = _lesion(LESIONS[label], ys, xs, rng, edge) * contrast * body
-    picture = body * tissue + lesion
+    picture = body * tissue
+    for kind, share in lesions:
+        contrast = rng.uniform(0.5, 0.85) / spec.difficulty
+        picture = picture + _lesion(kind, ys, xs, rng, edge) * contrast * share * body
     picture = gaussian_filter(np.clip(picture, 0, 1), blur * unit) ** gamma
     picture *= 1 - shading * (np.cos(np.arctan2(y, x) - 0.7) * np.hypot(y, x)) / 2
     if not spec.colour:
         picture = picture + noise * rng.standard_normal(shape)
-        return np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)[..., None]
+        return np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)[None]
     background, tint, dark = (np.asarray(row) for row in stain)
     amount = np.clip(picture, 0, 1)[..., None]
     colour = np.where(
@@ -256,4 +197,4 @@ def _image(
         tint + (dark - tint) * (amount - 0.5) * 2,
     )
     colour = colour + noise * rng.standard_normal((*shape, 3))
-    return np.rint(255 * np.clip(colour, 0, 1)).astype(np.uint8)
+    return np.rint(255 * np.clip(colour, 0, 1)).astype(np.uint8).transpose(2, 0, 1)

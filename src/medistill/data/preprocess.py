@@ -7,18 +7,21 @@ images; mean and standard deviation per channel come from the training images al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from medistill.aliases import Pixels, RawImages, SoftLabels, Targets
 from medistill.config import DataConfig
-from medistill.data.arrays import blocks, empty, release
+from medistill.data.arrays import blocks, empty, held, release
 from medistill.data.dataset import Dataset, Split
+from medistill.data.image import ImageSpec, Normalisation, Shape, shape_in_words
 from medistill.data.resize import resize
-from medistill.types import Json, Labels, RawImages
+from medistill.errors import ConfigError
+from medistill.tasks.task import Task
 
 MINIMUM_SIDE = 16
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)
@@ -27,143 +30,159 @@ GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How raw images became 8-bit pixels, and the statistics to train on them.
+    """How raw images became 8-bit pixels, and how pixels are normalised to train on them.
 
     Args:
-        size: (height, width) in pixels.
-        channels: 1 or 3.
-        window: raw intensities that became 0 and 255; ``raw = low + pixel / 255 * (high - low)``
-            goes back, up to rounding and to what resizing lost.
-        mean: per channel, of training pixels scaled to [0, 1].
-        std: per channel, likewise.
-        dtype: of the training images before, for instance "uint8" or "uint16".
+        image: channels, shape, the window of intensities and the depth before.
+        normalisation: mean and standard deviation of training pixels, and which mirror images keep their class.
     """
 
-    size: tuple[int, int]
-    channels: int
-    window: tuple[float, float]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    dtype: str = "uint8"
+    image: ImageSpec
+    normalisation: Normalisation
 
-    def apply(self, images: RawImages) -> npt.NDArray[np.uint8]:
-        """Prepare raw images (n, h, w, c) of any size: ``uint8`` (n, channels, height, width).
+    def apply(self, images: RawImages) -> Pixels:
+        """Prepare raw images (n, c, *spatial) of any size: ``uint8`` (n, channels, *shape).
 
         Deeper than 8 bits, values outside the window are clipped to it. Where one side has
         8 bits and the other more, each keeps its own full scale.
+
+        Raises:
+            ConfigError: pictures where volumes are needed, or the other way round.
         """
-        window = self.window
-        if self.dtype == "uint8" and images.dtype != np.uint8:
+        window = self.image.window
+        if self.image.dtype == "uint8" and images.dtype != np.uint8:
             window = intensity_window(images)
-        return _to_pixels(images, self.size, self.channels, window)
+        return _to_pixels(images, self.image.shape, self.image.channels, window)
 
-    def raw(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    def raw(self, pixels: Pixels) -> npt.NDArray[np.float64]:
         """Back to the units of the source: the inverse of the window."""
-        low, high = self.window
+        low, high = self.image.window
         return low + pixels.astype(np.float64) / 255 * (high - low)
-
-    def as_json(self) -> Json:
-        return {
-            "size": list(self.size),
-            "channels": self.channels,
-            "window": list(self.window),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "dtype": self.dtype,
-            "resize": "bilinear with anti-aliasing, aspect kept, edge repeated",
-            "inverse": "raw = window[0] + pixel / 255 * (window[1] - window[0])",
-            "normalise": "x = (pixel / 255 - mean) / std, per channel",
-        }
-
-    @classmethod
-    def from_json(cls, value: Json) -> Preprocessing:
-        low, high = value["window"]
-        height, width = value["size"]
-        return cls(
-            (int(height), int(width)),
-            int(value["channels"]),
-            (float(low), float(high)),
-            tuple(map(float, value["mean"])),
-            tuple(map(float, value["std"])),
-            str(value["dtype"]),
-        )
 
 
 @dataclass(frozen=True)
-class Part:
-    """One split, prepared: ``uint8`` pixels (n, c, h, w) and labels (n,).
+class TensorSplit:
+    """One split, prepared: ``uint8`` pixels (n, c, *spatial) and targets (n, outputs).
 
-    ``soft_labels``, where there are any, are class probabilities (n, classes) to train on instead;
-    each row is brought to the sum of one, which storing it in half precision may have taken from it.
+    ``soft_labels``, where there are any, are probabilities (n, outputs) to train on instead.
     """
 
-    pixels: npt.NDArray[np.uint8]
-    labels: Labels
-    soft_labels: npt.NDArray[np.float32] | None = None
+    pixels: Pixels
+    targets: Targets
+    soft_labels: SoftLabels | None = None
 
     def __post_init__(self) -> None:
         # With one channel, transposed and plain memory look alike, but torch picks other kernels for
         # them, whose sums differ in the last bit: equal images must have equal strides.
         plain = np.ascontiguousarray(self.pixels).reshape(-1).reshape(self.pixels.shape)
         object.__setattr__(self, "pixels", plain)
-        if self.soft_labels is not None:
-            sums = self.soft_labels.sum(axis=1, keepdims=True)
-            object.__setattr__(self, "soft_labels", (self.soft_labels / sums).astype(np.float32))
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
+
+    @property
+    def shape(self) -> Shape:
+        """Lengths in space of an image."""
+        return tuple(self.pixels.shape[2:])
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return int(self.pixels.shape[1])
+
+    def with_soft_labels(self, soft_labels: SoftLabels | None) -> TensorSplit:
+        """The same images with these labels to train on."""
+        return replace(self, soft_labels=soft_labels)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A data set ready for training: parts by split, how they were made, and what they are."""
+class PreparedDataset:
+    """A data set ready for training: tensors by split, how they were made, and what they are."""
 
-    parts: dict[str, Part]
+    splits: dict[str, TensorSplit]
     preprocessing: Preprocessing
     dataset: Dataset
 
     @property
-    def train(self) -> Part:
-        return self.parts["train"]
+    def train(self) -> TensorSplit:
+        return self.splits["train"]
+
+    @property
+    def task(self) -> Task:
+        return self.dataset.task
+
+    @property
+    def normalisation(self) -> Normalisation:
+        return self.preprocessing.normalisation
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.dataset.description.class_names
 
     @property
-    def classes(self) -> int:
-        return len(self.class_names)
+    def memory_mb(self) -> float:
+        """Megabytes of all images in memory, as read and as prepared.
+
+        Of arrays that lie in files only a block is in memory at a time.
+        """
+        arrays = [split.images for split in self.dataset.splits.values()]
+        arrays += [split.pixels for split in self.splits.values()]
+        distinct = {array.ctypes.data: array for array in arrays}
+        return sum(map(held, distinct.values())) / 1e6
 
     @cached_property
-    def counts(self) -> list[int]:
-        """Training images per class."""
+    def real_per_stratum(self) -> list[int]:
+        """Training images in each stratum."""
         return self.dataset.counts("train")
 
 
-def prepare(dataset: Dataset, config: DataConfig | None = None) -> Prepared:
-    """Prepare every split by what the training images and the settings say."""
+def prepare(dataset: Dataset, config: DataConfig | None = None) -> PreparedDataset:
+    """Prepare every split by what the training images and the settings say.
+
+    Raises:
+        ConfigError: a size of two numbers for volumes, or of three for pictures.
+    """
     config = config or DataConfig()
-    height, width, channels = dataset.train.images.shape[1:]
-    size = config.size
-    if size is None:
-        # Enlarging is needed only where a side is too short for the network.
-        scale = max(1.0, MINIMUM_SIDE / min(height, width))
-        size = (max(MINIMUM_SIDE, round(height * scale)), max(MINIMUM_SIDE, round(width * scale)))
-    channels = config.channels or channels
+    given = dataset.image
+    shape = prepared_shape(given.shape, config.size)
+    channels = config.channels or given.channels
     window = intensity_window(dataset.train.images)
-    pixels = _to_pixels(dataset.train.images, size, channels, window)
+    pixels = _to_pixels(dataset.train.images, shape, channels, window)
     mean, std = channel_statistics(pixels)
-    preprocessing = Preprocessing(size, channels, window, mean, std, str(dataset.train.images.dtype))
-    parts = {"train": Part(pixels, dataset.train.labels)}
+    preprocessing = Preprocessing(
+        replace(given, channels=channels, shape=shape, window=window),
+        Normalisation(mean, std, dataset.description.flips),
+    )
+    splits = {"train": TensorSplit(pixels, dataset.train.targets)}
     for name, split in dataset.splits.items():
         if name != "train":
-            parts[name] = prepare_split(split, preprocessing)
-    return Prepared(parts, preprocessing, dataset)
+            splits[name] = prepare_split(split, preprocessing)
+    return PreparedDataset(splits, preprocessing, dataset)
 
 
-def prepare_split(split: Split, preprocessing: Preprocessing) -> Part:
+def prepared_shape(given: Shape, asked: Shape | None) -> Shape:
+    """The shape that images of a shape are brought to: as asked for, else their own, at least 16 a side.
+
+    Raises:
+        ConfigError: asked for in another number of dimensions.
+    """
+    if asked is None:
+        # Enlarging is needed only where a side is too short for the network.
+        scale = max(1.0, MINIMUM_SIDE / min(given))
+        return tuple(max(MINIMUM_SIDE, round(side * scale)) for side in given)
+    if len(set(asked)) == 1:
+        return (asked[0],) * len(given)
+    if len(asked) != len(given):
+        raise ConfigError(
+            f"{shape_in_words(asked)} for images of {shape_in_words(given)}", where="data.size",
+            allowed=f"one number, or {len(given)}",
+        )  # fmt: skip
+    return asked
+
+
+def prepare_split(split: Split, preprocessing: Preprocessing) -> TensorSplit:
     """Prepare images of another split or another site in the recorded way."""
-    return Part(preprocessing.apply(split.images), split.labels)
+    return TensorSplit(preprocessing.apply(split.images), split.targets)
 
 
 def intensity_window(images: RawImages) -> tuple[float, float]:
@@ -177,7 +196,7 @@ def intensity_window(images: RawImages) -> tuple[float, float]:
     return low, high if high > low else low + 1
 
 
-def channel_statistics(pixels: npt.NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, in [0, 1], exact by counting grey levels."""
     means, stds = [], []
     levels = np.arange(256) / 255
@@ -193,27 +212,31 @@ def channel_statistics(pixels: npt.NDArray[np.uint8]) -> tuple[tuple[float, ...]
     return tuple(means), tuple(stds)
 
 
-def _to_pixels(
-    images: RawImages, size: tuple[int, int], channels: int, window: tuple[float, float]
-) -> npt.NDArray[np.uint8]:
+def _to_pixels(images: RawImages, shape: Shape, channels: int, window: tuple[float, float]) -> Pixels:
+    if images.ndim - 2 != len(shape):
+        raise ConfigError(
+            f"images of {shape_in_words(images.shape[2:])}", where="data", allowed=f"{len(shape)} dimensions",
+            remedy="pictures and volumes cannot be used together",
+        )  # fmt: skip
     # An 8-bit image keeps its own full scale, whatever depth the training images had.
     low, high = (0.0, 255.0) if images.dtype == np.uint8 else window
-    out = empty((len(images), channels, *size))
+    out = empty((len(images), channels, *shape))
     for start, raw in blocks(images, 8 * out[:1].nbytes):  # numbers of eight bytes on the way
         batch = _to_channels(raw, channels)
-        if batch.dtype != np.uint8 or batch.shape[1:3] != size:
-            batch = np.rint((resize(batch, size) - low) * (255 / (high - low))).clip(0, 255)
-        out[start : start + len(raw)] = batch.transpose(0, 3, 1, 2)
+        if batch.dtype != np.uint8 or batch.shape[2:] != shape:
+            batch = np.rint((resize(batch, shape) - low) * (255 / (high - low))).clip(0, 255)
+        out[start : start + len(raw)] = batch
         release(out)
     return out
 
 
 def _to_channels(images: RawImages, channels: int) -> npt.NDArray[Any]:
-    if images.shape[3] == channels:
+    if images.shape[1] == channels:
         return images
     if channels == 3:
-        return np.repeat(images, 3, axis=3)
-    gray = images.astype(np.float32) @ np.array(GRAY_WEIGHTS, dtype=np.float32)
+        return np.repeat(images, 3, axis=1)
+    last = np.moveaxis(images, 1, -1).astype(np.float32)
+    gray = last @ np.array(GRAY_WEIGHTS, dtype=np.float32)
     if images.dtype.kind in "ui":
         gray = np.rint(gray)
-    return np.asarray(gray.astype(images.dtype)[..., None])
+    return np.asarray(gray.astype(images.dtype)[:, None])

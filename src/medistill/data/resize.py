@@ -2,45 +2,68 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
-from medistill.types import RawImages
+from medistill.aliases import RawImages
+from medistill.data.image import Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def fitted(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
-    """The largest height and width of the same aspect that fit into ``size``, at least 1."""
-    scale = min(size[0] / height, size[1] / width)
-    return min(size[0], max(1, round(height * scale))), min(size[1], max(1, round(width * scale)))
+def fitted(old: Shape, new: Shape) -> Shape:
+    """The largest shape of the same aspect that fits into ``new``, at least 1 along each axis."""
+    scale = min(b / a for a, b in zip(old, new, strict=True))
+    return tuple(min(b, max(1, round(a * scale))) for a, b in zip(old, new, strict=True))
 
 
-def resize(images: RawImages, size: tuple[int, int], chunk: int = 4096) -> npt.NDArray[np.float32]:
-    """Bring images to ``size`` without distorting them.
+def resize(images: RawImages, shape: Shape, chunk: int = 4096) -> npt.NDArray[np.float32]:
+    """Bring images to ``shape`` without distorting them.
 
     The image is scaled, with anti-aliasing when it shrinks, until it fits; what is left of
-    the canvas repeats its edge. Images already of that size come back unchanged.
+    the canvas repeats its edge. Images already of that shape come back unchanged.
 
     Args:
-        images: (n, h, w, c), any real dtype.
-        size: target (height, width) in pixels.
+        images: (n, c, *spatial), any real dtype.
+        shape: target lengths in space, as many as the images have.
         chunk: images per step, which bounds the memory used.
 
     Returns:
-        (n, height, width, c) float32 in the values' own units.
+        (n, c, *shape) float32 in the values' own units.
     """
-    height, width = images.shape[1:3]
-    if (height, width) == size:
+    old = tuple(images.shape[2:])
+    if old == tuple(shape):
         return np.ascontiguousarray(images, dtype=np.float32)
     import torch
-    from torch.nn.functional import interpolate, pad
+    from torch.nn.functional import pad
 
-    new = fitted(height, width, size)
-    top, left = (size[0] - new[0]) // 2, (size[1] - new[1]) // 2
-    border = (left, size[1] - new[1] - left, top, size[0] - new[0] - top)
-    out = np.empty((len(images), *size, images.shape[3]), dtype=np.float32)
+    new = fitted(old, shape)
+    border: list[int] = []
+    for inner, outer in zip(reversed(new), reversed(shape), strict=True):  # the last axis comes first
+        before = (outer - inner) // 2
+        border += [before, outer - inner - before]
+    out = np.empty((*images.shape[:2], *shape), dtype=np.float32)
     for start in range(0, len(images), chunk):
         rows = slice(start, start + chunk)
-        batch = torch.from_numpy(np.asarray(images[rows], dtype=np.float32)).permute(0, 3, 1, 2)
-        batch = interpolate(batch, new, mode="bilinear", antialias=True, align_corners=False)
-        out[rows] = pad(batch, border, mode="replicate").permute(0, 2, 3, 1).numpy()
+        batch = torch.from_numpy(np.array(images[rows], dtype=np.float32))
+        out[rows] = pad(_scaled(batch, new), border, mode="replicate").numpy()
     return out
+
+
+def _scaled(batch: Tensor, new: Shape) -> Tensor:
+    """Images (n, c, *spatial) of another shape, linearly and with anti-aliasing, which torch has for pictures
+    only.
+    """
+    from torch.nn.functional import interpolate
+
+    if len(new) == 2:
+        return interpolate(batch, new, mode="bilinear", antialias=True, align_corners=False)
+    n, c, depth, *_ = batch.shape
+    flat = interpolate(batch.flatten(0, 1), new[1:], mode="bilinear", antialias=True, align_corners=False)
+    along = flat.unflatten(0, (n, c)).movedim(2, 3)  # (n, c, height, depth, width)
+    upright = along.reshape(n * c * new[1], 1, depth, new[2])
+    scaled = interpolate(upright, (new[0], new[2]), mode="bilinear", antialias=True, align_corners=False)
+    return scaled.view(n, c, new[1], new[0], new[2]).movedim(2, 3)

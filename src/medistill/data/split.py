@@ -6,21 +6,20 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.data.dataset import Dataset, Split
+from medistill.data.sampling import draw_by_stratum
 from medistill.keys import Key
+from medistill.tasks.task import Task
 
 FRACTION = 0.15
-"""Share of each class (or of the patients) that is split off."""
+"""Share of each stratum (or of the patients) that is split off."""
 
 
 def complete(dataset: Dataset, key: Key) -> Dataset:
     """Split off from train what is missing of test (only where val is missing too) and val.
 
-    By patient where every training image names one, else stratified by class, and the
-    decision becomes a note of the data set. A source with "val" but no "test", or with
-    labels of several findings, is left as it is.
+    By patient where every training image names one, else stratified by class, grade or finding, and the
+    decision becomes a note of the data set. A source with "val" but no "test" is left as it is.
     """
-    if dataset.train.labels.ndim == 2:
-        return dataset
     if set(dataset.splits) == {"train"}:
         dataset = _split_off(dataset, "test", key)
     if "val" not in dataset.splits:
@@ -29,11 +28,11 @@ def complete(dataset: Dataset, key: Key) -> Dataset:
 
 
 def _split_off(dataset: Dataset, name: str, key: Key) -> Dataset:
-    train = dataset.train
+    train, task = dataset.train, dataset.task
     if train.patients is not None:
-        rows, how = _by_patient(train, key.child("split", name)), "by patient"
+        rows, how = _by_patient(train, task, key.child("split", name)), "by patient"
     else:
-        rows, how = _stratified(train, key.child("split", name)), "stratified by class"
+        rows, how = _stratified(train, task, key.child("split", name)), f"stratified by {task.noun}"
     if not rows.any():
         return dataset
     splits = dict(dataset.splits)
@@ -42,34 +41,51 @@ def _split_off(dataset: Dataset, name: str, key: Key) -> Dataset:
     return dataset.with_note(note, splits)
 
 
-def _stratified(split: Split, key: Key) -> npt.NDArray[np.bool_]:
+def _wanted(size: int) -> int:
+    """A stratum of one stays in train; others give at least one."""
+    return 0 if size < 2 else max(1, round(FRACTION * size))
+
+
+def _stratified(split: Split, task: Task, key: Key) -> npt.NDArray[np.bool_]:
     rows = np.zeros(len(split), dtype=bool)
-    for label in np.unique(split.labels):
-        members = np.flatnonzero(split.labels == label)
-        # A class of one stays in train; others give at least one.
-        wanted = 0 if len(members) < 2 else max(1, round(FRACTION * len(members)))
-        rows[key.child(int(label)).numpy().permutation(members)[:wanted]] = True
+    membership = task.membership(split.targets)
+    sizes = membership.sum(axis=0)
+    if task.exclusive:
+        for drawn in draw_by_stratum(membership, [_wanted(n) for n in sizes], lambda s: key.child(s)):
+            rows[drawn] = True
+        return rows
+    # An image of several findings counts for each of them, the rarest first; no stratum may leave train empty.
+    for stratum in np.argsort(sizes, kind="stable"):
+        members = np.flatnonzero(membership[:, stratum] & ~rows)
+        missing = _wanted(int(sizes[stratum])) - int(rows[membership[:, stratum]].sum())
+        for row in key.child(int(stratum)).numpy().permutation(members):
+            if missing <= 0:
+                break
+            left = membership[~rows].sum(axis=0) - membership[row]
+            if (left[membership[row]] > 0).all():
+                rows[row], missing = True, missing - 1
     return rows
 
 
-def _by_patient(split: Split, key: Key) -> npt.NDArray[np.bool_]:
+def _by_patient(split: Split, task: Task, key: Key) -> npt.NDArray[np.bool_]:
     assert split.patients is not None
-    rows = np.zeros(len(split), dtype=bool)
-    patients = key.numpy().permutation(np.unique(split.patients))
-    # Numbered here, because wrong labels are found and named later.
-    numbers = np.unique(split.labels, return_inverse=True)[1]
-    left = np.bincount(numbers)
+    membership = task.membership(split.targets).astype(np.int64)
+    names, of = np.unique(split.patients, return_inverse=True)
+    images = np.zeros((len(names), membership.shape[1]), dtype=np.int64)
+    np.add.at(images, of, membership)
+    left = membership.sum(axis=0)
     target = FRACTION * left
     taken = np.zeros_like(left)
-    for patient in patients:
-        own = split.patients == patient
-        counts = np.bincount(numbers[own], minlength=len(left))
+    chosen = np.zeros(len(names), dtype=bool)
+    for patient in key.numpy().permutation(names):
+        number = int(np.searchsorted(names, patient))
+        counts = images[number]
         wanted = (counts > 0) & (taken < target)
-        # Take a patient while one of its classes is wanted and no class would vanish from train.
+        # Take a patient while one of its strata is wanted and no stratum would vanish from train.
         if wanted.any() and (left - counts >= (left > 0)).all() and (taken + counts <= target + counts.max()).all():
-            rows |= own
+            chosen[number] = True
             taken += counts
             left = left - counts
         if (taken >= target).all():
             break
-    return rows
+    return chosen[of]

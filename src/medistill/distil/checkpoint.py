@@ -14,13 +14,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from medistill.aliases import Json
 from medistill.config import CHANGES_NOTHING, differing
 from medistill.distil.method import State
 from medistill.errors import ConfigError, DataError
 from medistill.files import canonical_json, pretty_json, read_json, refusing_output, write_atomically
+from medistill.nets.hardware import device_name
 from medistill.package.container import is_package, is_zip
-from medistill.runtime import device_name, device_peak, peak_memory_mb
-from medistill.types import Json
+from medistill.runtime import device_peak, peak_memory_mb
 
 CHECKPOINT_SECONDS = 10.0
 LOCK = "lock"
@@ -65,7 +66,7 @@ class RunFolder:
         self.path = self.out.with_name(self.out.name + ".run")
 
     @contextlib.contextmanager
-    def claimed(self, identity: Json, fresh: bool) -> Iterator[None]:
+    def claimed(self, identity: Json, overwrite: bool) -> Iterator[None]:
         """Hold the folder for a run; nobody else works in it meanwhile.
 
         Only what we made is ever replaced: a package, a run's folder, an empty folder.
@@ -88,7 +89,7 @@ class RunFolder:
                 raise ConfigError("another command is working on it", where=self.out, remedy=remedy) from None
         try:
             try:
-                self._claim(identity, fresh)
+                self._claim(identity, overwrite)
             except BaseException:
                 if not (self.path / "run.json").exists():
                     (self.path / LOCK).unlink(missing_ok=True)
@@ -99,8 +100,8 @@ class RunFolder:
         finally:
             lock.release()
 
-    def _claim(self, identity: Json, fresh: bool) -> None:
-        if fresh:
+    def _claim(self, identity: Json, overwrite: bool) -> None:
+        if overwrite:
             with refusing_output(self.path):
                 for file in self.path.iterdir():
                     if file.is_dir() and not file.is_symlink():
@@ -113,14 +114,14 @@ class RunFolder:
             raise ConfigError(
                 f"belongs to a run with another configuration: {', '.join(names)}",
                 where=self.out,
-                remedy="give another --out, or --fresh to start over",
+                remedy="give another --out, or --overwrite to start over",
             )
         if known is None:
-            if self.out.exists() and not fresh and not _is_empty(self.out):
+            if self.out.exists() and not overwrite and not _is_empty(self.out):
                 raise ConfigError(
                     "exists and was not made by this command",
                     where=self.out,
-                    remedy="give another --out, or --fresh to replace it",
+                    remedy="give another --out, or --overwrite to replace it",
                 )
             write_atomically(self.path / "run.json", pretty_json(identity))
 
@@ -155,28 +156,31 @@ class RunFolder:
         path = self.path / "checkpoint.safetensors"
         try:
             tensors = load(path.read_bytes())
-            memory = {name[7:]: t for name, t in tensors.items() if name.startswith("memory.")}
-            scores = tensors.get("label_scores")
-            state = State(tensors["images"], tensors["labels"], memory, int(tensors["step"]), scores)
+            prefix = "buffers."
+            buffers = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            logits = tensors.get("label_logits")
+            state = State(tensors["images"], tensors["targets"], buffers, int(tensors["step"]), logits)
             return Checkpoint(state, float(tensors["seconds"]), tensors["losses"].tolist())
         except FileNotFoundError:
             return None
         except (OSError, KeyError, SafetensorError) as problem:
-            raise DataError(f"cannot be read ({problem})", where=path, remedy="start over with --fresh") from problem
+            raise DataError(
+                f"cannot be read ({problem})", where=path, remedy="start over with --overwrite"
+            ) from problem
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write one file in one move; a kill at any moment leaves the old one or the new one."""
         state = checkpoint.state
         tensors = {
             "images": state.images,
-            "labels": state.labels,
+            "targets": state.targets,
             "step": torch.tensor(state.step),
             "seconds": torch.tensor(checkpoint.seconds, dtype=torch.float64),
             "losses": torch.tensor(checkpoint.losses, dtype=torch.float64),
         }
-        if state.label_scores is not None:
-            tensors["label_scores"] = state.label_scores
-        tensors |= {f"memory.{name}": tensor for name, tensor in state.memory.items()}
+        if state.label_logits is not None:
+            tensors["label_logits"] = state.label_logits
+        tensors |= {f"buffers.{name}": tensor for name, tensor in state.buffers.items()}
         write_atomically(self.path / "checkpoint.safetensors", save(tensors))
 
     def finish(self, checkpoint: Checkpoint) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from medistill.distil.method import Coreset
-from medistill.distil.problem import CHUNK, Problem
+from medistill.distil.problem import DistillationProblem
+from medistill.distil.real_images import CHUNK
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
 
@@ -24,21 +24,18 @@ class EmbeddingCoreset(Coreset):
 
     filters: int = Field(64, ge=1, le=4096, description="filters per convolution of the embedding network")
 
-    def memory_mb(self, problem: Problem, classes: int) -> float:
-        network = ConvNet(*problem.shape, problem.classes, self.filters)
-        embedded = 4e-6 * network.embedding_size * max(problem.sizes)
-        inside = problem.at_once(CHUNK) / 2 * network.activation_mb_on(problem.device)
-        return super().memory_mb(problem, classes) + LIBRARY_MB + inside + 3 * embedded
+    def network(self, problem: DistillationProblem) -> ConvNet:
+        """The network's shape for these images."""
+        return ConvNet(problem.channels, problem.shape, problem.outputs, self.filters)
 
-    def embed(self, problem: Problem, label: int, key: Key) -> Tensor:
-        """Embeddings of all training images of a class, (class size, d), the same network for all classes."""
-        network = ConvNet(*problem.shape, problem.classes, self.filters)
+    def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
+        network = self.network(problem)
+        embedded = 4e-6 * network.embedding_size * max(problem.real_per_stratum)
+        inside = problem.at_once(CHUNK) / 2 * network.activation_mb_on(problem.device)
+        return super().memory_mb(problem, strata) + LIBRARY_MB + inside + 3 * embedded
+
+    def embed(self, problem: DistillationProblem, stratum: int, key: Key) -> Tensor:
+        """Embeddings of all training images of a stratum, (size, d), the same network for all strata."""
+        network = self.network(problem)
         parameters = problem.parameters(network, Key(key.seed).child("embedding"))
-        with torch.no_grad():
-            rows = torch.arange(problem.sizes[label])
-            return torch.cat(
-                [
-                    network.embed(parameters, problem.of_class(label, chunk))
-                    for chunk in rows.split(problem.at_once(CHUNK))
-                ]
-            )
+        return self.real(problem).embeddings(lambda x: network.embed(parameters, x), stratum).value.images

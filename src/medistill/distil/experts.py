@@ -11,16 +11,16 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from medistill.augment import siamese
-from medistill.distil.problem import Problem
+from medistill.distil.problem import DistillationProblem
+from medistill.distil.real_images import RealImages
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 from medistill.runtime import device_key
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same settings would train other experts."""
 
 
@@ -31,16 +31,16 @@ class ExpertSettings:
     Args:
         epochs: passes over the real images; parameters are kept before the first and after each.
         learning_rate: of plain gradient descent.
-        batch: real images per step.
+        batch_size: real images per step.
         filters, depth: the network's shape.
         augment: siamese augmentation, one drawn for each step.
     """
 
     epochs: int
     learning_rate: float
-    batch: int
+    batch_size: int
     filters: int
-    depth: int
+    depth: int | None
     augment: bool
 
 
@@ -55,11 +55,12 @@ def unflatten(vector: Tensor, like: Parameters) -> Parameters:
     return {name: part.view(p.shape) for (name, p), part in zip(like.items(), parts, strict=True)}
 
 
-def trajectory(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
+def trajectory(problem: DistillationProblem, real: RealImages, settings: ExpertSettings, key: Key) -> Tensor:
     """An expert's parameters, (epochs + 1, p) float16: from the cache, or trained and kept there.
 
     Args:
-        problem: the real images.
+        problem: what is distilled.
+        real: its images, which answer the query "training".
         settings: how it is trained.
         key: its randomness, one for each expert.
     """
@@ -69,8 +70,8 @@ def trajectory(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
                 "version": VERSION,
                 "settings": asdict(settings),
                 "key": [key.seed, *key.path],
-                "data": problem.digest,
-                "problem": [problem.sizes, problem.mean, problem.std, problem.flips],
+                "data": real.digest(),
+                "problem": [problem.task.kind, asdict(problem.normalisation)],
                 "torch": torch.__version__,
                 **device_key(),
             }
@@ -79,27 +80,25 @@ def trajectory(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
     kept = read_cached("experts", identity)
     if kept is not None and "trajectory" in kept:
         return kept["trajectory"]
-    trained = _train(problem, settings, key)
+    trained = _train(problem, real, settings, key)
     write_cached("experts", identity, {"trajectory": trained})  # without a cache it is trained whenever it is needed
     return trained
 
 
-def _train(problem: Problem, settings: ExpertSettings, key: Key) -> Tensor:
-    network = ConvNet(*problem.shape, problem.classes, settings.filters, settings.depth)
+def _train(problem: DistillationProblem, real: RealImages, settings: ExpertSettings, key: Key) -> Tensor:
+    network = ConvNet(problem.channels, problem.shape, problem.outputs, settings.filters, settings.depth or 0)
     parameters = problem.parameters(network, key.child("parameters"))
-    labels = torch.repeat_interleave(torch.arange(problem.classes), torch.tensor(problem.sizes)).to(problem.device)
     kept = [flatten(parameters).half().cpu()]
     for epoch in range(settings.epochs):
         here = key.child("epoch", epoch)
-        order = torch.randperm(len(labels), generator=here.generator())
-        for step, rows in enumerate(order.split(settings.batch)):
-            x = problem.images(rows)
+        for step, answer in enumerate(real.training(settings.batch_size, here)):
+            x, targets = answer.value.images, answer.value.targets
             if settings.augment:
-                x = siamese(here.child("augment", step).generator(), problem.flips)(x)
+                x = siamese(here.child("augment", step).generator(), problem.normalisation.flips)(x)
             for parameter in parameters.values():
                 parameter.requires_grad_(True)
             with torch.enable_grad():
-                loss = functional.cross_entropy(network.logits(parameters, x), labels[rows])
+                loss = problem.task.loss(network.logits(parameters, x), targets)
             gradients = torch.autograd.grad(loss, list(parameters.values()))
             parameters = {
                 name: parameter.detach() - settings.learning_rate * gradient

@@ -1,7 +1,7 @@
-"""Several processes on one distillation: each takes some classes, all take the same step.
+"""Several processes on one distillation: each takes some strata, all take the same step.
 
 Started by ``torchrun``, every process runs the same command on the same data. A step's loss is
-a sum over classes, so each process computes the gradient of its own share of them, the
+a sum over strata, so each process computes the gradient of its own share of them, the
 gradients are added, and every process updates the same images in the same way. The first
 process alone reads and writes the run's folder.
 """
@@ -35,7 +35,7 @@ class Group:
     awaited: bool = True
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process reads and writes the run's folder."""
         return self.rank == 0
 
@@ -45,16 +45,16 @@ class Group:
         Raises:
             ConfigError: the method's loss is of all classes together.
         """
-        if self.size > 1 and method.info.joint:
+        if self.size > 1 and method.info.couples_classes:
             raise ConfigError(
                 f"{self.size} processes for {method.info.name}, whose loss is of all classes together",
                 where="torchrun",
                 allowed="one process, or a method that matches class by class (dm, ncfm, dc, dsa)",
             )
 
-    def own(self, classes: int) -> range:
-        """The classes of this process: every ``size``-th, so that neighbours of like size are spread."""
-        return range(self.rank, classes, self.size)
+    def own(self, strata: int) -> range:
+        """The strata of this process: every ``size``-th, so that neighbours of like size are spread."""
+        return range(self.rank, strata, self.size)
 
     def add(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its sum over all processes, the same bits in each."""
@@ -62,20 +62,20 @@ class Group:
             for tensor in tensors:
                 distributed.all_reduce(tensor)
 
-    def agreed(self, state: State | None) -> State | None:
+    def broadcast(self, state: State | None) -> State | None:
         """What the first process handed in; whatever the others did is ignored."""
         self.awaited = False
         if self.size == 1:
             return state
-        box = [state if self.first else None]
+        box = [state if self.is_main else None]
         distributed.broadcast_object_list(box, src=0)
         return box[0]
 
     def leave(self) -> None:
         """End the exchange with the others; each goes its own way, those that still wait with nothing to do."""
-        if self.first and self.awaited:
+        if self.is_main and self.awaited:
             with suppress(RuntimeError):  # they are gone; why this process leaves is what is told
-                self.agreed(None)
+                self.broadcast(None)
         if self.begun:
             self.begun = False
             distributed.destroy_process_group()

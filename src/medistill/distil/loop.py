@@ -1,7 +1,7 @@
-"""The one loop that learns images; nothing else runs backward on them.
+"""The one loop that learns images; nothing else moves them.
 
 Every step depends on the state and the key alone, so a run that was stopped goes on to the
-same bytes, and dividing the classes among several backward passes changes no draw.
+same bytes, and dividing the strata among several backward passes changes no draw.
 """
 
 from __future__ import annotations
@@ -13,90 +13,82 @@ import torch
 from torch import Tensor
 
 from medistill.distil.group import Group
-from medistill.distil.method import Method, State
-from medistill.distil.problem import Problem
+from medistill.distil.method import IMAGES, LABELS, Gradients, Method, State
+from medistill.distil.optimiser import Optimiser
+from medistill.distil.problem import DistillationProblem
 from medistill.errors import MedistillError
 from medistill.keys import Key
 
 AfterStep = Callable[[State, list[float]], None]
 """Told the state and the losses of the steps since it was last told."""
 
-TOLD_AT_ONCE = {"cpu": 1, "cuda": 10}
+SYNC_INTERVAL = {"cpu": 1, "cuda": 10}
 """Steps after which a device is asked how it went: asking a GPU waits until it has done all it was given."""
-
-
-LABELS = ".labels"
-"""How names in the memory end that belong to the labels being learned."""
-
-DECAY = 0.999
-"""Of Adam's mean of squared gradients."""
 
 
 class DivergenceError(MedistillError):
     """The images stopped being numbers."""
 
 
-def start(method: Method, problem: Problem, key: Key) -> State:
-    """The state before the first step, in the stored size, with the momentum at rest."""
+def start(method: Method, problem: DistillationProblem, key: Key, optimiser: Optimiser | None = None) -> State:
+    """The state before the first step, in the stored size, with the optimiser at rest."""
     state = method.setup(problem, key.child("setup"))
     state.images = problem.encode(state.images)
-    for name, learned in _learned(state).items():
-        state.memory[f"momentum{name}"] = torch.zeros_like(learned)
-        if method.optimiser == "adam":
-            state.memory[f"square{name}"] = torch.zeros_like(learned)
+    if method.steps(problem):
+        state.buffers |= (optimiser or method.optimiser(problem)).buffers(_learned(state))
     return state
 
 
 def run(
     method: Method,
-    problem: Problem,
+    problem: DistillationProblem,
     key: Key,
     state: State,
     after_step: AfterStep | None = None,
-    classes_per_backward: int | None = None,
+    strata_per_backward: int | None = None,
     group: Group | None = None,
+    optimiser: Optimiser | None = None,
 ) -> State:
     """Take the steps that are left.
 
     Args:
-        method: loss and hyperparameters.
-        problem: the training images.
-        key: randomness of the whole run.
-        state: from :func:`start` or a checkpoint; changed in place.
-        after_step: called after every step, on a GPU after every tenth and the last.
-        classes_per_backward: fewer need less memory; None takes all at once.
-        group: processes that take the same steps from the same state, each with a share of the classes.
+        method: the method.
+        problem: what to distil.
+        key: as for :func:`start`.
+        state: from :func:`start`, or from a checkpoint of the same run; changed in place.
+        after_step: called after each step, on a GPU after several; whatever it raises stops the run.
+        strata_per_backward: fewer strata at once take less memory and give the same images but for
+            rounding; None takes all at once. Where the loss couples all strata they stay together.
+        group: processes that share the work; this one takes its own strata.
+        optimiser: instead of the method's own.
+
+    Returns:
+        The state after the last step.
 
     Raises:
-        DivergenceError: an image became NaN or infinite.
+        DivergenceError: the images became NaN or infinite.
     """
     low, high = problem.bounds
-    steps, rate = method.steps(problem), method.image_learning_rate(problem)
-    rates = {"": rate, LABELS: method.label_rate()}
+    optimiser = optimiser or method.optimiser(problem)
+    steps, rate = method.steps(problem), optimiser.learning_rate
+    rates = {IMAGES: rate, LABELS: method.label_rate()}
     group = group or Group()
-    own = group.own(problem.classes)
-    every = TOLD_AT_ONCE[problem.device.type]
+    own = problem.present(group.own(problem.strata))
+    every = SYNC_INTERVAL[problem.device.type]
     losses: list[Tensor] = []
     while state.step < steps:
+        total, gradients, extra = _gradients(
+            method, problem, key, state, _chunks(own, None if method.info.couples_classes else strata_per_backward)
+        )
+        group.add([*gradients.values(), *extra.values(), total])
         learned = _learned(state)
-        for tensor in learned.values():
-            tensor.requires_grad_(True)
-        total = torch.zeros((), dtype=torch.float64, device=problem.device)
-        for classes in _chunks(own, None if method.info.joint else classes_per_backward):
-            loss = method.loss(_seen(state, problem), problem, classes, key)
-            # Networks' parameters may have gradients within a loss, but nobody asks for its gradient by them.
-            loss.backward(inputs=list(learned.values()))  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        # A process may be left without a class, where there are more processes than classes.
-        gradients = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in learned.items()}
-        group.add([*gradients.values(), total])
         with torch.no_grad():
             for name, tensor in learned.items():
-                gradient, tensor.grad = gradients[name], None
-                tensor.requires_grad_(False).sub_(rates[name] * _direction(method, state, name, gradient))
+                direction = optimiser.direction(state.buffers, name, gradients[name], state.step)
+                tensor.sub_(rates[name] * direction)
             # Pixels stay displayable, so that what is shared is what was learned.
             state.images.clamp_(low, high)
-            method.after_update(_seen(state, problem), problem, key)
+            method.after_update(_as_seen(state, problem), problem, key, extra)
         state.step += 1
         losses.append(total)
         if len(losses) < every and state.step < steps:
@@ -105,7 +97,7 @@ def run(
             raise DivergenceError(
                 f"images became NaN {'at' if every == 1 else 'by'} step {state.step}",
                 where=method.info.name,
-                remedy=f"lower method.learning_rate (now {rate:g}) and run with --fresh",
+                remedy=f"lower optimiser.learning_rate (now {rate:g}) and run with --overwrite",
             )
         if after_step is not None:
             after_step(state, torch.stack(losses).tolist())
@@ -113,27 +105,47 @@ def run(
     return state
 
 
+def _gradients(
+    method: Method, problem: DistillationProblem, key: Key, state: State, chunks: Iterator[Sequence[int]]
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Loss, gradients by what is learned as it is stored, and further ones, summed over chunks of strata."""
+    total = torch.zeros((), dtype=torch.float64, device=problem.device)
+    sums: dict[str, Tensor] = {}
+    extra: dict[str, Tensor] = {}
+    stored = state.images.detach().requires_grad_(True)
+    with torch.enable_grad():
+        decoded = problem.decode(stored)
+    for strata in chunks:
+        view = replace(state, images=decoded.detach())
+        observed = method.observe(view, problem, strata, key)
+        found = method.gradients(view, observed, problem, strata, key)
+        state.buffers = view.buffers
+        total += found.loss
+        for name, gradient in ((IMAGES, found.images), (LABELS, found.labels)):
+            if gradient is not None:
+                sums[name] = sums[name] + gradient if name in sums else gradient
+        for name, gradient in found.extra.items():
+            extra[name] = extra[name] + gradient if name in extra else gradient
+    if IMAGES in sums and decoded is not stored:
+        sums[IMAGES] = torch.autograd.grad(decoded, stored, sums[IMAGES])[0]
+    # A process may be left without a stratum, where there are more processes than strata.
+    learned = _learned(state)
+    return total, {n: sums[n] if n in sums else torch.zeros_like(t) for n, t in learned.items()}, extra
+
+
 def _learned(state: State) -> dict[str, Tensor]:
-    """What is learned, by the ending of its names in the memory: the images, and labels where they are."""
-    return {"": state.images} | ({} if state.label_scores is None else {LABELS: state.label_scores})
+    """What is learned, by name: the images, and labels where they are."""
+    return {IMAGES: state.images} | ({} if state.label_logits is None else {LABELS: state.label_logits})
 
 
-def _direction(method: Method, state: State, name: str, gradient: Tensor) -> Tensor:
-    """Where the optimiser goes, before it is multiplied by the learning rate; its memory is brought up to date."""
-    momentum = state.memory[f"momentum{name}"]
-    if method.optimiser == "sgd":
-        return momentum.mul_(method.momentum).add_(gradient)
-    momentum.mul_(method.momentum).add_(gradient, alpha=1 - method.momentum)
-    square = state.memory[f"square{name}"].mul_(DECAY).addcmul_(gradient, gradient, value=1 - DECAY)
-    done = state.step + 1
-    return (momentum / (1 - method.momentum**done)) / ((square / (1 - DECAY**done)).sqrt() + 1e-8)
-
-
-def _seen(state: State, problem: Problem) -> State:
-    """The state with its images as networks see them; what hooks keep in its memory stays."""
+def _as_seen(state: State, problem: DistillationProblem) -> State:
+    """The state with its images as networks see them; what hooks keep in its buffers stays."""
     return replace(state, images=problem.decode(state.images))
 
 
-def _chunks(classes: range, size: int | None) -> Iterator[Sequence[int]]:
-    size = size or max(1, len(classes))
-    return (classes[i : i + size] for i in range(0, len(classes), size))
+def _chunks(strata: Sequence[int], size: int | None) -> Iterator[Sequence[int]]:
+    size = size or max(1, len(strata))
+    return (strata[i : i + size] for i in range(0, len(strata), size))
+
+
+__all__ = ["AfterStep", "DivergenceError", "Gradients", "run", "start"]

@@ -45,14 +45,14 @@ def characteristic_distance(first: Tensor, second: Tensor, amplitude: float) -> 
     return (amplitude * (r - s).square() + (1 - amplitude) * phase).mean()
 
 
-def ridge_prediction(made: Tensor, targets: Tensor, real: Tensor, ridge: float) -> Tensor:
-    """What a kernel ridge regression fitted to made images says of real ones, float64.
+def ridge_prediction(synthetic: Tensor, targets: Tensor, real: Tensor, ridge: float) -> Tensor:
+    """What a kernel ridge regression fitted to synthetic images says of real ones, float64.
 
-    ``K(real, made) (K(made, made) + λ I)⁻¹ targets`` with the linear kernel of the features and
+    ``K(real, synthetic) (K(synthetic, synthetic) + λ I)⁻¹ targets`` with the linear kernel of the features and
     ``λ = ridge · trace(K) / n`` (Zhou, Nezhadarya, Ba, NeurIPS 2022, equation 2).
 
     Args:
-        made: features of made images, (n, d).
+        synthetic: features of synthetic images, (n, d).
         targets: what the regression should give for them, (n, classes).
         real: features of real images, (m, d).
         ridge: share of the kernel's mean diagonal.
@@ -60,7 +60,9 @@ def ridge_prediction(made: Tensor, targets: Tensor, real: Tensor, ridge: float) 
     Returns:
         (m, classes); in double precision, because nearly equal images make the kernel nearly singular.
     """
-    made, real, targets = made.double(), real.double(), targets.double()
-    kernel = made @ made.T
-    damped = kernel + ridge * kernel.diagonal().mean() * torch.eye(len(made), dtype=made.dtype, device=made.device)
-    return real @ made.T @ torch.linalg.solve(damped, targets)
+    synthetic, real, targets = synthetic.double(), real.double(), targets.double()
+    kernel = synthetic @ synthetic.T
+    damped = kernel + ridge * kernel.diagonal().mean() * torch.eye(
+        len(synthetic), dtype=synthetic.dtype, device=synthetic.device
+    )
+    return real @ synthetic.T @ torch.linalg.solve(damped, targets)

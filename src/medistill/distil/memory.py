@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from medistill.data.arrays import held
-from medistill.data.preprocess import Prepared
 from medistill.distil.method import Method
-from medistill.distil.problem import CHUNK, Problem
+from medistill.distil.problem import DistillationProblem
+from medistill.distil.real_images import CHUNK
 from medistill.errors import ConfigError
 
-PROGRAM_MB = 300.0
+PROGRAM_MB = 270.0
 """Megabytes (10⁶ bytes) of the interpreter, torch and what it keeps ready, before any image."""
 
 USUAL_MB = 4000.0
@@ -46,45 +45,35 @@ def parse_limit(text: str) -> float:
     return float(match[1]) * UNITS[match[2].upper()]
 
 
-def images_mb(prepared: Prepared, problem: Problem) -> float:
-    """Megabytes of all images in memory: as read, as prepared, and those for training sorted by class.
-
-    Of arrays that lie in files only a block is in memory at a time.
-    """
-    arrays = [s.images for s in prepared.dataset.splits.values()] + [p.pixels for p in prepared.parts.values()]
-    distinct = {array.ctypes.data: array for array in [*arrays, problem.pixels]}
-    return sum(map(held, distinct.values())) / 1e6
-
-
-def learning_mb(method: Method, problem: Problem, classes: int, held_mb: float = 0.0) -> float:
-    """Peak megabytes while images are learned, with that many classes in one backward pass, beside ``held_mb``."""
-    return PROGRAM_MB + held_mb + method.memory_mb(problem, classes)
+def learning_mb(method: Method, problem: DistillationProblem, strata: int, held_mb: float = 0.0) -> float:
+    """Peak megabytes while images are learned, with that many strata in one backward pass, beside ``held_mb``."""
+    return PROGRAM_MB + held_mb + method.memory_mb(problem, strata)
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkPlan:
     """How a distillation goes about its work.
 
     Args:
         problem: what is learned, with the number of images that go through a network at once.
-        classes: in one backward pass.
-        side_by_side: teachers trained at once, at most.
+        strata: in one backward pass.
+        max_workers: teachers trained at once, at most.
         needed_mb: estimated peak of memory, in megabytes.
     """
 
-    problem: Problem
-    classes: int
-    side_by_side: int
+    problem: DistillationProblem
+    strata: int
+    max_workers: int
     needed_mb: float
 
 
 def planned(
     method: Method,
-    problem: Problem,
-    prepared: Prepared,
+    problem: DistillationProblem,
+    images: float,
     limit_mb: float | None,
     teaching: Sequence[tuple[int, float]] = ((1, 0.0),),
-) -> Plan:
+) -> WorkPlan:
     """The way that stays under a limit and costs least: whole, else by classes, else by images of a class.
 
     Going by classes costs nothing on a CPU; going by images computes twice what becomes of them in the network.
@@ -92,7 +81,8 @@ def planned(
     at once.
 
     Args:
-        method, problem, prepared: what is learned, from what.
+        method, problem: what is learned.
+        images: megabytes of all images in memory.
         limit_mb: the limit; None where nobody stated one.
         teaching: ways to train teachers, the one that costs least first: networks side by side, and the megabytes
             that they take beside the program and the images.
@@ -100,12 +90,11 @@ def planned(
     Raises:
         ConfigError: no way stays under the limit.
     """
-    images = images_mb(prepared, problem)
     usual = USUAL_MB if problem.device.type == "cpu" else math.inf
     limit = usual if limit_mb is None else limit_mb / MARGIN
     spare = SPARE if limit_mb is None else 1.0
-    parted, classes, needed = _first_within(limit, list(_learning(method, problem, images)), spare)
-    side_by_side, also = _first_within(limit, [(n, PROGRAM_MB + images + mb) for n, mb in teaching], spare)
+    parted, strata, needed = _first_within(limit, list(_learning(method, problem, images)), spare)
+    max_workers, also = _first_within(limit, [(n, PROGRAM_MB + images + mb) for n, mb in teaching], spare)
     needed = max(needed, also)
     if limit_mb is not None and needed > limit:
         raise ConfigError(
@@ -114,7 +103,7 @@ def planned(
             allowed=f"{math.ceil(MARGIN * needed)} MB or more for {method.info.name} here",
             remedy="ask for fewer images, a smaller --size, fewer method.filters, or a smaller method.real_batch",
         )
-    return Plan(parted, classes, side_by_side, needed)
+    return WorkPlan(parted, strata, max_workers, needed)
 
 
 def _first_within(limit: float, ways: Sequence[Way], spare: float) -> Way:
@@ -126,13 +115,15 @@ def _first_within(limit: float, ways: Sequence[Way], spare: float) -> Way:
     return next(way for way in ways if way[-1] <= enough)
 
 
-def _learning(method: Method, problem: Problem, held_mb: float) -> Iterator[tuple[Problem, int, float]]:
+def _learning(
+    method: Method, problem: DistillationProblem, held_mb: float
+) -> Iterator[tuple[DistillationProblem, int, float]]:
     """Ways to learn the images, the one that costs least first, with their megabytes."""
-    least = problem.classes if method.info.joint else 1
-    for classes in range(problem.classes, least - 1, -1):
-        yield problem, classes, learning_mb(method, problem, classes, held_mb)
-    images = 1 << (max(sum(problem.counts), CHUNK) - 1).bit_length()
+    least = problem.strata if method.info.couples_classes else 1
+    for strata in range(problem.strata, least - 1, -1):
+        yield problem, strata, learning_mb(method, problem, strata, held_mb)
+    images = 1 << (max(sum(problem.synthetic_per_stratum), CHUNK) - 1).bit_length()
     while images > 1:
         images //= 2
-        parted = replace(problem, images_at_once=images)
+        parted = problem.in_micro_batches(images)
         yield parted, least, learning_mb(method, parted, least, held_mb)

@@ -1,7 +1,7 @@
 """The contract of a distillation method, and the registry that finds methods.
 
 A method is one file with one class: its hyperparameters are fields with unit and range, and
-up to three hooks say what it does. The loop, checkpoints, resuming, configuration checking,
+a few hooks say what it does. The loop, checkpoints, resuming, configuration checking,
 ``medistill methods``, the citation on the card and the conformance tests follow from it.
 """
 
@@ -12,7 +12,7 @@ import importlib
 import math
 import pkgutil
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Literal, Self
@@ -21,14 +21,23 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from medistill.aliases import Json
 from medistill.config import Settings, build
-from medistill.distil.problem import Problem
+from medistill.distil.optimiser import Optimiser
+from medistill.distil.problem import DistillationProblem
+from medistill.distil.real_images import Query, RealImages
 from medistill.errors import ConfigError, nearest
 from medistill.keys import Key
-from medistill.types import Json
+from medistill.tasks.task import Task
 
 IMAGE_COPIES = 8
-"""Of the images that are made, float32, at once: drawn, decoded, changed, with gradients, stored (measured)."""
+"""Of the synthetic images, float32, at once: drawn, decoded, augmented, with gradients, stored (measured)."""
+
+IMAGES, LABELS = "images", "labels"
+"""Names of what the loop learns."""
+
+Observed = Mapping[str, Tensor]
+"""What real images answered for one step, by name."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,14 @@ class MethodInfo:
         name: as on the command line.
         title: in words.
         version: raised whenever the same settings would give other images, but for rounding.
-        kind: "distillation" makes new images, "coreset" chooses real ones.
+        kind: "distillation" makes synthetic images, "coreset" chooses real ones.
         cost: "seconds", "minutes" or "hours", for ten images per class at 28×28 on two cores.
         bibtex: the paper.
+        queries: what it asks real images; nothing else is answered.
         learns_labels: whether labels are learned too.
-        joint: whether the loss is of all classes together, so that they cannot be divided.
+        couples_classes: whether the loss is of all strata together, so that they cannot be divided.
+        tasks: kinds of tasks that it is made for; all, if None.
+        dimensions: of images that it is made for.
     """
 
     name: str
@@ -52,13 +64,24 @@ class MethodInfo:
     kind: Literal["distillation", "coreset"]
     cost: Literal["seconds", "minutes", "hours"]
     bibtex: str
+    queries: tuple[Query, ...] = ()
     learns_labels: bool = False
-    joint: bool = False
+    couples_classes: bool = False
+    tasks: tuple[str, ...] | None = None
+    dimensions: tuple[int, ...] = (2, 3)
 
     @property
     def contains_real_images(self) -> bool:
         """A coreset's images are real patient images."""
         return self.kind == "coreset"
+
+    def refusal(self, task: Task, dimensions: int) -> str | None:
+        """Why the method cannot be used for such data; None where it can."""
+        if self.tasks is not None and task.kind not in self.tasks:
+            return f"{self.name} is not made for a {task.title}"
+        if dimensions not in self.dimensions:
+            return f"{self.name} is not made for images of {dimensions} dimensions"
+        return None
 
 
 @dataclass
@@ -66,93 +89,146 @@ class State:
     """All that changes while distilling; written whole into a checkpoint.
 
     Args:
-        images: (n, c, h, w) normalised float32, sorted by class; hooks are given and give them at the
+        images: (n, c, *spatial) normalised float32, sorted by stratum; hooks are given and give them at the
             size that networks see, the loop keeps them at the size in which they are stored.
-        labels: (n,) class numbers.
-        label_scores: (n, classes), whose softmax are the labels that are learned; None where each image
-            keeps its class.
-        memory: anything else a method keeps between steps, as plain tensors.
+        targets: (n, outputs) ``uint8``, what each image stands for.
+        label_logits: (n, outputs), whose probabilities are the labels that are learned; None where each image
+            keeps its targets.
+        buffers: anything else a method or optimiser keeps between steps, as plain tensors.
         step: steps done.
     """
 
     images: Tensor
-    labels: Tensor
-    memory: dict[str, Tensor] = field(default_factory=dict)
+    targets: Tensor
+    buffers: dict[str, Tensor] = field(default_factory=dict)
     step: int = 0
-    label_scores: Tensor | None = None
+    label_logits: Tensor | None = None
 
     def to(self, device: torch.device | str) -> State:
         """The state with what is computed with on a device; flags, counters and single numbers stay on the CPU,
         where Python asks for them.
         """
-        memory = {n: t.to(device if t.is_floating_point() and t.ndim else "cpu") for n, t in self.memory.items()}
-        scores = None if self.label_scores is None else self.label_scores.to(device)
-        return State(self.images.to(device), self.labels.to(device), memory, self.step, scores)
+        buffers = {n: t.to(device if t.is_floating_point() and t.ndim else "cpu") for n, t in self.buffers.items()}
+        logits = None if self.label_logits is None else self.label_logits.to(device)
+        return State(self.images.to(device), self.targets.to(device), buffers, self.step, logits)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What one step goes by.
+
+    Args:
+        loss: a scalar.
+        images: gradient of the loss by the images as networks see them; None where it does not depend on them.
+        labels: by the label logits, where they are learned.
+        extra: further gradients that :meth:`Method.after_update` is given, by name.
+    """
+
+    loss: Tensor
+    images: Tensor | None
+    labels: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Method(Settings, ABC):
     """Base of all methods. Subclass, add fields, set ``info``, override the hooks, register.
 
-    The images are learned by gradient descent on ``loss``, ``iterations`` times: with momentum, or by Adam
-    (Kingma, Ba, ICLR 2015), whose steps do not depend on the loss's scale.
+    In every step a method first observes what it needs of the real images, then its loss, a pure function of the
+    synthetic images and what was observed, is differentiated, then the optimiser moves images and labels.
     """
 
     info: ClassVar[MethodInfo]
 
-    iterations: int = Field(0, ge=0, le=10_000_000, description="steps on the images")
-    optimiser: Literal["sgd", "adam"] = Field("sgd", description="of the images")
-    learning_rate: float = Field(1.0, gt=0, le=1e6, description="of the images, in normalised units")
-    momentum: float = Field(0.5, ge=0, lt=1, description="of the images")
+    # Before the first step
 
-    def steps(self, problem: Problem) -> int:
-        """Steps on the images in all; by default ``iterations``."""
-        return self.iterations
+    def setup(self, problem: DistillationProblem, key: Key) -> State:
+        """The state before the first step; by default noise."""
+        return State(problem.noise(key.child("start")), problem.targets)
 
-    def image_learning_rate(self, problem: Problem) -> float:
-        """Learning rate of the images; by default ``learning_rate``."""
-        return self.learning_rate
-
-    def label_rate(self) -> float:
-        """Learning rate of the labels' scores, for methods that learn labels."""
-        return 0.0
-
-    def memory_mb(self, problem: Problem, classes: int) -> float:
-        """Estimated megabytes for the losses of that many classes in one backward pass, beside program and data."""
-        return IMAGE_COPIES * self.image_mb(problem)
-
-    def image_mb(self, problem: Problem) -> float:
-        """Megabytes of the images that are made, float32, as networks see them."""
-        return 4e-6 * len(problem.labels) * math.prod(problem.shape)
-
-    def setup(self, problem: Problem, key: Key) -> State:
-        """The state before the first step; by default random real images."""
-        return State(problem.random_images(key.child("start")), problem.labels)
-
-    def preparations(self, problem: Problem) -> int:
+    def preparations(self, problem: DistillationProblem) -> int:
         """How many pieces of work :meth:`prepare` has; 0 where there is nothing to prepare."""
         return 0
 
-    def prepare(self, problem: Problem, key: Key, advance: Callable[[float], None]) -> None:
+    def prepare(self, problem: DistillationProblem, key: Key, advance: Callable[[float], None]) -> None:
         """Do once what every step needs and a cache keeps; also called when a run is resumed.
 
         Tell ``advance`` of each piece. A step that finds a piece missing must be able to make it.
         """
 
-    def loss(self, state: State, problem: Problem, classes: Sequence[int], key: Key) -> Tensor:
-        """The loss of some classes at step ``state.step``, a scalar with a gradient to ``state.images``.
+    # Every step
 
-        The sum over classes must be the same however they are divided among calls, so draw
-        from ``key`` by step and class. The same call must give the same result again.
+    def observe(
+        self, state: State, problem: DistillationProblem, strata: Sequence[int], key: Key
+    ) -> dict[str, Tensor]:
+        """Ask the real images what this step needs; what later steps need too may be kept in ``state.buffers``."""
+        return {}
+
+    def loss(
+        self, state: State, observed: Observed, problem: DistillationProblem, strata: Sequence[int], key: Key
+    ) -> Tensor:
+        """The loss of some strata at step ``state.step``, a scalar with a gradient to ``state.images``.
+
+        A pure function: it changes nothing and asks no real image. The sum over strata must be the same however they
+        are divided among calls, so draw from ``key`` by step and stratum. The same call must give the same result
+        again.
         """
         raise TypeError(f"{type(self).__name__} takes steps but has no loss")
 
-    def after_update(self, state: State, problem: Problem, key: Key) -> None:
-        """Called after each step, for what else a method updates."""
+    def gradients(
+        self, state: State, observed: Observed, problem: DistillationProblem, strata: Sequence[int], key: Key
+    ) -> Gradients:
+        """The loss and its gradients; by default of :meth:`loss`, by automatic differentiation."""
+        learned = [t for t in (state.images, state.label_logits) if t is not None]
+        for tensor in learned:
+            tensor.requires_grad_(True)
+        with torch.enable_grad():
+            loss = self.loss(state, observed, problem, strata, key)
+        # Networks' parameters may have gradients within a loss, but nobody asks for its gradient by them.
+        found = torch.autograd.grad(loss, learned, allow_unused=True)
+        for tensor in learned:
+            tensor.requires_grad_(False)
+        return Gradients(loss.detach(), found[0], found[1] if len(found) > 1 else None)
+
+    def after_update(
+        self, state: State, problem: DistillationProblem, key: Key, gradients: Mapping[str, Tensor]
+    ) -> None:
+        """Called after each step, for what else a method updates, with the extra gradients summed over strata."""
+
+    # What is known before anything is computed
+
+    def steps(self, problem: DistillationProblem) -> int:
+        """Steps on the images in all; none for methods that learn nothing."""
+        return 0
+
+    def optimiser(self, problem: DistillationProblem) -> Optimiser:
+        """What moves the images where nobody asks for something else."""
+        return Optimiser()
+
+    def label_rate(self) -> float:
+        """Learning rate of the labels' logits, for methods that learn labels."""
+        return 0.0
+
+    def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
+        """Estimated megabytes for the losses of that many strata in one backward pass, beside program and data."""
+        return IMAGE_COPIES * self.image_mb(problem)
+
+    def image_mb(self, problem: DistillationProblem) -> float:
+        """Megabytes of the synthetic images, float32, as networks see them."""
+        return 4e-6 * sum(problem.synthetic_per_stratum) * problem.channels * math.prod(problem.shape)
+
+    def real(self, problem: DistillationProblem) -> RealImages:
+        """The real images, which answer the queries that ``info`` declares."""
+        return problem.real.queried_by(self.info.queries)
 
     @property
     def starts_from_real_images(self) -> bool:
-        """Whether the first images are real ones, from which traces may remain."""
-        return True
+        """Whether the first images are real ones, which the package may still show."""
+        return False
+
+    @property
+    def start_name(self) -> str:
+        """What the first images are, for the manifest."""
+        return "real" if self.starts_from_real_images else "noise"
 
     def for_this_machine(self) -> Self:
         """The same method with what was left to the machine decided, so that it can be recorded."""
@@ -163,20 +239,33 @@ class Method(Settings, ABC):
         return {"name": self.info.name, "version": self.info.version, **self.model_dump(mode="json")}
 
 
+class LearnedMethod(Method):
+    """Base of methods that learn images in so many steps."""
+
+    iterations: int | None = Field(None, ge=1, le=10_000_000, description="steps on the images")
+
+    def steps(self, problem: DistillationProblem) -> int:
+        return self.iterations or 0
+
+
 class Coreset(Method):
     """A method that chooses real images; its result contains patient images."""
 
-    iterations: int = Field(0, ge=0, le=0, description="a coreset takes no step")
-
-    def setup(self, problem: Problem, key: Key) -> State:
+    def setup(self, problem: DistillationProblem, key: Key) -> State:
+        real = self.real(problem)
         chosen = [
-            problem.of_class(label, self.choose(problem, label, count, key.child("class", label)))
-            for label, count in enumerate(problem.counts)
+            real.draw(stratum, self.choose(problem, stratum, count, key.child("class", stratum))).value
+            for stratum, count in enumerate(problem.synthetic_per_stratum)
+            if count
         ]
-        return State(torch.cat(chosen), problem.labels)
+        return State(torch.cat([b.images for b in chosen]), torch.cat([b.targets for b in chosen]))
 
-    def choose(self, problem: Problem, label: int, count: int, key: Key) -> Tensor:
-        """Rows within the class, ``count`` different ones, (count,) integers."""
+    @property
+    def starts_from_real_images(self) -> bool:
+        return True
+
+    def choose(self, problem: DistillationProblem, stratum: int, count: int, key: Key) -> Tensor:
+        """Places within the stratum, ``count`` different ones, (count,) integers."""
         raise TypeError(f"{type(self).__name__} chooses nothing")
 
 
@@ -211,6 +300,10 @@ def methods() -> dict[str, type[Method]]:
     return dict(sorted(_REGISTRY.items()))
 
 
+MOVED = ("learning_rate", "momentum", "optimiser")
+"""Settings that were a method's before the optimiser had its own."""
+
+
 def make_method(settings: dict[str, Any]) -> Method:
     """A method from its name and hyperparameters.
 
@@ -221,4 +314,8 @@ def make_method(settings: dict[str, Any]) -> Method:
     name = str(settings.get("name", ""))
     if name not in methods():
         raise ConfigError(f"unknown method '{name}'", where="--method", remedy=nearest(name, methods()))
+    for setting in MOVED:
+        if setting in values:
+            now = "optimiser.name" if setting == "optimiser" else f"optimiser.{setting}"
+            raise ConfigError(f"unknown setting 'method.{setting}'", remedy=f"the optimiser has it: {now}")
     return build(methods()[name], values, "method")

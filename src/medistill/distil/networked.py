@@ -11,14 +11,19 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from medistill.augment import Augmentation, siamese
-from medistill.distil.method import IMAGE_COPIES, Method
-from medistill.distil.problem import Problem
+from medistill.distil.method import IMAGE_COPIES, LearnedMethod
+from medistill.distil.problem import DistillationProblem
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 from medistill.runtime import has_bfloat16
 
 COPIES_INSIDE = 4
-"""Of the images that are made, float32, while they are in a network (measured at 224 pixels)."""
+"""Of the synthetic images, float32, while they are in a network (measured at 224 pixels)."""
+
+FEWEST = 100
+"""Images of a stratum from which on its own statistics show nobody; of fewer, those of all images are taken."""
+
+Start = Literal["noise", "statistics", "real"]
 
 
 def in_parts(compute: Callable[[Tensor], Tensor], images: Tensor, at_once: int) -> Tensor:
@@ -40,13 +45,17 @@ def in_bfloat16(parameters: Parameters) -> Parameters:
     return {name: parameter.bfloat16() for name, parameter in parameters.items()}
 
 
-class NetworkMethod(Method):
+class NetworkMethod(LearnedMethod):
     """Base of methods that compare what ConvNets make of real and of synthetic images."""
 
     filters: int = Field(128, ge=1, le=4096, description="filters per convolution")
-    depth: int = Field(0, ge=0, le=10, description="blocks of the network; 0 chooses by image size")
+    depth: int | None = Field(None, ge=1, le=10, description="blocks of the network; by image size if not given")
     augment: bool = Field(True, description="siamese augmentation")
-    start: Literal["real", "noise"] = Field("real", description="first images")
+    start: Start = Field(
+        "noise",
+        description="first images: noise; statistics, random images with mean and covariance of a class's pixels; "
+        "or real ones, which can stay recognisable",
+    )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",
         description="in which images are embedded, or real images' gradients computed and networks trained; "
@@ -62,8 +71,8 @@ class NetworkMethod(Method):
         """Embeddings (n, d), computed in the precision asked for and given in that of the images, so many at once."""
         return self._computed(network.embed, parameters, images, at_once)
 
-    def scores(self, network: ConvNet, parameters: Parameters, images: Tensor, at_once: int | None = None) -> Tensor:
-        """Class scores (n, classes), computed and given like :meth:`embed`'s embeddings."""
+    def logits(self, network: ConvNet, parameters: Parameters, images: Tensor, at_once: int | None = None) -> Tensor:
+        """Logits (n, outputs), computed and given like :meth:`embed`'s embeddings."""
         return self._computed(network.logits, parameters, images, at_once)
 
     def _computed(
@@ -84,26 +93,59 @@ class NetworkMethod(Method):
     def starts_from_real_images(self) -> bool:
         return self.start == "real"
 
-    def first_images(self, problem: Problem, key: Key) -> Tensor:
-        """Random real images, or noise, as ``start`` says."""
-        here = key.child("start")
-        return problem.random_images(here) if self.start == "real" else problem.noise(here)
+    @property
+    def start_name(self) -> str:
+        return self.start
 
-    def with_images_mb(self, problem: Problem, inside_mb: float) -> float:
-        """Megabytes of the images that are made and of what is in the network, by whichever is more: fewer copies of
+    def first_images(self, problem: DistillationProblem, key: Key) -> Tensor:
+        """The images before the first step, as ``start`` says, at the size that networks see or as they are
+        stored.
+        """
+        here = key.child("start")
+        if self.start == "noise":
+            return problem.noise(here)
+        if self.start == "statistics":
+            return self._random_by_statistics(problem, here)
+        real = self.real(problem)
+        drawn = [
+            real.draw(stratum, count, here.child("class", stratum)).value.images
+            for stratum, count in enumerate(problem.synthetic_per_stratum)
+            if count
+        ]
+        return torch.cat(drawn)
+
+    def _random_by_statistics(self, problem: DistillationProblem, key: Key) -> Tensor:
+        """Gaussian images with the mean and covariance of each stratum's pixels, at the stored size.
+
+        Each is a mean plus a random combination of all the stratum's deviations, none of which stands out.
+        """
+        real, made = self.real(problem), []
+        for stratum, count in enumerate(problem.synthetic_per_stratum):
+            if not count:
+                continue
+            of = stratum if problem.real_per_stratum[stratum] >= FEWEST else None
+            mean, deviations = real.statistics(of, problem.stored_shape).value
+            draw = key.child("class", stratum).generator()
+            weights = torch.randn(count, len(deviations), generator=draw, dtype=torch.float64).to(problem.device)
+            flat = mean + weights @ deviations
+            made.append(flat.float().view(count, problem.channels, *problem.stored_shape))
+        return torch.cat(made).clamp(*problem.bounds)
+
+    def with_images_mb(self, problem: DistillationProblem, inside_mb: float) -> float:
+        """Megabytes of the synthetic images and of what is in the network, by whichever is more: fewer copies of
         the images are there while they are in the network than before and after.
         """
         images = self.image_mb(problem)
         return max(IMAGE_COPIES * images, COPIES_INSIDE * images + inside_mb)
 
-    def activation_mb(self, problem: Problem) -> float:
+    def activation_mb(self, problem: DistillationProblem) -> float:
         """Megabytes that an image takes in a network where the problem is, in the precision asked for."""
         return self.network(problem).activation_mb_on(problem.device, self.for_this_machine().precision)
 
-    def network(self, problem: Problem) -> ConvNet:
+    def network(self, problem: DistillationProblem) -> ConvNet:
         """The network's shape for these images."""
-        return ConvNet(*problem.shape, problem.classes, self.filters, self.depth)
+        return ConvNet(problem.channels, problem.shape, problem.outputs, self.filters, self.depth or 0)
 
-    def change(self, problem: Problem, key: Key) -> Augmentation:
+    def sample_augmentation(self, problem: DistillationProblem, key: Key) -> Augmentation:
         """An augmentation drawn from ``key``, for both sides; none where ``augment`` is off."""
-        return siamese(key.generator(), problem.flips) if self.augment else lambda x: x
+        return siamese(key.generator(), problem.normalisation.flips) if self.augment else lambda x: x

@@ -2,7 +2,7 @@
 
 Such a method compares a statistic of real and of synthetic embeddings. The real side does
 not depend on the synthetic images, so for each network, with the augmentation drawn for it,
-it is computed once and met again and again.
+it is asked for once and met again and again.
 """
 
 from __future__ import annotations
@@ -15,40 +15,46 @@ from pydantic import Field
 from torch import Tensor
 
 from medistill.augment import Augmentation
-from medistill.distil.method import State
+from medistill.distil.method import Observed, State
 from medistill.distil.networked import NetworkMethod
-from medistill.distil.problem import CHUNK, Problem
+from medistill.distil.problem import DistillationProblem
+from medistill.distil.real_images import CHUNK
 from medistill.keys import Key
-from medistill.nets.convnet import ConvNet, Parameters
 
 
 class PooledMatching(NetworkMethod):
     """Base of methods that match a mean over images; subclasses say of what, and how it is compared.
 
-    Each class is matched alone and the classes' losses are added. Both sides are changed by
-    the same siamese augmentation.
+    Each stratum is matched alone and their losses are added. Both sides are changed by
+    the same siamese augmentation. Real images are asked for means alone.
     """
 
-    iterations: int = Field(
-        0,
-        ge=0,
+    iterations: int | None = Field(
+        None,
+        ge=1,
         le=10_000_000,
-        description="steps on the images; 0: 400, beyond 20 images per class fewer, at least 100",
+        description="steps on the images; if not given 800, beyond 20 images per class fewer, at least 200; half as "
+        "many from real first images",
     )
     networks: int = Field(100, ge=0, le=100_000, description="networks in the pool; 0 makes a new one each step")
     real_batch: int = Field(256, ge=1, le=1_000_000, description="real images per class and network")
     filters: int = Field(64, ge=1, le=4096, description="filters per convolution")
 
-    def steps(self, problem: Problem) -> int:
-        """As asked for, or as many as keep the work bounded: a step costs as much as there are images."""
-        return self.iterations or max(100, min(400, 8000 // max(problem.counts)))
+    def steps(self, problem: DistillationProblem) -> int:
+        """As asked for, or as many as keep the work bounded: a step costs as much as there are images.
 
-    def memory_mb(self, problem: Problem, classes: int) -> float:
+        What starts from real images is near its end already.
+        """
+        steps = max(100, min(400, 8000 // max(problem.synthetic_per_stratum)))
+        return self.iterations or steps * (1 if self.starts_from_real_images else 2)
+
+    def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
         network = self.network(problem)
-        made = problem.at_once(sum(sorted(problem.counts)[-classes:]))
-        pool = 4e-6 * self.networks * problem.classes * self.statistic_size(network.embedding_size)
-        real = problem.at_once(min(CHUNK, self.real_batch, max(problem.sizes))) / 2  # nothing is kept of them
-        return self.with_images_mb(problem, (made + real) * self.activation_mb(problem)) + 2 * pool
+        synthetic = problem.at_once(sum(sorted(problem.synthetic_per_stratum)[-strata:]))
+        pool = 4e-6 * self.networks * problem.strata * self.statistic_size(network.embedding_size)
+        # Nothing is kept of real images.
+        real = problem.at_once(min(CHUNK, self.real_batch, max(problem.real_per_stratum))) / 2
+        return self.with_images_mb(problem, (synthetic + real) * self.activation_mb(problem)) + 2 * pool
 
     @abstractmethod
     def statistic_size(self, embedding_size: int) -> int:
@@ -62,55 +68,63 @@ class PooledMatching(NetworkMethod):
         """
 
     @abstractmethod
-    def distance(self, made: Tensor, real: Tensor) -> Tensor:
+    def distance(self, synthetic: Tensor, real: Tensor) -> Tensor:
         """How far the mean over synthetic images is from that over real ones, a scalar."""
 
-    def setup(self, problem: Problem, key: Key) -> State:
-        state = State(self.first_images(problem, key), problem.labels)
+    def setup(self, problem: DistillationProblem, key: Key) -> State:
+        state = State(self.first_images(problem, key), problem.targets)
         if self.networks:
             size = self.statistic_size(self.network(problem).embedding_size)
-            state.memory["targets"] = torch.zeros(self.networks, problem.classes, size, device=problem.device)
-            state.memory["known"] = torch.zeros(self.networks, problem.classes, dtype=torch.bool)
+            state.buffers["means"] = torch.zeros(self.networks, problem.strata, size, device=problem.device)
+            state.buffers["known"] = torch.zeros(self.networks, problem.strata, dtype=torch.bool)
         return state
 
-    def loss(self, state: State, problem: Problem, classes: Sequence[int], key: Key) -> Tensor:
-        slot = state.step % self.networks if self.networks else state.step
-        here = key.child("network", slot)
+    def observe(
+        self, state: State, problem: DistillationProblem, strata: Sequence[int], key: Key
+    ) -> dict[str, Tensor]:
+        """The mean statistic of real images of each stratum, (strata, statistic_size); asked once for each
+        network.
+        """
+        slot, here = self._network_of(state, key)
+        unknown = [s for s in strata if not self.networks or not state.buffers["known"][slot, s]]
+        found: dict[int, Tensor] = {}
+        if unknown:
+            network = self.network(problem)
+            parameters = problem.parameters(network, here)
+            for stratum in unknown:
+                augment = self._augmentation(problem, here, stratum)
+
+                def statistic(images: Tensor, augment: Augmentation = augment) -> Tensor:
+                    return self.statistic(self.embed(network, parameters, augment(images)), here.child("statistic"))
+
+                asked = self.real(problem).mean(statistic, stratum, self.real_batch, here.child("real", stratum))
+                found[stratum] = asked.value
+                if self.networks:
+                    state.buffers["means"][slot, stratum] = asked.value
+                    state.buffers["known"][slot, stratum] = True
+        if self.networks:
+            return {"means": state.buffers["means"][slot, list(strata)]}
+        return {"means": torch.stack([found[stratum] for stratum in strata])}
+
+    def loss(
+        self, state: State, observed: Observed, problem: DistillationProblem, strata: Sequence[int], key: Key
+    ) -> Tensor:
+        _, here = self._network_of(state, key)
         network = self.network(problem)
         parameters = problem.parameters(network, here)
-        changes = [self.change(problem, here.child("augment", label)) for label in classes]
-        made = [change(state.images[problem.made(label)]) for label, change in zip(classes, changes, strict=True)]
-        # One forward for all classes; normalisation is per image, so they do not mix.
-        embedded = self.embed(network, parameters, torch.cat(made), problem.images_at_once)
-        seen = self.statistic(embedded, here.child("statistic")).split([len(m) for m in made])
+        synthetic = [self._augmentation(problem, here, s)(state.images[problem.synthetic(s)]) for s in strata]
+        # One forward for all strata; normalisation is per image, so they do not mix.
+        embedded = self.embed(network, parameters, torch.cat(synthetic), problem.micro_batch_size)
+        own = self.statistic(embedded, here.child("statistic")).split([len(images) for images in synthetic])
         total = state.images.new_zeros(())
-        for label, change, own in zip(classes, changes, seen, strict=True):
-            target = self._target(state, problem, label, slot, network, parameters, change, here)
-            total = total + self.distance(own.mean(0), target)
+        for statistics, mean in zip(own, observed["means"], strict=True):
+            total = total + self.distance(statistics.mean(0), mean)
         return total
 
-    def _target(
-        self,
-        state: State,
-        problem: Problem,
-        label: int,
-        slot: int,
-        network: ConvNet,
-        parameters: Parameters,
-        change: Augmentation,
-        key: Key,
-    ) -> Tensor:
-        """Mean statistic of real images of a class, (statistic_size,)."""
-        if self.networks and state.memory["known"][slot, label]:
-            return state.memory["targets"][slot, label]
-        rows = problem.draw(label, self.real_batch, key.child("real", label))
-        with torch.no_grad():
-            total = state.images.new_zeros(())
-            for chunk in rows.split(problem.at_once(CHUNK)):
-                embedded = self.embed(network, parameters, change(problem.of_class(label, chunk)))
-                total = total + self.statistic(embedded, key.child("statistic")).sum(0)
-            target = total / len(rows)
-        if self.networks:
-            state.memory["targets"][slot, label] = target
-            state.memory["known"][slot, label] = True
-        return target
+    def _network_of(self, state: State, key: Key) -> tuple[int, Key]:
+        """The place in the pool of this step's network, and its key."""
+        slot = state.step % self.networks if self.networks else state.step
+        return slot, key.child("network", slot)
+
+    def _augmentation(self, problem: DistillationProblem, key: Key, stratum: int) -> Augmentation:
+        return self.sample_augmentation(problem, key.child("augment", stratum))

@@ -12,10 +12,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from medistill.aliases import Json
 from medistill.config import read_yaml
 from medistill.distil.method import methods
 from medistill.errors import ConfigError, nearest
-from medistill.types import Json
 
 
 def presets() -> dict[str, list[str]]:
@@ -28,7 +28,7 @@ def presets() -> dict[str, list[str]]:
 
 
 def read_preset(method: str, preset: str) -> Json:
-    """A preset's settings of the method.
+    """A preset's settings, ``{"method": ..., "optimiser": ...}``.
 
     Raises:
         ConfigError: no such method, or it has no such preset.
@@ -42,7 +42,8 @@ def read_preset(method: str, preset: str) -> Json:
             where="--preset",
             allowed=", ".join(known) or "none, the defaults are its only setting",
         )
-    return read_yaml(Path(str(resources.files("medistill"))) / "recipes" / f"{method}-{preset}.yaml")
+    settings = read_yaml(Path(str(resources.files("medistill"))) / "recipes" / f"{method}-{preset}.yaml")
+    return {"optimiser": settings.pop("optimiser", {}), "method": {"name": method, **settings}}
 
 
 def default_settings() -> Json:

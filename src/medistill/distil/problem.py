@@ -1,212 +1,188 @@
-"""What a method is given: the training images by class, and how many to make of each."""
+"""What a method is given: real images behind queries, and how many synthetic images to make of each stratum."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medistill.data.arrays import feed, take
-from medistill.data.dataset import Flips
-from medistill.data.preprocess import Prepared
+from medistill.aliases import Targets
+from medistill.data.image import Normalisation, Shape, decode, encode, shape_in_words
+from medistill.data.preprocess import PreparedDataset
+from medistill.distil.real_images import RealImages
 from medistill.errors import ConfigError
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
-from medistill.nets.pixels import Pixels, channelwise, decode, encode, normalise
 from medistill.nets.zoo import Network
+from medistill.tasks.task import Task
 
 SMALLEST_SIDE = 8
 """Pixels of a stored image's side; below it there is little left to see."""
 
 
-CHUNK = 64
-"""Real images given to a network at once where nothing of them is kept, few enough for the cache."""
-
-
 @dataclass(frozen=True)
-class Problem:
-    """Training images sorted by class, as ``uint8``; normalised only when drawn.
+class DistillationProblem:
+    """Real images, and the synthetic ones to make, sorted by stratum.
 
     Args:
-        pixels: (n, c, h, w) ``uint8``, sorted by class; may lie in a file.
-        sizes: training images per class.
-        counts: images to make per class, at most the class's size.
-        stored: (height, width) in which images are learned and sent, at most the networks' own.
-        mean, std: per channel, of pixels in [0, 1].
-        flips: which mirror images keep their class.
+        real: the training images, behind queries.
+        synthetic_per_stratum: images to make, at most as many as the stratum has.
+        stored_shape: in which images are learned and sent, at most the networks' own.
         device: where images are given and learned; what is random is drawn on the CPU, alike for every device.
-        images_at_once: how many go through a network together at most; None: as many as a method likes. It changes
+        micro_batch_size: how many go through a network together at most; None: as many as a method likes. It changes
             what memory is needed, and results by rounding alone.
     """
 
-    pixels: npt.NDArray[np.uint8]
-    sizes: tuple[int, ...]
-    counts: tuple[int, ...]
-    stored: tuple[int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    flips: Flips
+    real: RealImages
+    synthetic_per_stratum: tuple[int, ...]
+    stored_shape: Shape
     device: torch.device = field(default=torch.device("cpu"))
-    images_at_once: int | None = None
+    micro_batch_size: int | None = None
 
     @property
-    def classes(self) -> int:
-        return len(self.sizes)
+    def task(self) -> Task:
+        """What targets mean."""
+        return self.real.task
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        channels, height, width = self.pixels.shape[1:]
-        return channels, height, width
+    def normalisation(self) -> Normalisation:
+        """How networks see images."""
+        return self.real.normalisation
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a network gives for an image."""
+        return self.task.outputs
+
+    @property
+    def strata(self) -> int:
+        """How many strata there are."""
+        return len(self.synthetic_per_stratum)
+
+    @property
+    def real_per_stratum(self) -> tuple[int, ...]:
+        """Training images in each stratum."""
+        return self.real.per_stratum
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.real.channels
+
+    @property
+    def shape(self) -> Shape:
+        """Lengths in space of an image as networks see it."""
+        return self.real.shape
 
     @cached_property
-    def labels(self) -> Tensor:
-        """Class numbers of the images to make, sorted, (sum of counts,)."""
-        return torch.repeat_interleave(torch.arange(self.classes), torch.tensor(self.counts)).to(self.device)
+    def stratum_of(self) -> Tensor:
+        """The stratum of each image to make, (n,), sorted."""
+        counts = torch.tensor(self.synthetic_per_stratum)
+        return torch.repeat_interleave(torch.arange(self.strata), counts).to(self.device)
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """What the images to make stand for, (n, outputs) ``uint8``."""
+        representatives: Targets = self.task.representatives()
+        return torch.from_numpy(representatives).to(self.device)[self.stratum_of]
 
     @cached_property
     def _starts(self) -> tuple[int, ...]:
-        return (0, *np.cumsum(self.sizes).tolist())
+        return (0, *np.cumsum(self.synthetic_per_stratum).tolist())
 
-    @cached_property
-    def _made_starts(self) -> tuple[int, ...]:
-        return (0, *np.cumsum(self.counts).tolist())
+    def synthetic(self, stratum: int) -> slice:
+        """Rows of the images made for a stratum."""
+        return slice(self._starts[stratum], self._starts[stratum + 1])
 
-    def made(self, label: int) -> slice:
-        """Rows of the images made for a class."""
-        return slice(self._made_starts[label], self._made_starts[label + 1])
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """``uint8`` pixels to what networks see: ``(pixel / 255 - mean) / std``, float32."""
-        return normalise(pixels, self.mean, self.std)
+    def present(self, strata: range) -> list[int]:
+        """Those of the strata that images are made for."""
+        return [stratum for stratum in strata if self.synthetic_per_stratum[stratum]]
 
     def quantise(self, images: Tensor) -> Tensor:
         """Back from normalised images to ``uint8`` pixels, rounded."""
-        mean, std = (channelwise(v, images.device) for v in (self.mean, self.std))
-        return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        return self.normalisation.quantise(images)
 
     def encode(self, images: Tensor) -> Tensor:
         """From images as networks see them to images as they are stored."""
-        return encode(images, self.stored)
+        return encode(images, self.stored_shape)
 
     def decode(self, images: Tensor) -> Tensor:
         """From images as they are stored to images as networks see them."""
-        return decode(images, self.shape[1:])
+        return decode(images, self.shape)
 
     @cached_property
     def bounds(self) -> tuple[Tensor, Tensor]:
-        """Normalised values of black and of white, (1, c, 1, 1)."""
-        mean, std = (channelwise(v, self.device) for v in (self.mean, self.std))
-        return (0 - mean) / std, (1 - mean) / std
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the training images, hexadecimal."""
-        content = hashlib.sha256()
-        feed(content, self.pixels)
-        return content.hexdigest()
-
-    @cached_property
-    def _training(self) -> Pixels:
-        return Pixels(self.pixels, self.device)
-
-    def images(self, rows: Tensor | slice) -> Tensor:
-        """Normalised training images by their rows among all, which are sorted by class."""
-        return self.normalise(self._training[rows])
-
-    def of_class(self, label: int, rows: Tensor | None = None) -> Tensor:
-        """Normalised training images of a class: all, or the rows named within the class."""
-        start, end = self._starts[label : label + 2]
-        return self.images(slice(start, end) if rows is None else rows + start)
+        """Normalised values of black and of white, (1, c, 1, ...)."""
+        return self.normalisation.bounds(len(self.shape), self.device)
 
     def at_once(self, images: int) -> int:
         """So many images, or as many as may go through a network together if those are fewer."""
-        return images if self.images_at_once is None else min(images, self.images_at_once)
+        return images if self.micro_batch_size is None else min(images, self.micro_batch_size)
+
+    def in_micro_batches(self, size: int) -> DistillationProblem:
+        """The same problem, of which no more images go through a network together."""
+        return replace(self, real=self.real.in_micro_batches(size), micro_batch_size=size)
 
     def parameters(self, network: Network, key: Key) -> Parameters:
         """New parameters of a network, where the images are."""
         return {name: tensor.to(self.device) for name, tensor in network.parameters(key).items()}
 
-    def draw(self, label: int, count: int, key: Key) -> Tensor:
-        """Rows within a class, drawn without replacement, at most as many as there are."""
-        order = torch.randperm(self.sizes[label], generator=key.generator())
-        return order[:count]
-
     def noise(self, key: Key) -> Tensor:
-        """Gaussian noise for each image to be made, within black and white, sorted by class."""
-        shape = (len(self.labels), *self.shape)
+        """Gaussian noise for each image to be made, within black and white, sorted by stratum."""
+        shape = (len(self.stratum_of), self.channels, *self.shape)
         return torch.randn(shape, generator=key.generator()).to(self.device).clamp(*self.bounds)
-
-    def random_images(self, key: Key) -> Tensor:
-        """A random real image for each to be made, normalised, sorted by class."""
-        drawn = [
-            self.of_class(label, self.draw(label, count, key.child("class", label)))
-            for label, count in enumerate(self.counts)
-        ]
-        return torch.cat(drawn)
 
 
 def make_problem(
-    prepared: Prepared,
+    prepared: PreparedDataset,
     ipc: int | None,
     ratio: float | None,
     factor: int = 1,
     device: torch.device | None = None,
-) -> Problem:
-    """Decide how many images each class gets and sort the training images by class.
+) -> DistillationProblem:
+    """Decide how many images each stratum gets.
 
-    ``ratio`` means that share of the training images, the same number for every class, at
-    least one. A class with fewer images than asked for gives as many as it has.
-    With a ``factor`` f above 1 the bytes of each are spent on f² images of 1/f of the side.
+    ``ratio`` means that share of the training images, the same number for every stratum, at
+    least one. A stratum with fewer images than asked for gives as many as it has.
+    With a ``factor`` f above 1 the bytes of each are spent on f² pictures (f³ volumes) of 1/f of the side.
 
     Raises:
-        ConfigError: neither or both of ``ipc`` and ``ratio``, or more than any class holds; a side
+        ConfigError: neither or both of ``ipc`` and ``ratio``, or more than any stratum holds; a side
             divided by ``factor`` is under 8 pixels.
     """
-    sizes = prepared.counts
     stored, counts = stored_images(prepared, ipc, ratio, factor)
-    order = np.argsort(prepared.train.labels, kind="stable")
-    statistics = prepared.preprocessing
-    return Problem(
-        take(prepared.train.pixels, order),
-        tuple(sizes),
-        counts,
-        stored,
-        statistics.mean,
-        statistics.std,
-        prepared.dataset.description.flips,
-        device or torch.device("cpu"),
-    )
+    where = device or torch.device("cpu")
+    patients = prepared.dataset.train.patients
+    real = RealImages(prepared.train, prepared.task, prepared.normalisation, where, patients)
+    return DistillationProblem(real, counts, stored, where)
 
 
 def stored_images(
-    prepared: Prepared, ipc: int | None, ratio: float | None, factor: int
-) -> tuple[tuple[int, int], tuple[int, ...]]:
-    """Height and width of the images that are stored, and how many of each class.
+    prepared: PreparedDataset, ipc: int | None, ratio: float | None, factor: int
+) -> tuple[Shape, tuple[int, ...]]:
+    """Shape of the images that are stored, and how many of each stratum.
 
     Raises:
         ConfigError: see :func:`make_problem`.
     """
-    sizes = prepared.counts
-    asked = images_per_class(sizes, ipc, ratio)
-    height, width = prepared.train.pixels.shape[2:]
-    stored = (height // factor, width // factor)
+    sizes = prepared.real_per_stratum
+    asked = images_per_stratum(sizes, ipc, ratio, prepared.task.noun)
+    image = prepared.preprocessing.image
+    stored = image.stored_shape(factor)
     if min(stored) < SMALLEST_SIDE:
         raise ConfigError(
-            f"{factor}, which leaves {stored[0]}x{stored[1]} of {height}x{width} pixels",
+            f"{factor}, which leaves {shape_in_words(stored)} of {shape_in_words(image.shape)} pixels",
             where="--factor",
-            allowed=f"1 to {min(height, width) // SMALLEST_SIDE} for this size",
+            allowed=f"1 to {min(image.shape) // SMALLEST_SIDE} for this size",
         )
-    return stored, tuple(min(asked * factor**2, n) for n in sizes)
+    return stored, tuple(min(asked * factor**image.dimensions, n) for n in sizes)
 
 
-def images_per_class(sizes: list[int], ipc: int | None, ratio: float | None) -> int:
-    """Images per class asked for, from ``ipc`` or ``ratio``.
+def images_per_stratum(sizes: list[int], ipc: int | None, ratio: float | None, noun: str = "class") -> int:
+    """Images per class, grade or finding asked for, from ``ipc`` or ``ratio``.
 
     Raises:
         ConfigError: see :func:`make_problem`.
@@ -217,10 +193,11 @@ def images_per_class(sizes: list[int], ipc: int | None, ratio: float | None) -> 
     if ratio is not None:
         if not 0 < ratio < 1:
             raise ConfigError(f"{ratio}", where="--ratio", allowed="above 0, below 1")
-        ipc = max(1, int(ratio * sum(sizes) / len(sizes)))
+        present = sum(size > 0 for size in sizes)
+        ipc = max(1, int(ratio * sum(sizes) / present))
     assert ipc is not None
     if not 1 <= ipc <= max(sizes):
         raise ConfigError(
-            f"{ipc}", where="--ipc", allowed=f"1 to {max(sizes)}, the training images of the largest class"
+            f"{ipc}", where="--ipc", allowed=f"1 to {max(sizes)}, the training images of the largest {noun}"
         )
     return ipc

@@ -9,132 +9,148 @@ import numpy as np
 
 from medistill.config import EvaluateConfig
 from medistill.data.arrays import take
-from medistill.data.preprocess import Part
-from medistill.evaluation import cache
-from medistill.evaluation.cache import part_digest
-from medistill.evaluation.jobs import Job, Parts
+from medistill.data.image import Normalisation
+from medistill.data.preprocess import TensorSplit
+from medistill.data.sampling import balanced_counts, draw_by_stratum
+from medistill.evaluation.cache import TrainedRun, read_run, split_digest, write_run
+from medistill.evaluation.jobs import Job, Splits
 from medistill.evaluation.workers import run_all
 from medistill.keys import Key
-from medistill.nets.training import Statistics
+from medistill.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvaluationData:
     """What trained networks are asked: images prepared and normalised as the arm's training images were."""
 
-    test: Part
-    val: Part | None
-    statistics: Statistics
+    test: TensorSplit
+    val: TensorSplit | None
+    normalisation: Normalisation
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm: a training set for every run, and the exam.
+    """One arm: a training set for every run, and what its networks are asked.
 
     Args:
-        name: "distilled", "random", "full" or "full_balanced".
+        name: "distilled", "random", "random_matched", "full" or "full_balanced".
         sets: the training set of each run.
-        exam: test and validation images.
+        asked: test and validation images.
         first_only: whether only the first kind of network is trained on it.
     """
 
     name: str
-    sets: tuple[Part, ...]
-    exam: Exam
+    sets: tuple[TensorSplit, ...]
+    asked: EvaluationData
     first_only: bool = False
 
 
-def subset(part: Part, counts: list[int], key: Key, repeat: bool = False) -> Part:
-    """Random images of each class without replacement, at most as many as there are.
+def subset(data: TensorSplit, task: Task, counts: list[int], key: Key, repeat: bool = False) -> TensorSplit:
+    """Random images of each stratum without replacement, at most as many as there are.
 
-    With ``repeat`` a class that has too few is gone through again and again until there are enough.
+    With ``repeat`` a stratum that has too few is gone through again and again until there are enough.
     """
-    rows = []
-    for label, count in enumerate(counts):
-        members = np.flatnonzero(part.labels == label)
-        draw = key.child("class", label).numpy()
-        passes = -(-count // len(members)) if repeat and count else 1
-        rows.append(np.concatenate([draw.permutation(members) for _ in range(passes)])[:count])
-    chosen = np.sort(np.concatenate(rows))
-    return Part(take(part.pixels, chosen), part.labels[chosen])
+    drawn = draw_by_stratum(task.membership(data.targets), counts, lambda s: key.child("class", s), repeat)
+    chosen = np.sort(np.concatenate(drawn))
+    return TensorSplit(take(data.pixels, chosen), data.targets[chosen])
 
 
-def balanced(part: Part, key: Key) -> Part:
-    """As many images of each class as the smallest class has; absent classes stay absent."""
-    sizes = np.bincount(part.labels)
-    return subset(part, [int(sizes[sizes > 0].min())] * len(sizes), key)
+def balanced(data: TensorSplit, task: Task, key: Key) -> TensorSplit:
+    """As many images of each stratum as the smallest one has; absent ones stay absent."""
+    sizes = task.counts(data.targets)
+    return subset(data, task, balanced_counts(sizes, min(size for size in sizes if size)), key)
 
 
-def rebalanced(part: Part, key: Key) -> Part:
-    """As many images as before, of each class equally many: frequent ones are left out, rare ones repeated."""
-    present = np.bincount(part.labels) > 0
-    each = -(-len(part) // int(present.sum()))
-    return subset(part, [each if here else 0 for here in present], key, repeat=True)
+def rebalanced(data: TensorSplit, task: Task, key: Key) -> TensorSplit:
+    """As many images as before, of each stratum equally many: frequent ones are left out, rare ones repeated."""
+    sizes = task.counts(data.targets)
+    each = -(-len(data) // sum(size > 0 for size in sizes))
+    return subset(data, task, balanced_counts(sizes, each), key, repeat=True)
 
 
 def jobs_of(
-    arm: Arm, classes: int, config: EvaluateConfig, parts: Parts, network: str = "convnet", keep: bool = False
+    arm: Arm, task: Task, config: EvaluateConfig, splits: Splits, architecture: str = "convnet", keep: bool = False
 ) -> list[Job]:
-    """A job for each run of an arm; its images are added to ``parts``."""
+    """A job for each run of an arm; its images are added to ``splits``."""
 
-    def known(part: Part) -> str:
-        digest = part_digest(part)
-        parts[digest] = part
+    def known(data: TensorSplit) -> str:
+        digest = split_digest(data)
+        splits[digest] = data
         return digest
 
-    test, val = known(arm.exam.test), None if arm.exam.val is None else known(arm.exam.val)
+    test, val = known(arm.asked.test), None if arm.asked.val is None else known(arm.asked.val)
     return [
         Job(
-            known(part), test, val, arm.exam.statistics, classes,
-            config.recipe, config.curve_points, config.seed, index, network, keep,
+            known(data), test, val, arm.asked.normalisation, task.kind, task.outputs,
+            config.recipe, config.curve_points, config.seed, index, architecture, keep,
         )
-        for index, part in enumerate(arm.sets)
+        for index, data in enumerate(arm.sets)
     ]  # fmt: skip
 
 
 def train_all(
     arms: list[Arm],
-    classes: int,
+    task: Task,
     config: EvaluateConfig,
     progress: Callable[[int, int, int, int], None],
     keep_networks: bool = False,
-) -> dict[str, dict[str, list[cache.Run]]]:
+) -> dict[str, dict[str, list[TrainedRun]]]:
     """Train every arm's networks, or take from the cache what was trained before.
 
     Args:
         arms: the arms.
-        classes: outputs of the networks.
+        task: what the networks learn.
         config: recipe and seed.
         progress: told how much work there is and is done, how many networks are finished, and of how many.
         keep_networks: keep the networks themselves too, so that they can be asked for other images.
 
     Returns:
-        By network of ``config.nets`` and by arm the runs, in the order of the arm's sets.
+        By network of ``config.architectures`` and by arm the runs, in the order of the arm's sets.
     """
-    parts: Parts = {}
+    splits: Splits = {}
     jobs = {
-        net: {
-            arm.name: jobs_of(arm, classes, config, parts, net, keep_networks)
+        architecture: {
+            arm.name: jobs_of(arm, task, config, splits, architecture, keep_networks)
             for arm in arms
-            if net == config.nets[0] or not arm.first_only
+            if architecture == config.architectures[0] or not arm.first_only
         }
-        for net in config.nets
+        for architecture in config.architectures
     }
-    found = {job: cache.read(job.identity) for own in jobs.values() for each in own.values() for job in each}
-    left = [job for job, run in found.items() if run is None]
-    total, done = sum(job.work(parts) for job in left), 0
-
-    def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        progress(total, done, sum(run is not None for run in found.values()), len(found))
-
-    def keep(job: Job, run: cache.Run) -> None:
-        found[job] = run
-        cache.write(job.identity, run)
-
-    run_all(left, parts, advance, keep)
+    every = [job for by_arm in jobs.values() for each in by_arm.values() for job in each]
+    found = run_cached(every, splits, lambda total, done, jobs, known: progress(total, done, known, jobs))
     return {
-        net: {name: [run for job in each if (run := found[job]) is not None] for name, each in own.items()}
-        for net, own in jobs.items()
+        architecture: {name: [found[job] for job in each] for name, each in by_arm.items()}
+        for architecture, by_arm in jobs.items()
     }
+
+
+def run_cached(
+    jobs: list[Job],
+    splits: Splits,
+    news: Callable[[int, int, int, int], None] = lambda *_: None,
+    max_workers: int | None = None,
+) -> dict[Job, TrainedRun]:
+    """Do those jobs that the cache does not know, and keep what they give.
+
+    Args:
+        jobs: what is wanted.
+        splits: images by digest.
+        news: told all the work, what is done of it, the number of jobs, and how many of them are known.
+        max_workers: networks trained at once, at most; None: one for each core.
+    """
+    known = {job: read_run(job.identity) for job in jobs}
+    found = {job: run for job, run in known.items() if run is not None}
+    left = [job for job in known if job not in found]
+    total, done = sum(job.work(splits) for job in left), 0
+
+    def advance(work: int) -> None:
+        nonlocal done
+        done += work
+        news(total, done, len(known), len(found))
+
+    def keep(job: Job, run: TrainedRun) -> None:
+        found[job] = run
+        write_run(job.identity, run)
+
+    run_all(left, splits, advance, keep, max_workers)
+    return found

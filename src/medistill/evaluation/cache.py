@@ -7,44 +7,44 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medistill.aliases import Probabilities
 from medistill.data.arrays import feed
-from medistill.data.preprocess import Part
+from medistill.data.preprocess import TensorSplit
 from medistill.files import read_cached, write_cached
-from medistill.types import Probabilities
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainedRun:
     """What is kept of one trained network.
 
     Args:
-        probabilities: of the test images, (n, classes).
-        curve: (points, 3): step, training images seen, balanced accuracy on validation images.
+        probabilities: of the test images, (n, outputs).
+        curve: (points, 3): step, training images seen, the task's primary metric on validation images.
     """
 
     probabilities: Probabilities
     curve: np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 
-def part_digest(part: Part) -> str:
-    """Content of a part: pixels and labels."""
-    digest = hashlib.sha256(f"{part.pixels.shape}{part.labels.shape}".encode())
-    feed(digest, part.pixels)
-    digest.update(np.ascontiguousarray(part.labels).data)
-    if part.soft_labels is not None:
-        digest.update(np.ascontiguousarray(part.soft_labels).data)
+def split_digest(data: TensorSplit) -> str:
+    """Content of a split: pixels and labels."""
+    digest = hashlib.sha256(f"{data.pixels.shape}{data.targets.shape}".encode())
+    feed(digest, data.pixels)
+    digest.update(np.ascontiguousarray(data.targets).data)
+    if data.soft_labels is not None:
+        digest.update(np.ascontiguousarray(data.soft_labels).data)
     return digest.hexdigest()
 
 
-def read(identity: str) -> Run | None:
+def read_run(identity: str) -> TrainedRun | None:
     """The run of that identity, or None."""
     tensors = read_cached("runs", identity)
     if tensors is None or not {"probabilities", "curve"} <= set(tensors):
         return None
-    return Run(tensors["probabilities"].numpy(), tensors["curve"].numpy())
+    return TrainedRun(tensors["probabilities"].numpy(), tensors["curve"].numpy())
 
 
-def write(identity: str, run: Run) -> None:
+def write_run(identity: str, run: TrainedRun) -> None:
     """Keep a run."""
     import torch
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medistill.evaluation.metrics import METRICS, metrics, weighted_metrics
+from medistill.aliases import Probabilities, Targets
 from medistill.keys import Key
-from medistill.types import Json, Labels, Probabilities
+from medistill.package.results import Estimate
+from medistill.tasks.task import Task
 
 Array = npt.NDArray[np.float64]
 
@@ -42,21 +43,24 @@ class Bootstrap:
         values: metric → (runs,), on the test images as they are.
         samples: metric → (runs, samples).
         picks: which runs each sample draws, (samples, runs), with replacement.
+        task: whose metrics these are.
     """
 
+    task: Task
     values: dict[str, Array]
     samples: dict[str, Array]
     picks: npt.NDArray[np.intp]
 
     @classmethod
-    def of(cls, runs: Sequence[Probabilities], labels: Labels, weights: Weights, key: Key) -> Bootstrap:
-        """Measure an arm: probabilities of each run, true labels, weights shared by all arms."""
-        measured = [metrics(p, labels) for p in runs]
-        resampled = [weighted_metrics(p, labels, weights) for p in runs]
+    def of(cls, task: Task, runs: Sequence[Probabilities], targets: Targets, weights: Weights, key: Key) -> Bootstrap:
+        """Measure an arm: probabilities of each run, targets, weights shared by all arms."""
+        measured = [task.scores(p, targets) for p in runs]
+        resampled = [task.evaluate(p, targets, weights) for p in runs]
         picks = key.numpy().integers(0, len(runs), size=(len(weights), len(runs)))
         return cls(
-            {m: np.array([v[m] for v in measured]) for m in METRICS},
-            {m: np.stack([v[m] for v in resampled]) for m in METRICS},
+            task,
+            {m: np.array([v[m] for v in measured]) for m in task.metric_names},
+            {m: np.stack([v[m] for v in resampled]) for m in task.metric_names},
             picks,
         )
 
@@ -79,17 +83,21 @@ class Bootstrap:
         centre = samples.mean(axis=0)
         return np.asarray(centre + (drawn - centre) * np.sqrt(runs / (runs - 1)))
 
-    def summary(self, metric: str) -> Json:
+    def summary(self, metric: str) -> Estimate:
         """Mean and standard deviation over runs, 95 % interval over runs and test images.
 
         None where the test images do not define the metric (AUROC of a single class).
         """
         values = self.values[metric]
-        return {
-            "mean": number(self.mean(metric)),
-            "std": number(float(values.std(ddof=1)) if len(values) > 1 else 0.0),
-            "ci95": interval(self.means(metric).clip(0, 1)),
-        }
+        return Estimate(
+            mean=number(self.mean(metric)),
+            std=number(float(values.std(ddof=1)) if len(values) > 1 else 0.0),
+            ci95=interval(self.means(metric).clip(*self.task.metric(metric).bounds)),
+        )
+
+    def summaries(self) -> dict[str, Estimate]:
+        """Every metric."""
+        return {metric: self.summary(metric) for metric in self.task.metric_names}
 
 
 def number(value: float) -> float | None:
@@ -106,23 +114,25 @@ def interval(samples: Array) -> list[float] | None:
     return [float(low), float(high)]
 
 
-def gain(first: Bootstrap, second: Bootstrap, metric: str) -> Json:
+def gain(first: Bootstrap, second: Bootstrap, metric: str) -> Estimate:
     """First minus second, paired: both are measured on the same drawn images."""
-    return {
-        "mean": number(first.mean(metric) - second.mean(metric)),
-        "ci95": interval(first.means(metric) - second.means(metric)),
-    }
+    return Estimate(
+        mean=number(first.mean(metric) - second.mean(metric)),
+        ci95=interval(first.means(metric) - second.means(metric)),
+    )
 
 
-def recovery(first: Bootstrap, full: Bootstrap, metric: str, chance: float = 0.0) -> Json:
-    """(first − chance) / (full − chance), paired; None where full training is nothing above chance.
+def recovery(first: Bootstrap, full: Bootstrap, metric: str, baseline: float = 0.0) -> Estimate:
+    """(first − baseline) / (full − baseline), paired; None where full training is nothing above it, and for errors.
 
-    Above a chance that is not zero it must be surely, with its whole 95 % interval: else a share of hardly anything
+    Above a baseline that is not zero it must be surely, with its whole 95 % interval: else a share of hardly anything
     would be told.
     """
-    whole = interval(full.means(metric)) if chance else [full.mean(metric)]
-    if whole is None or not whole[0] > chance:  # also where one of both is NaN
-        return {"mean": None, "ci95": None}
+    whole = interval(full.means(metric)) if baseline else [full.mean(metric)]
+    # Not above also where one of both is NaN.
+    if not first.task.metric(metric).higher_is_better or whole is None or not whole[0] > baseline:
+        return Estimate(mean=None)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = (first.means(metric) - chance) / (full.means(metric) - chance)
-    return {"mean": number((first.mean(metric) - chance) / (full.mean(metric) - chance)), "ci95": interval(ratio)}
+        ratio = (first.means(metric) - baseline) / (full.means(metric) - baseline)
+    mean = (first.mean(metric) - baseline) / (full.mean(metric) - baseline)
+    return Estimate(mean=number(mean), ci95=interval(ratio))

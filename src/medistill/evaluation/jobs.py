@@ -8,18 +8,19 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
+from medistill.aliases import Json
 from medistill.config import Recipe
-from medistill.data.preprocess import Part
-from medistill.evaluation.cache import Run
-from medistill.evaluation.metrics import metrics
+from medistill.data.image import Normalisation
+from medistill.data.preprocess import TensorSplit
+from medistill.evaluation.cache import TrainedRun
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
 from medistill.nets import zoo
 from medistill.nets.convnet import Parameters
-from medistill.nets.training import AfterStep, Statistics, Training, images_seen, predict, steps_for
+from medistill.nets.training import AfterStep, Training, images_seen, predict_probabilities, steps_for
 from medistill.nets.zoo import Network, make_network
 from medistill.runtime import device_key
-from medistill.types import Json
+from medistill.tasks.task import Task, numbered
 
 VERSION = 3
 """Raised whenever the same recipe would train other ConvNets, but for rounding; ``zoo`` counts for the others too."""
@@ -29,7 +30,7 @@ CURVE_IMAGES = 256
 
 Tensors = dict[str, torch.Tensor]
 
-Parts = dict[str, Part]
+Splits = dict[str, TensorSplit]
 """Images and labels by the digest of their content."""
 
 
@@ -38,37 +39,42 @@ class Job:
     """Everything that determines a trained network's predictions.
 
     Args:
-        train, test, val: digests of the parts; ``val`` may be missing.
-        statistics: how the pixels of all three are normalised.
-        classes: outputs of the network.
+        train, test, val: digests of the splits; ``val`` may be missing.
+        normalisation: how the pixels of all three are normalised.
+        kind, outputs: of the task.
         recipe: how it is trained.
         curve_points: how often it is looked at while training, on validation images.
         seed, index: randomness; networks of one index start alike in every arm.
-        network: which of ``medistill.config.Net`` is trained.
+        architecture: which of ``medistill.config.Net`` is trained.
         keep: keep the trained network itself in the cache, so that it can answer other images without training.
     """
 
     train: str
     test: str
     val: str | None
-    statistics: Statistics
-    classes: int
+    normalisation: Normalisation
+    kind: str
+    outputs: int
     recipe: Recipe
     curve_points: int
     seed: int
     index: int
-    network: str = "convnet"
+    architecture: str = "convnet"
     keep: bool = False
 
     def as_json(self) -> Json:
-        known = {**asdict(self), "statistics": asdict(self.statistics), "recipe": self.recipe.model_dump(mode="json")}
-        return known if self.network != "convnet" else {k: v for k, v in known.items() if k != "network"}
+        return {**asdict(self), "recipe": self.recipe.model_dump(mode="json")}
 
     @classmethod
     def from_json(cls, value: Json) -> Job:
-        known = value["statistics"]
-        statistics = Statistics(tuple(known["mean"]), tuple(known["std"]), known["flips"])
-        return cls(**{**value, "statistics": statistics, "recipe": Recipe.model_validate(value["recipe"])})
+        known = value["normalisation"]
+        normalisation = Normalisation(tuple(known["mean"]), tuple(known["std"]), known["flips"])
+        return cls(**{**value, "normalisation": normalisation, "recipe": Recipe.model_validate(value["recipe"])})
+
+    @property
+    def task(self) -> Task:
+        """What the network learns; how outputs are called does not matter to it."""
+        return numbered(self.kind, self.outputs)
 
     @property
     def identity(self) -> str:
@@ -82,7 +88,7 @@ class Job:
 
     def _identity(self, *irrelevant: str) -> str:
         known = {k: v for k, v in self.as_json().items() if k not in irrelevant}
-        version = VERSION if self.network == "convnet" else f"{VERSION}.{zoo.VERSION}"
+        version = VERSION if self.architecture == "convnet" else f"{VERSION}.{zoo.VERSION}"
         return sha256_text(canonical_json({"version": version, **known, **device_key()}))
 
     @property
@@ -90,74 +96,74 @@ class Job:
         """The network's randomness."""
         return Key(self.seed).child("network", self.index)
 
-    def make_network(self, parts: Parts) -> Network:
+    def make_network(self, splits: Splits) -> Network:
         """The network's code, for its images."""
-        channels, height, width = parts[self.train].pixels.shape[1:]
-        return make_network(self.network, channels, height, width, self.classes, self.recipe.width)
+        data = splits[self.train]
+        return make_network(self.architecture, data.channels, data.shape, self.outputs, self.recipe.width)
 
-    def steps(self, parts: Parts) -> int:
+    def steps(self, splits: Splits) -> int:
         """Gradient steps of the training."""
-        return steps_for(self.recipe, len(parts[self.train]))
+        return steps_for(self.recipe, len(splits[self.train]))
 
-    def work(self, parts: Parts) -> int:
+    def work(self, splits: Splits) -> int:
         """What training takes, in images that go through a ConvNet."""
-        return images_seen(self.recipe, len(parts[self.train])) * self.cost
+        return images_seen(self.recipe, len(splits[self.train])) * self.cost
 
     @property
     def cost(self) -> int:
         """What an image costs, in images of the ConvNet."""
-        return zoo.COSTS.get(self.network, 1)
+        return zoo.COSTS.get(self.architecture, 1)
 
 
-def do(
+def do_job(
     job: Job,
-    parts: Parts,
+    splits: Splits,
     advance: Callable[[int], None],
     device: torch.device | None = None,
     begun: Tensors | None = None,
-) -> Run:
+) -> TrainedRun:
     """Train the network and predict the test images.
 
     Args:
         job: what to do.
-        parts: where the images are.
+        splits: where the images are.
         advance: told how much of :meth:`Job.work` was done since it was last called.
         device: where; the CPU if not given.
-        begun: what :func:`begin` returned, if another did the first steps.
+        begun: what :func:`run_prefix` returned, if another did the first steps.
     """
-    watch, parameters = Watch(job, parts), kept(job, device)
+    watch, parameters = Watch(job, splits), kept_network(job, device)
     if parameters is None:
         if begun:
             watch.curve = begun["curve"].tolist()
-        training = _training(job, parts, device, begun)
+        training = _training(job, splits, device, begun)
         parameters = training.run(after_step=watch.after_step(advance))
-        keep(job, parameters)
+        keep_network(job, parameters)
     else:
-        watch(job.steps(parts), parameters)  # the curve's end; what came before is not known any more
+        watch(job.steps(splits), parameters)  # the curve's end; what came before is not known any more
     return watch.asked(parameters)
 
 
-def begin(job: Job, parts: Parts, advance: Callable[[int], None], until: int) -> Tensors:
-    """Train the network on the CPU up to that step; what :func:`do` goes on with, nothing if it is cached."""
-    if kept(job, None) is not None:
+def run_prefix(job: Job, splits: Splits, advance: Callable[[int], None], until: int) -> Tensors:
+    """Train the network on the CPU up to that step; what :func:`do_job` goes on with, nothing if it is cached."""
+    if kept_network(job, None) is not None:
         return {}
-    watch, training = Watch(job, parts), _training(job, parts)
+    watch, training = Watch(job, splits), _training(job, splits)
     training.run(until, watch.after_step(advance))
     return {**training.stopped, "curve": torch.tensor(watch.curve, dtype=torch.float64)}
 
 
-def _training(job: Job, parts: Parts, device: torch.device | None = None, begun: Tensors | None = None) -> Training:
-    part, network = parts[job.train], job.make_network(parts)
-    return Training(network, part, job.statistics, job.recipe, job.key, device, begun)
+def _training(job: Job, splits: Splits, device: torch.device | None = None, begun: Tensors | None = None) -> Training:
+    data, network = splits[job.train], job.make_network(splits)
+    return Training(network, data, job.task, job.normalisation, job.recipe, job.key, device, begun)
 
 
-def kept(job: Job, device: torch.device | None) -> Parameters | None:
+def kept_network(job: Job, device: torch.device | None) -> Parameters | None:
     """The trained network from the cache, if it is to be kept and was."""
     found = read_cached("networks", job.network_identity) if job.keep else None
     return None if found is None else {name: tensor.to(device) for name, tensor in found.items()}
 
 
-def keep(job: Job, parameters: Parameters) -> None:
+def keep_network(job: Job, parameters: Parameters) -> None:
     """Keep the trained network, if it is to be."""
     if job.keep:
         write_cached("networks", job.network_identity, parameters)
@@ -166,10 +172,10 @@ def keep(job: Job, parameters: Parameters) -> None:
 class Watch:
     """Looks at a job's network: on validation images while it is trained, on the test images when it is finished."""
 
-    def __init__(self, job: Job, parts: Parts) -> None:
-        self.job, self.network, self.test = job, job.make_network(parts), parts[job.test]
-        self.val = None if job.val is None else parts[job.val]
-        self.batch, steps = min(job.recipe.batch, len(parts[job.train])), job.steps(parts)
+    def __init__(self, job: Job, splits: Splits) -> None:
+        self.job, self.network, self.test = job, job.make_network(splits), splits[job.test]
+        self.val = None if job.val is None else splits[job.val]
+        self.batch, steps = min(job.recipe.batch_size, len(splits[job.train])), job.steps(splits)
         self.work = self.batch * job.cost
         spread = np.geomspace(min(10, steps), steps, job.curve_points)
         self.points = set() if self.val is None else set(np.unique(spread.astype(int)).tolist())
@@ -189,12 +195,13 @@ class Watch:
         if self.val is None or done not in self.points:
             return
         stride = -(-len(self.val) // CURVE_IMAGES)
-        plain = replace(self.job.statistics, flips="none")
-        seen = predict(self.network, parameters, self.val.pixels[::stride], plain)
-        score = metrics(seen, self.val.labels[::stride])["balanced_accuracy"]
+        plain, task = replace(self.job.normalisation, flips="none"), self.job.task
+        found = predict_probabilities(self.network, parameters, self.val.pixels[::stride], task, plain)
+        score = task.scores(found, self.val.targets[::stride])[task.primary]
         self.curve.append((done, done * self.batch, score))
 
-    def asked(self, parameters: Parameters) -> Run:
+    def asked(self, parameters: Parameters) -> TrainedRun:
         """What the finished network says; the test images are seen here, once."""
-        probabilities = predict(self.network, parameters, self.test.pixels, self.job.statistics)
-        return Run(probabilities, np.array(self.curve, dtype=np.float64).reshape(-1, 3))
+        job = self.job
+        probabilities = predict_probabilities(self.network, parameters, self.test.pixels, job.task, job.normalisation)
+        return TrainedRun(probabilities, np.array(self.curve, dtype=np.float64).reshape(-1, 3))

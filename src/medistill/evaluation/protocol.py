@@ -1,4 +1,4 @@
-"""The comparison: four arms, one recipe, the same test images, intervals that are paired."""
+"""The comparison: some arms, one recipe, the same test images, intervals that are paired."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from medistill.config import EvaluateConfig, LabelConfig
+from medistill.aliases import Targets
+from medistill.config import EvaluateConfig
 from medistill.data.dataset import Dataset
-from medistill.data.preprocess import Part, Prepared, prepare_split
+from medistill.data.image import decoded, encoded
+from medistill.data.preprocess import PreparedDataset, TensorSplit, prepare_split
 from medistill.errors import DataError
 from medistill.evaluation import arms
-from medistill.evaluation.align import is_source
-from medistill.evaluation.cache import Run
+from medistill.evaluation.arms import Arm, EvaluationData
+from medistill.evaluation.cache import TrainedRun
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights, gain, number, recovery
-from medistill.evaluation.metrics import METRICS, chance, details
 from medistill.evaluation.robustness import robustness
-from medistill.evaluation.teachers import soft_labels
+from medistill.evaluation.teachers import restored, soft_labels
 from medistill.keys import Key
-from medistill.nets.training import Statistics
-from medistill.package.package import Package, decoded, encoded
+from medistill.package.package import Package
+from medistill.package.results import Details, EvaluatedData, EvaluationResult, Scores, SiteScores
+from medistill.package.source import is_source
 from medistill.progress import Progress
-from medistill.types import Json, Labels
+from medistill.tasks.task import Task
 
-ALIKE = "random_stored_alike"
-"""Random real images stored as the package's are, as many, in as many bytes, with labels of the same kind."""
+MATCHED = "random_matched"
+"""Random real images with the package's storage, as many, in as many bytes, with labels of the same kind."""
 
-ARMS = ("distilled", "random", ALIKE, "full", "full_balanced")
+ARMS = ("distilled", "random", MATCHED, "full", "full_balanced")
 """In the order of tables. Only a package with smaller images or soft labels has the third; the last is a reference
 for the first kind of network only."""
 
@@ -40,21 +42,21 @@ for the first kind of network only."""
 class Comparison:
     """The trained runs of every arm and what follows from them."""
 
-    runs: dict[str, list[Run]]
+    task: Task
+    runs: dict[str, list[TrainedRun]]
     images: dict[str, int]
-    labels: Labels
-    train_labels: Labels
+    targets: Targets
+    train_targets: Targets
     patients: npt.NDArray[np.str_] | None
-    class_names: tuple[str, ...]
     config: EvaluateConfig
-    data: Json
-    compression: Json
+    data: EvaluatedData
+    compression: dict[str, float]
     notes: list[str]
-    others: dict[str, dict[str, list[Run]]] = field(default_factory=dict)
+    others: dict[str, dict[str, list[TrainedRun]]] = field(default_factory=dict)
     """Runs of further networks, by network and arm."""
     sites: dict[str, Comparison] = field(default_factory=dict)
     """The same trained networks asked for the images of other sites."""
-    robustness: Json | None = None
+    robustness: dict[str, float] | None = None
     """DD-Ranking's scores, where they were asked for."""
 
     @property
@@ -66,63 +68,70 @@ class Comparison:
     def bootstrap(self) -> dict[str, Bootstrap]:
         """Every arm measured on the same bootstrap samples of the test images."""
         key = Key(self.config.seed).child("bootstrap")
-        weights = bootstrap_weights(len(self.labels), self.config.bootstrap, key, self.patients)
+        weights = bootstrap_weights(len(self.targets), self.config.bootstrap, key, self.patients)
         return {
-            arm: Bootstrap.of([r.probabilities for r in self.runs[arm]], self.labels, weights, key.child(arm))
+            arm: Bootstrap.of(
+                self.task, [r.probabilities for r in self.runs[arm]], self.targets, weights, key.child(arm)
+            )
             for arm in self.arms
         }
 
-    def as_json(self) -> Json:
+    def result(self) -> EvaluationResult:
         """Everything measured, as documented at ``medistill.evaluate``."""
-        transfer = {net: replace(self, runs=runs)._scores() for net, runs in self.others.items()}
-        return {
-            **self._scores(),
-            "net": self.config.nets[0],
-            "transfer": transfer,
-            "sites": {name: {**site._scores(), "test_images": len(site.labels)} for name, site in self.sites.items()},
-            "robustness": self.robustness,
-            "chance": {m: number(v) for m, v in self._chance.items()},
-            "details": {
-                arm: details([run.probabilities for run in self.runs[arm]], self.labels) for arm in self.arms
-            },
-            "curves": {arm: [run.curve.tolist() for run in self.runs[arm]] for arm in self.arms},
-            "compression": self.compression,
-            "images": self.images,
-            "test_images": len(self.labels),
-            "class_names": list(self.class_names),
-            "data": self.data,
-            "recipe": self.config.recipe.model_dump(mode="json"),
-            "networks": self.config.networks,
-            "random_draws": len(self.runs["random"]),
-            "seed": self.config.seed,
-            "notes": self.notes,
+        sites = {
+            name: SiteScores(**dict(site.scores()), test_images=len(site.targets))
+            for name, site in self.sites.items()
         }
+        return EvaluationResult(
+            **dict(self.scores()),
+            task=self.task.kind,
+            class_names=list(self.task.class_names),
+            primary=self.task.primary,
+            architecture=self.config.architectures[0],
+            transfer={name: replace(self, runs=runs).scores() for name, runs in self.others.items()},
+            sites=sites,
+            robustness=self.robustness,
+            majority_baseline={m: number(v) for m, v in self._baseline.items()},
+            details={
+                arm: Details(**self.task.details([run.probabilities for run in self.runs[arm]], self.targets))
+                for arm in self.arms
+            },
+            curves={arm: [run.curve.tolist() for run in self.runs[arm]] for arm in self.arms},
+            compression=self.compression,
+            images=self.images,
+            test_images=len(self.targets),
+            data=self.data,
+            recipe=self.config.recipe.model_dump(mode="json"),
+            repeats=self.config.repeats,
+            random_draws=len(self.runs["random"]),
+            seed=self.config.seed,
+            notes=self.notes,
+        )
 
     @cached_property
-    def _chance(self) -> dict[str, float]:
-        return chance(self.train_labels, self.labels, len(self.class_names))
+    def _baseline(self) -> dict[str, float]:
+        return self.task.majority_baseline(self.train_targets, self.targets)
 
-    def _scores(self) -> Json:
+    def scores(self) -> Scores:
         """What one kind of network reached."""
-        measured = self.bootstrap
-        floor = self._chance
-        plain = {m: recovery(measured["distilled"], measured["full"], m) for m in METRICS}
-        above = {m: recovery(measured["distilled"], measured["full"], m, floor[m]) for m in METRICS}
-        gains = {arm: {m: gain(measured["distilled"], measured[arm], m) for m in METRICS} for arm in self.arms}
-        return {
-            "arms": {arm: {m: measured[arm].summary(m) for m in METRICS} for arm in self.arms},
-            "recovery": {m: plain[m]["mean"] for m in METRICS},
-            "recovery_ci95": {m: plain[m]["ci95"] for m in METRICS},
-            "recovery_above_chance": {m: above[m]["mean"] for m in METRICS},
-            "recovery_above_chance_ci95": {m: above[m]["ci95"] for m in METRICS},
-            "gain_over_random": gains["random"],
-            "gain_over_random_stored_alike": gains.get(ALIKE),
-        }
+        measured, metrics = self.bootstrap, self.task.metric_names
+        plain = {m: recovery(measured["distilled"], measured["full"], m) for m in metrics}
+        above = {m: recovery(measured["distilled"], measured["full"], m, self._baseline[m]) for m in metrics}
+        gains = {arm: {m: gain(measured["distilled"], measured[arm], m) for m in metrics} for arm in self.arms}
+        return Scores(
+            arms={arm: measured[arm].summaries() for arm in self.arms},
+            recovery={m: plain[m].mean for m in metrics},
+            recovery_ci95={m: plain[m].ci95 for m in metrics},
+            recovery_above_baseline={m: above[m].mean for m in metrics},
+            recovery_above_baseline_ci95={m: above[m].ci95 for m in metrics},
+            gain_over_random=gains["random"],
+            gain_over_random_matched=gains.get(MATCHED),
+        )
 
 
 def compare(
     package: Package,
-    prepared: Prepared,
+    prepared: PreparedDataset,
     config: EvaluateConfig,
     notes: list[str],
     progress: bool,
@@ -150,17 +159,17 @@ def compare(
                 "has no test images", where=dataset.description.name, remedy="add a test split to evaluate on"
             )
     contest = _arms(package, prepared, config, progress)
-    classes = len(package.class_names)
+    task = package.task
 
     def train_all(
-        label: str, contest: list[arms.Arm], config: EvaluateConfig = config, keep: bool = False
-    ) -> dict[str, dict[str, list[Run]]]:
+        label: str, contest: list[Arm], config: EvaluateConfig = config, keep: bool = False
+    ) -> dict[str, dict[str, list[TrainedRun]]]:
         with Progress(label, 0, enabled=progress) as shown:
 
             def news(total: int, done: int, finished: int, networks: int) -> None:
                 shown.reach(total, done, f"({finished} of {networks} networks)")
 
-            return arms.train_all(contest, classes, config, news, keep)
+            return arms.train_all(contest, task, config, news, keep)
 
     runs = train_all("evaluating", contest, keep=keep_networks or bool(sites))
     test = prepared.dataset.splits["test"]
@@ -168,36 +177,36 @@ def compare(
     if not same:
         notes = [*notes, "these are not the data that the package was made from"]
     comparison = Comparison(
-        runs[config.nets[0]],
+        task,
+        runs[config.architectures[0]],
         {arm.name: len(arm.sets[0]) for arm in contest},
-        prepared.parts["test"].labels,
-        prepared.train.labels,
+        test.targets,
+        prepared.train.targets,
         test.patients,
-        package.class_names,
         config,
+        EvaluatedData(
+            name=prepared.dataset.description.name,
+            fingerprint=prepared.dataset.fingerprint["sha256"],
+            same_as_distilled=same,
+        ),
         {
-            "name": prepared.dataset.description.name,
-            "fingerprint": prepared.dataset.fingerprint["sha256"],
-            "same_as_distilled": same,
-        },
-        {
-            "images": plain_counts(package).sum() / len(prepared.train),
-            "stored_images": len(package.labels) / len(prepared.train),
+            "images": sum(plain_counts(package)) / len(prepared.train),
+            "stored_images": len(package) / len(prepared.train),
             "bytes": package.size_bytes / original_bytes(prepared.train),
         },
         notes,
-        {net: runs[net] for net in config.nets[1:]},
+        {name: runs[name] for name in config.architectures[1:]},
     )
     # One after the other: the first site trains what no earlier evaluation kept, the next ones find it.
-    first = config.model_copy(update={"nets": config.nets[:1]})
+    first = config.model_copy(update={"architectures": config.architectures[:1]})
     elsewhere = {}
     for name, dataset in sites.items():
-        there = [replace(arm, exam=_exam_at(dataset, package, prepared, arm)) for arm in contest]
+        there = [replace(arm, asked=_asked_at(dataset, package, prepared, arm)) for arm in contest]
         asked = dataset.splits["test"]
         elsewhere[name] = replace(
             comparison,
-            runs=train_all(f"asking about {name}", there, first, keep=True)[first.nets[0]],
-            labels=asked.labels,
+            runs=train_all(f"asking about {name}", there, first, keep=True)[first.architectures[0]],
+            targets=asked.targets,
             patients=asked.patients,
             others={},
         )
@@ -206,20 +215,20 @@ def compare(
         by_name = {arm.name: arm for arm in contest}
         scores = robustness(
             by_name["distilled"],
-            by_name.get(ALIKE, by_name["random"]),
+            by_name.get(MATCHED, by_name["random"]),
             comparison.runs,
-            comparison.labels,
+            task,
+            comparison.targets,
             first,
-            lambda label, more, how: train_all(label, more, how)[first.nets[0]],
+            lambda label, more, how: train_all(label, more, how)[first.architectures[0]],
         )
     return replace(comparison, sites=elsewhere, robustness=scores)
 
 
-def plain_counts(package: Package) -> npt.NDArray[np.int64]:
-    """Images per class of the networks' size whose pixels take the bytes of the package's."""
-    counts = np.bincount(package.labels, minlength=len(package.class_names))
-    share = np.prod(package.pixels.shape[2:]) / np.prod(package.preprocessing.size)
-    return np.array(same_bytes(counts.tolist(), float(share)), dtype=np.int64)
+def plain_counts(package: Package) -> list[int]:
+    """Images per stratum of the networks' size whose pixels take the bytes of the package's."""
+    share = math.prod(package.stored_shape) / package.preprocessing.image.pixels
+    return same_bytes(package.synthetic_per_stratum, share)
 
 
 def same_bytes(counts: Sequence[int], share: float) -> list[int]:
@@ -231,68 +240,65 @@ def same_bytes(counts: Sequence[int], share: float) -> list[int]:
     return [math.ceil(count * share - 1e-9) for count in counts]
 
 
-def _exam_at(site: Dataset, package: Package, prepared: Prepared, arm: arms.Arm) -> arms.Exam:
+def _asked_at(site: Dataset, package: Package, prepared: PreparedDataset, arm: Arm) -> EvaluationData:
     """Another site's test images, prepared as the arm's training images were."""
     how = package.preprocessing if arm.name == "distilled" else prepared.preprocessing
-    return arms.Exam(prepare_split(site.splits["test"], how), None, arm.exam.statistics)
+    return EvaluationData(prepare_split(site.splits["test"], how), None, arm.asked.normalisation)
 
 
-def _arms(package: Package, prepared: Prepared, config: EvaluateConfig, progress: bool) -> list[arms.Arm]:
+def _arms(package: Package, prepared: PreparedDataset, config: EvaluateConfig, progress: bool) -> list[Arm]:
     """The recipient trains with the package's statistics, the owner of the data with their own."""
-    flips = package.manifest["flips"]
-    own = prepared.preprocessing
-    exam = arms.Exam(prepared.parts["test"], prepared.parts.get("val"), Statistics(own.mean, own.std, flips))
-    theirs = package.preprocessing
-    raw = prepared.dataset.splits
-    sent = arms.Exam(
+    theirs, raw, task = package.preprocessing, prepared.dataset.splits, package.task
+    normalisation = replace(prepared.normalisation, flips=theirs.normalisation.flips)
+    own = EvaluationData(prepared.splits["test"], prepared.splits.get("val"), normalisation)
+    sent = EvaluationData(
         prepare_split(raw["test"], theirs),
         prepare_split(raw["val"], theirs) if "val" in raw else None,
-        Statistics(theirs.mean, theirs.std, flips),
+        theirs.normalisation,
     )
-    counts = plain_counts(package).tolist()
-    key = Key(config.seed)
-    draws = [arms.subset(prepared.train, counts, key.child("random", i)) for i in range(config.draws(sum(counts)))]
-    even = [arms.balanced(prepared.train, key.child("balanced", i)) for i in range(config.networks)]
-    alike = _stored_alike(package, prepared, exam.statistics, config, progress)
+    counts = plain_counts(package)
+    key, draws = Key(config.seed), config.draws(sum(counts))
+    random = [arms.subset(prepared.train, task, counts, key.child("random", i)) for i in range(draws)]
+    even = [arms.balanced(prepared.train, task, key.child("balanced", i)) for i in range(config.repeats)]
+    matched = _matched(package, prepared, own, config, progress)
     return [
-        arms.Arm("distilled", (package.part,) * config.networks, sent),
-        arms.Arm("random", tuple(draws), exam),
-        *([arms.Arm(ALIKE, tuple(alike), exam)] if alike else []),
-        arms.Arm("full", (prepared.train,) * config.networks, exam),
-        arms.Arm("full_balanced", tuple(even), exam, first_only=True),
+        Arm("distilled", (package.data,) * config.repeats, sent),
+        Arm("random", tuple(random), own),
+        *([Arm(MATCHED, tuple(matched), own)] if matched else []),
+        Arm("full", (prepared.train,) * config.repeats, own),
+        Arm("full_balanced", tuple(even), own, first_only=True),
     ]
 
 
-def _stored_alike(
-    package: Package, prepared: Prepared, statistics: Statistics, config: EvaluateConfig, progress: bool
-) -> list[Part]:
+def _matched(
+    package: Package, prepared: PreparedDataset, own: EvaluationData, config: EvaluateConfig, progress: bool
+) -> list[TensorSplit]:
     """Draws of random images, each stored and labelled as the package's are; none where that is the random arm.
 
     Labels by teachers are an option that random images can have too; labels that a method learned are its own work.
     """
-    size, stored = package.preprocessing.size, package.pixels.shape[2:]
-    labels = LabelConfig.model_validate(package.manifest["configuration"]["labels"])
-    if stored == size and not labels.teachers:
+    shape, stored, task = package.preprocessing.image.shape, package.stored_shape, package.task
+    labels = package.manifest.label_config
+    if stored == shape and not labels.teachers:
         return []
-    counts = np.bincount(package.labels, minlength=len(package.class_names)).tolist()
-    key = Key(config.seed)
+    counts, key = package.synthetic_per_stratum, Key(config.seed)
     drawn = []
     for index in range(config.draws(sum(counts))):
-        part = arms.subset(prepared.train, counts, key.child("random", index))
-        drawn.append(Part(decoded(encoded(part.pixels, (stored[0], stored[1])), size), part.labels))
+        data = arms.subset(prepared.train, task, counts, key.child("random", index))
+        drawn.append(TensorSplit(decoded(encoded(data.pixels, stored), shape), data.targets))
     if not labels.teachers:
         return drawn
-    seed = int(package.manifest["seed"])
+    seed = package.manifest.provenance.seed
     with Progress("labelling random images as the package's are", 0, enabled=progress) as shown:
-        each = soft_labels(prepared.train, drawn, statistics, len(counts), labels, seed, shown.reach)
-    return [replace(part, soft_labels=soft) for part, soft in zip(drawn, each, strict=True)]
+        each = soft_labels(prepared.train, drawn, task, own.normalisation, labels, seed, shown.reach)
+    return [data.with_soft_labels(restored(task, soft)) for data, soft in zip(drawn, each, strict=True)]
 
 
-def original_bytes(part: Part) -> int:
+def original_bytes(data: TensorSplit) -> int:
     """Bytes of the original training images as a compressed ``.npz`` would store them.
 
     Large sets are sampled evenly, at most about 64 MB of pixels, and scaled up.
     """
-    stride = max(1, part.pixels.nbytes // 2**26)
-    sample = np.ascontiguousarray(part.pixels[::stride])
-    return round(len(zlib.compress(sample.tobytes(), 6)) * len(part) / len(sample)) + len(part)
+    stride = max(1, data.pixels.nbytes // 2**26)
+    sample = np.ascontiguousarray(data.pixels[::stride])
+    return round(len(zlib.compress(sample.tobytes(), 6)) * len(data) / len(sample)) + len(data)

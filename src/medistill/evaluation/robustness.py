@@ -14,13 +14,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from medistill.aliases import Targets
 from medistill.config import EvaluateConfig
 from medistill.evaluation.arms import Arm
-from medistill.evaluation.cache import Run
-from medistill.evaluation.metrics import metrics
-from medistill.types import Json, Labels
+from medistill.evaluation.cache import TrainedRun
+from medistill.tasks.task import Task
 
-TrainAll = Callable[[str, list[Arm], EvaluateConfig], Mapping[str, list[Run]]]
+TrainAll = Callable[[str, list[Arm], EvaluateConfig], Mapping[str, list[TrainedRun]]]
 """Trains arms under a configuration and gives their runs by arm."""
 
 
@@ -34,7 +34,8 @@ def label_robust_score(hard_label_recovery: float, improvement_over_random: floa
 
     Args:
         hard_label_recovery: accuracy of full training minus that of the distilled images with plain labels.
-        improvement_over_random: accuracy of the package as it is minus that of random images with labels alike.
+        improvement_over_random: accuracy of the package as it is minus that of random images with labels of the same
+            kind.
         weight: of the improvement.
 
     Accuracies are fractions, not percent.
@@ -57,18 +58,20 @@ def augmentation_robust_score(augmented_gain: float, plain_gain: float, weight: 
 def robustness(
     distilled: Arm,
     random: Arm,
-    runs: Mapping[str, list[Run]],
-    labels: Labels,
+    runs: Mapping[str, list[TrainedRun]],
+    task: Task,
+    targets: Targets,
     config: EvaluateConfig,
     train_all: TrainAll,
-) -> Json:
+) -> dict[str, float]:
     """Train what the scores need beside the comparison's own arms, and compute them.
 
     Args:
         distilled: the package's arm.
-        random: random images, stored and labelled as the package's are.
+        random: random images with the package's storage and kind of labels.
         runs: of the comparison, by arm; "full" among them.
-        labels: of the test images.
+        task: whose accuracy it is; of several findings the task's primary metric stands for it.
+        targets: of the test images.
         config: of the comparison.
         train_all: trains further arms.
 
@@ -77,13 +80,15 @@ def robustness(
         ``label_robust_score``, ``augmentation_robust_score``; accuracies as fractions.
     """
 
-    def accuracy(arm: str, among: Mapping[str, list[Run]]) -> float:
-        return sum(metrics(run.probabilities, labels)["accuracy"] for run in among[arm]) / len(among[arm])
+    metric = "accuracy" if "accuracy" in task.metric_names else task.primary
+
+    def accuracy(arm: str, among: Mapping[str, list[TrainedRun]]) -> float:
+        return sum(task.scores(run.probabilities, targets)[metric] for run in among[arm]) / len(among[arm])
 
     syn, rdm = accuracy(distilled.name, runs), accuracy(random.name, runs)
     syn_hard = syn
-    if any(part.soft_labels is not None for part in distilled.sets):
-        plain = replace(distilled, sets=tuple(replace(part, soft_labels=None) for part in distilled.sets))
+    if any(data.soft_labels is not None for data in distilled.sets):
+        plain = replace(distilled, sets=tuple(data.with_soft_labels(None) for data in distilled.sets))
         syn_hard = accuracy(distilled.name, train_all("training on plain labels", [plain], config))
     bare = config.model_copy(update={"recipe": config.recipe.model_copy(update={"augment": False})})
     unaugmented = train_all("training without augmentation", [distilled, random], bare)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from medistill.evaluation.cache import Run
-from medistill.evaluation.jobs import Job, Parts, Watch, do, keep, kept
+from medistill.evaluation.cache import TrainedRun
+from medistill.evaluation.jobs import Job, Splits, Watch, do_job, keep_network, kept_network
 from medistill.files import canonical_json
 from medistill.nets.convnet import Parameters
-from medistill.nets.stacked import taken_apart, train_stacked
+from medistill.nets.stacked import train_stacked, unstack
 from medistill.nets.zoo import Network
 
 AT_ONCE = 32
@@ -24,28 +24,28 @@ SHARE = 0.5
 
 def do_stacked(
     jobs: Sequence[Job],
-    parts: Parts,
+    splits: Splits,
     advance: Callable[[int], None],
-    done: Callable[[Job, Run], None],
+    done: Callable[[Job, TrainedRun], None],
     device: torch.device,
 ) -> None:
     """Do all jobs on one device; arguments as for ``medistill.evaluation.workers.run_all``."""
     alike: dict[object, list[Job]] = defaultdict(list)
     for job in jobs:
-        if kept(job, device) is not None or job.make_network(parts).buffers:
-            done(job, do(job, parts, advance, device))
+        if kept_network(job, device) is not None or job.make_network(splits).buffers:
+            done(job, do_job(job, splits, advance, device))
         else:
-            alike[_how(job, parts)].append(job)
+            alike[_how(job, splits)].append(job)
     for own in alike.values():
         first = own[0]
-        batch = min(first.recipe.batch, len(parts[first.train]))
-        size = together_at_most(first.make_network(parts), batch, _free_mb(device))
+        batch = min(first.recipe.batch_size, len(splits[first.train]))
+        size = together_at_most(first.make_network(splits), batch, _free_mb(device))
         for start in range(0, len(own), size):
             some = own[start : start + size]
             if size == 1:  # it divides its batches where they are too large
-                done(some[0], do(some[0], parts, advance, device))
+                done(some[0], do_job(some[0], splits, advance, device))
             else:
-                for job, run in _together(some, parts, advance, device):
+                for job, run in _together(some, splits, advance, device):
                     done(job, run)
 
 
@@ -69,30 +69,30 @@ def _free_mb(device: torch.device) -> float:
     return (torch.cuda.mem_get_info(device)[0] + kept) / 1e6
 
 
-def _how(job: Job, parts: Parts) -> object:
+def _how(job: Job, splits: Splits) -> object:
     """What must be equal for networks to be trained together."""
-    part, known = parts[job.train], job.as_json()
-    recipe = {name: known[name] for name in ("statistics", "classes", "recipe")}
-    return (job.network, canonical_json(recipe), part.pixels.shape, part.soft_labels is None)
+    data, known = splits[job.train], job.as_json()
+    recipe = {name: known[name] for name in ("normalisation", "kind", "outputs", "recipe")}
+    return (job.architecture, canonical_json(recipe), data.pixels.shape, data.soft_labels is None)
 
 
 def _together(
-    jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], device: torch.device
-) -> Iterator[tuple[Job, Run]]:
-    watches = [Watch(job, parts) for job in jobs]
+    jobs: Sequence[Job], splits: Splits, advance: Callable[[int], None], device: torch.device
+) -> Iterator[tuple[Job, TrainedRun]]:
+    watches = [Watch(job, splits) for job in jobs]
     work = sum(watch.work for watch in watches)
 
     def after_step(step: int, parameters: Parameters) -> None:
         advance(work)
         if any(step in watch.points for watch in watches):
-            for watch, own in zip(watches, taken_apart(parameters, len(jobs)), strict=True):
+            for watch, own in zip(watches, unstack(parameters, len(jobs)), strict=True):
                 watch(step, own)
 
     first = jobs[0]
     trained = train_stacked(
-        first.make_network(parts), [parts[job.train] for job in jobs], first.statistics, first.recipe,
-        [job.key for job in jobs], device, after_step,
+        first.make_network(splits), [splits[job.train] for job in jobs], first.task, first.normalisation,
+        first.recipe, [job.key for job in jobs], device, after_step,
     )  # fmt: skip
-    for job, watch, parameters in zip(jobs, watches, taken_apart(trained, len(jobs)), strict=True):
-        keep(job, parameters)
+    for job, watch, parameters in zip(jobs, watches, unstack(trained, len(jobs)), strict=True):
+        keep_network(job, parameters)
         yield job, watch.asked(parameters)

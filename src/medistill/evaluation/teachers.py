@@ -9,26 +9,32 @@ distilled images with them must compare random images with them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from medistill.aliases import Probabilities, SoftLabels
 from medistill.config import LabelConfig, Recipe
 from medistill.data.arrays import in_memory
-from medistill.data.preprocess import Part
-from medistill.evaluation.arms import rebalanced
-from medistill.evaluation.cache import Run, part_digest
-from medistill.evaluation.calibration import IMAGES, asked_images, class_shift, shifted
-from medistill.evaluation.jobs import Job, Parts
+from medistill.data.image import Normalisation
+from medistill.data.preprocess import TensorSplit
+from medistill.data.sampling import balanced_counts
+from medistill.evaluation.arms import rebalanced, subset
+from medistill.evaluation.cache import TrainedRun, split_digest
+from medistill.evaluation.jobs import Job, Splits
 from medistill.evaluation.workers import run_all
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
-from medistill.nets.training import Statistics, at_once, images_seen
+from medistill.nets.training import images_seen, micro_batch_size
+from medistill.nets.zoo import width_for
 from medistill.runtime import usable_cores
-from medistill.types import Probabilities
+from medistill.tasks.task import Task
+
+CALIBRATION_IMAGES = 1024
+"""Real training images a student is asked about, of each stratum equally many where there are as many."""
 
 FIRST_INDEX = 1_000_000
 """Teachers are numbered from here on, so that no network of a comparison starts like one of them."""
@@ -49,52 +55,71 @@ Shown = Callable[[int, int], None]
 
 
 def soft_labels(
-    train: Part,
-    sets: Sequence[Part],
-    statistics: Statistics,
-    classes: int,
+    train: TensorSplit,
+    sets: Sequence[TensorSplit],
+    task: Task,
+    normalisation: Normalisation,
     config: LabelConfig,
     seed: int,
     progress: Shown | None = None,
-    side_by_side: int | None = None,
-) -> list[npt.NDArray[np.float32]]:
+    max_workers: int | None = None,
+) -> list[SoftLabels]:
     """Mean probabilities of ``config.teachers`` networks trained on the real images, calibrated if asked for.
 
     A teacher is kept in the cache by everything that determines it, so it is trained once for
-    all the images it is asked about; so is the student that calibrates a set's labels.
+    all the images it is asked about; so is the student that calibrates a set's labels. Distilled images are not real
+    ones, and a network trained on them may give one answer too often for real images although its ranking of them is
+    right. What a student, trained as a recipient would, says of real training images shows by how much, and labels
+    are shifted by that. Source of the idea: bias-only calibration of logits, Guo et al., "On Calibration of Modern
+    Neural Networks", ICML 2017; here the shift is not sent along, it goes into the labels.
 
     Args:
         train: the real training images.
         sets: images to label, at the size that networks see.
-        statistics: how all of them are normalised.
-        classes: number of classes.
+        task: what targets mean.
+        normalisation: how all of them are normalised.
         config: number of teachers, their recipe, the temperature, calibration.
         seed: of the teachers.
         progress: told the images of all the work, and those done.
-        side_by_side: that are trained side by side, at most; None: one for each core.
+        max_workers: that are trained at once, at most; None: one for each core.
 
     Returns:
-        For each set (n, classes), values of half precision, each row about one in sum.
+        For each set (n, outputs), values of half precision.
     """
-    every = Part(np.concatenate([s.pixels for s in sets]), np.concatenate([s.labels for s in sets]))
+    every = TensorSplit(np.concatenate([s.pixels for s in sets]), np.concatenate([s.targets for s in sets]))
     keys = [Key(seed).child("teacher", index) for index in range(config.teachers)]
-    shown = [rebalanced(train, key) if config.balance else train for key in keys]
-    trained = [*shown, *(sets if config.calibrate else ())]
-    total = sum(images_seen(config.recipe, len(part)) for part in trained)
-    course = _Course(statistics, classes, config.recipe, seed, total, progress, side_by_side)
-    mean = np.mean(course.ask(shown, every), axis=0)
-    sharpened = mean ** (1 / config.temperature)
-    labels = _halved(sharpened / sharpened.sum(1, keepdims=True))
+    taught = [rebalanced(train, task, key) if config.balance else train for key in keys]
+    total = sum(images_seen(config.recipe, len(data)) for data in [*taught, *(sets if config.calibrate else ())])
+    course = _Course(task, normalisation, config.recipe, seed, total, progress, max_workers)
+    mean = np.mean(course.predictions(taught, every), axis=0)
+    labels = _halved(task.sharpened(mean, config.temperature))
     each = np.split(labels, np.cumsum([len(s) for s in sets])[:-1])
     if not config.calibrate:
         return each
-    real = asked_images(train, Key(seed).child("calibration"))
-    students = [replace(s, soft_labels=soft) for s, soft in zip(sets, each, strict=True)]
-    said = course.ask(students, real)
-    return [_halved(shifted(soft, class_shift(s, real.labels))) for soft, s in zip(each, said, strict=True)]
+    real = calibration_images(train, task, Key(seed).child("calibration"))
+    students = [s.with_soft_labels(restored(task, soft)) for s, soft in zip(sets, each, strict=True)]
+    answers = course.predictions(students, real)
+    return [
+        _halved(task.shifted(restored(task, soft), task.shift(answer, real.targets)))
+        for soft, answer in zip(each, answers, strict=True)
+    ]
 
 
-def training_ways(train: Part, classes: int, config: LabelConfig, device: torch.device) -> list[tuple[int, float]]:
+def restored(task: Task, halved: SoftLabels) -> SoftLabels:
+    """Labels to train on, from those that a package stores."""
+    return task.restored(halved.astype(np.float16))
+
+
+def calibration_images(train: TensorSplit, task: Task, key: Key) -> TensorSplit:
+    """Random real training images, equally many of each stratum as far as there are."""
+    sizes = task.counts(train.targets)
+    each = -(-CALIBRATION_IMAGES // sum(size > 0 for size in sizes))
+    return subset(train, task, balanced_counts(sizes, each), key)
+
+
+def training_ways(
+    train: TensorSplit, outputs: int, config: LabelConfig, device: torch.device
+) -> list[tuple[int, float]]:
     """How many teachers may be trained at once, the most first, and what that takes beside program and images.
 
     Returns:
@@ -102,18 +127,18 @@ def training_ways(train: Part, classes: int, config: LabelConfig, device: torch.
     """
     if not config.teachers:
         return [(1, 0.0)]
-    channels, height, width = train.pixels.shape[1:]
-    network, image_mb = ConvNet(channels, height, width, classes, config.recipe.width), train.pixels[:1].nbytes / 1e6
-    batch = min(config.recipe.batch, len(train))
-    held = at_once(network, batch) * network.activation_mb + BATCH_COPIES * 4 * batch * image_mb
-    shown = config.teachers * in_memory(train.pixels.nbytes) / 1e6 if config.balance else 0.0
-    asked = min(IMAGES, len(train)) * image_mb if config.calibrate else 0.0
+    image_mb = train.pixels[:1].nbytes / 1e6
+    network = ConvNet(train.channels, train.shape, outputs, width_for(train.shape, config.recipe.width))
+    batch = min(config.recipe.batch_size, len(train))
+    held = micro_batch_size(network, batch) * network.activation_mb + BATCH_COPIES * 4 * batch * image_mb
+    taught = config.teachers * in_memory(train.pixels.nbytes) / 1e6 if config.balance else 0.0
+    asked = min(CALIBRATION_IMAGES, len(train)) * image_mb if config.calibrate else 0.0
     most = min(config.teachers, usable_cores()) if device.type == "cpu" else 1
     program = {n: n * WORKER_MB if n > 1 else TRAINING_MB for n in range(most, 0, -1)}
-    return [(n, shown + asked + FRAGMENTED * n * held + mb) for n, mb in program.items()]
+    return [(n, taught + asked + FRAGMENTED * n * held + mb) for n, mb in program.items()]
 
 
-def _halved(labels: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+def _halved(labels: npt.NDArray[np.floating[Any]]) -> SoftLabels:
     """The values that a package can store."""
     return labels.astype(np.float16).astype(np.float32)
 
@@ -122,35 +147,35 @@ def _halved(labels: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
 class _Course:
     """Trains networks, or takes them from the cache, and counts the images over all that is trained."""
 
-    statistics: Statistics
-    classes: int
+    task: Task
+    normalisation: Normalisation
     recipe: Recipe
     seed: int
     total: int
     progress: Shown | None
-    side_by_side: int | None
+    max_workers: int | None
     done: int = 0
     trained: int = 0
 
-    def ask(self, sets: Sequence[Part], asked: Part) -> list[Probabilities]:
-        """Train a network on each set; return what each says of the asked images, (n, classes)."""
-        parts: Parts = {part_digest(part): part for part in (*sets, asked)}
-        exam = part_digest(asked)
+    def predictions(self, sets: Sequence[TensorSplit], asked: TensorSplit) -> list[Probabilities]:
+        """Train a network on each set; return its probabilities of the asked images, (n, outputs)."""
+        splits: Splits = {split_digest(data): data for data in (*sets, asked)}
+        test = split_digest(asked)
         jobs = []
-        for part in sets:
+        for data in sets:
             jobs.append(
                 Job(
-                    part_digest(part), exam, None, self.statistics, self.classes,
+                    split_digest(data), test, None, self.normalisation, self.task.kind, self.task.outputs,
                     self.recipe, 2, self.seed, FIRST_INDEX + self.trained, keep=True,
                 )
             )  # fmt: skip
             self.trained += 1
-        found: dict[int, Run] = {}
+        found: dict[int, TrainedRun] = {}
 
-        def keep(job: Job, run: Run) -> None:
+        def keep(job: Job, run: TrainedRun) -> None:
             found[job.index] = run
 
-        run_all(jobs, parts, self._advance, keep, self.side_by_side)
+        run_all(jobs, splits, self._advance, keep, self.max_workers)
         return [found[job.index].probabilities for job in jobs]
 
     def _advance(self, images: int) -> None:

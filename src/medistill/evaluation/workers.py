@@ -11,6 +11,7 @@ again and nothing is pickled.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -20,15 +21,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import load, save
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from medistill.data.arrays import read_array, scratch_folder, write_array
-from medistill.data.preprocess import Part
+from medistill.data.preprocess import TensorSplit
 from medistill.errors import MedistillError
-from medistill.evaluation.cache import Run
-from medistill.evaluation.jobs import Job, Parts, begin, do
+from medistill.evaluation.cache import TrainedRun
+from medistill.evaluation.jobs import Job, Splits, do_job, run_prefix
 from medistill.evaluation.portions import Portion, portions
 from medistill.evaluation.stacked import do_stacked
 from medistill.runtime import child_environment, count_workers, device, own_peak_mb, prepare_torch, usable_cores
@@ -44,7 +46,7 @@ OVERHEAD = 8
 REPORT_EVERY = 512
 """Work after which a worker says how far it is."""
 
-OnDone = Callable[[Job, Run], None]
+OnDone = Callable[[Job, TrainedRun], None]
 
 
 class WorkerError(MedistillError):
@@ -52,44 +54,44 @@ class WorkerError(MedistillError):
 
 
 def run_all(
-    jobs: Sequence[Job], parts: Parts, advance: Callable[[int], None], done: OnDone, side_by_side: int | None = None
+    jobs: Sequence[Job], splits: Splits, advance: Callable[[int], None], done: OnDone, max_workers: int | None = None
 ) -> None:
     """Do all jobs, the longest first and some in two portions, or on a GPU those together that are trained alike.
 
     Args:
         jobs: what to do.
-        parts: images by digest.
+        splits: images by digest.
         advance: told how much more of :meth:`Job.work` was done.
         done: given each result as it comes, in this thread or another, never two at once.
-        side_by_side: processes at once, at most; None: one for each core. A GPU trains them together anyway.
+        max_workers: processes at once, at most; None: one for each core. A GPU trains them together anyway.
 
     Raises:
         WorkerError: a process was ended, for want of memory for instance.
     """
     if (where := device()).type != "cpu":
-        do_stacked(jobs, parts, advance, done, where)
+        do_stacked(jobs, splits, advance, done, where)
         return
-    efforts = [_effort(job, parts) for job in jobs]
-    count = min(len(jobs), side_by_side or usable_cores())
+    efforts = [_effort(job, splits) for job in jobs]
+    count = min(len(jobs), max_workers or usable_cores())
     if count < 2 or sum(efforts) < SMALL:
         with _single_thread():
-            for job in sorted(jobs, key=lambda job: -job.work(parts)):
-                done(job, do(job, parts, advance))
+            for job in sorted(jobs, key=lambda job: -job.work(splits)):
+                done(job, do_job(job, splits, advance))
         return
     known = {d for job in jobs for d in (job.train, job.test, job.val) if d is not None}
-    with scratch_folder(sum(parts[digest].pixels.nbytes for digest in known)) as folder:
+    with scratch_folder(sum(splits[digest].pixels.nbytes for digest in known)) as folder:
         for digest in known:
-            part = parts[digest]
-            soft = {} if part.soft_labels is None else {"soft_labels": part.soft_labels}
-            (folder / digest).write_bytes(save({"labels": part.labels, **soft}))
-            write_array(folder / f"{digest}.npy", part.pixels)
-        todo = [_Task.of(portion, jobs[portion.index], parts) for portion in portions(efforts, count)]
+            data = splits[digest]
+            soft = {} if data.soft_labels is None else {"soft_labels": data.soft_labels}
+            (folder / digest).write_bytes(save({"targets": np.ascontiguousarray(data.targets), **soft}))
+            write_array(folder / f"{digest}.npy", data.pixels)
+        todo = [_Task.of(portion, jobs[portion.index], splits) for portion in portions(efforts, count)]
         _Team(folder, todo, advance, done).run(count)
 
 
-def _effort(job: Job, parts: Parts) -> float:
-    height, width = parts[job.train].pixels.shape[2:]
-    return (job.work(parts) + OVERHEAD * job.steps(parts)) * job.recipe.width * height * width / 28**2
+def _effort(job: Job, splits: Splits) -> float:
+    pixels = math.prod(splits[job.train].shape)
+    return (job.work(splits) + OVERHEAD * job.steps(splits)) * job.recipe.width * pixels / 28**2
 
 
 @contextmanager
@@ -119,13 +121,13 @@ class _Task:
     first: bool = False
 
     @classmethod
-    def of(cls, portion: Portion, job: Job, parts: Parts) -> _Task:
+    def of(cls, portion: Portion, job: Job, splits: Splits) -> _Task:
         share = portion.start or portion.end
-        return cls(job) if share == 1 else cls(job, round(share * job.steps(parts)), portion.start == 0)
+        return cls(job) if share == 1 else cls(job, round(share * job.steps(splits)), portion.start == 0)
 
 
 class _Team:
-    """Hands tasks to workers and collects what they say; a thread listens to each."""
+    """Hands tasks to workers and collects their messages; a thread listens to each."""
 
     def __init__(self, folder: Path, tasks: Sequence[_Task], advance: Callable[[int], None], done: OnDone) -> None:
         self.folder, self.advance, self.done = folder, advance, done
@@ -187,18 +189,18 @@ class _Team:
         except BrokenPipeError:
             pass  # the loop below finds the end of its output and says so
         for line in process.stdout:
-            said = json.loads(line)
+            message = json.loads(line)
             with self.news:
-                if "work" in said:
-                    self.advance(said["work"])
+                if "work" in message:
+                    self.advance(message["work"])
                     continue
-                self.peaks[process.pid] = said["peak_mb"]
+                self.peaks[process.pid] = message["peak_mb"]
                 if task.first:
                     self.begun.add(job)
                     self.news.notify_all()
                 else:
-                    arrays = load((self.folder / said["result"]).read_bytes())
-                    self.done(job, Run(arrays["probabilities"], arrays["curve"]))
+                    arrays = load((self.folder / message["result"]).read_bytes())
+                    self.done(job, TrainedRun(arrays["probabilities"], arrays["curve"]))
                 return
         raise WorkerError(
             f"a process that trained a network ended with status {process.wait()}",
@@ -214,16 +216,16 @@ def _work(folder: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    parts: Parts = {}
+    splits: Splits = {}
     for line in sys.stdin:
         asked = json.loads(line)
         job, until = Job.from_json(asked["job"]), asked["until"]
         begun = folder / f"{job.identity}.begun"
         for digest in (job.train, job.test, job.val):
-            if digest is not None and digest not in parts:
+            if digest is not None and digest not in splits:
                 arrays = load((folder / digest).read_bytes())
                 pixels = read_array(folder / f"{digest}.npy")
-                parts[digest] = Part(pixels, arrays["labels"], arrays.get("soft_labels"))
+                splits[digest] = TensorSplit(pixels, arrays["targets"], arrays.get("soft_labels"))
         pending = 0
 
         def advance(work: int) -> None:
@@ -235,9 +237,9 @@ def _work(folder: Path) -> None:
 
         result = folder / f"{job.identity}.run"
         if asked["first"]:
-            begun.write_bytes(save_tensors(begin(job, parts, advance, until)))
+            begun.write_bytes(save_tensors(run_prefix(job, splits, advance, until)))
         else:
-            run = do(job, parts, advance, begun=load_tensors(begun.read_bytes()) if until else None)
+            run = do_job(job, splits, advance, begun=load_tensors(begun.read_bytes()) if until else None)
             result.write_bytes(save({"probabilities": run.probabilities, "curve": run.curve}))
         _say({"work": pending})
         _say({"result": result.name, "peak_mb": own_peak_mb()})

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medistill.data.image import Shape, shape_in_words
 from medistill.errors import ConfigError
 from medistill.keys import Key
 from medistill.nets import blocks, kernels, layers
@@ -29,49 +30,65 @@ class ConvNet:
 
     Args:
         channels: image channels, 1 or more.
-        height, width: image size in pixels, at least 16; need not be equal.
-        classes: outputs, at least 1.
+        shape: lengths in space in pixels, two or three, at least 16; need not be equal.
+        outputs: numbers that it gives for an image, at least 1.
         filters: filters per convolution (the "W" of the name).
-        depth: blocks (the "D"); 0 chooses by the shorter side: 16 → 2, 28–45 → 3, 64 → 4,
+        depth: blocks (the "D"); 0 chooses by the shortest side: 16 → 2, 28–45 → 3, 64 → 4,
             128 → 5, 224 → 6.
 
     Images are padded with zeros up to a multiple of 2**depth, so that no pooling drops a
     row: 28 becomes 32, as the reference program does for gray images by padding the first
-    convolution by 3.
+    convolution by 3. In volumes the first convolution takes steps of two pixels and stands for the first two blocks'
+    pooling: at full size it would cost forty times what it does in a picture.
     """
 
     channels: int
-    height: int
-    width: int
-    classes: int
+    shape: Shape
+    outputs: int
     filters: int = 128
     depth: int = 0
 
     def __post_init__(self) -> None:
-        side = min(self.height, self.width)
+        side = min(self.shape)
         if side < 16:
-            raise ConfigError(f"{self.height}x{self.width} pixels", where="network", allowed="16 pixels or more")
+            raise ConfigError(f"{shape_in_words(self.shape)} pixels", where="network", allowed="16 pixels or more")
         if self.depth == 0:
             object.__setattr__(self, "depth", max(1, round(math.log2(side)) - 2))
 
     @property
-    def padding(self) -> tuple[int, int, int, int]:
-        """Zeros added left, right, top and bottom."""
-        unit = 2**self.depth
-        extra_h, extra_w = -self.height % unit, -self.width % unit
-        return extra_w // 2, extra_w - extra_w // 2, extra_h // 2, extra_h - extra_h // 2
+    def volumes(self) -> bool:
+        """Whether it sees volumes."""
+        return len(self.shape) == 3
+
+    @property
+    def convolutions(self) -> int:
+        """How many there are; in volumes the first stands for two."""
+        return max(1, self.depth - 1) if self.volumes else self.depth
+
+    @property
+    def unit(self) -> int:
+        """Pixels along a side that become one in the last feature map."""
+        return 2 ** (self.convolutions + 1 if self.volumes else self.depth)
+
+    @property
+    def padding(self) -> tuple[int, ...]:
+        """Zeros added before and behind along each axis, the last axis first, as torch wants them."""
+        found: tuple[int, ...] = ()
+        for side in reversed(self.shape):
+            extra = -side % self.unit
+            found = (*found, extra // 2, extra - extra // 2)
+        return found
 
     @property
     def embedding_size(self) -> int:
         """Numbers in the flattened last feature map."""
-        unit = 2**self.depth
-        return self.filters * -(-self.height // unit) * -(-self.width // unit)
+        return self.filters * math.prod(-(-side // self.unit) for side in self.shape)
 
     @property
     def parameter_count(self) -> int:
         """Numbers in all parameters."""
-        fans = [self.channels, *[self.filters] * (self.depth - 1)]
-        return sum(self.filters * (9 * fan + 3) for fan in fans) + self.classes * (self.embedding_size + 1)
+        fans, taps = [self.channels, *[self.filters] * (self.convolutions - 1)], 3 ** len(self.shape)
+        return sum(self.filters * (taps * fan + 3) for fan in fans) + self.outputs * (self.embedding_size + 1)
 
     @property
     def activation_mb(self) -> float:
@@ -84,7 +101,7 @@ class ConvNet:
     def activation_mb_on(self, device: torch.device, precision: str = "float32") -> float:
         """The same on that device: where the layers are compiled, one map a block and its pooled one are kept."""
         fits = self.filters % kernels.LANES == 0 and (self.channels <= 4 or self.channels % kernels.LANES == 0)
-        if device.type != "cpu" or precision == "bfloat16" or not fits or kernels.library() is None:
+        if self.volumes or device.type != "cpu" or precision == "bfloat16" or not fits or kernels.library() is None:
             return self.activation_mb
         return self._maps_mb(1.25, 1.5)
 
@@ -92,27 +109,31 @@ class ConvNet:
         """Of so many maps kept of each block and passing by of the first. Torch's blocks of memory fit one another
         badly, so 0.6 times as much comes on top (measured at 28 pixels, 32 to 128 filters).
         """
-        unit = 2**self.depth
-        area = -(-self.height // unit) * -(-self.width // unit) * unit**2
-        maps = kept * sum(0.25**block for block in range(self.depth)) + passing
-        return 1.6 * 4e-6 * self.filters * area * maps
+        axes = len(self.shape)
+        area = math.prod(-(-side // self.unit) * self.unit for side in self.shape)
+        shrinking = 0.5**axes
+        maps = kept * sum(shrinking**block for block in range(self.convolutions)) + passing
+        return 1.6 * 4e-6 * self.filters * area * maps * (shrinking if self.volumes else 1)
 
     def parameters(self, key: Key) -> Parameters:
         """New random parameters; equal keys give equal parameters."""
         generator = key.generator()
         parameters: Parameters = {}
         fan = self.channels
-        for block in range(self.depth):
-            shape = (self.filters, fan, 3, 3)
-            parameters |= _uniform(f"conv{block}", shape, fan * 9, generator)
+        kernel = (3,) * len(self.shape)
+        for block in range(self.convolutions):
+            shape = (self.filters, fan, *kernel)
+            parameters |= _uniform(f"conv{block}", shape, fan * math.prod(kernel), generator)
             parameters[f"norm{block}.weight"] = torch.ones(self.filters)
             parameters[f"norm{block}.bias"] = torch.zeros(self.filters)
             fan = self.filters
-        return parameters | _uniform("linear", (self.classes, self.embedding_size), self.embedding_size, generator)
+        return parameters | _uniform("linear", (self.outputs, self.embedding_size), self.embedding_size, generator)
 
     def embed(self, parameters: Parameters, images: Tensor) -> Tensor:
-        """The flattened last feature map, (n, embedding_size), of images (n, c, h, w)."""
+        """The flattened last feature map, (n, embedding_size), of images (n, c, *spatial)."""
         x = functional.pad(images, self.padding)
+        if self.volumes:
+            return self._embed_volumes(parameters, x)
         fast = blocks.usable(x, parameters["conv0.weight"])
         if fast:
             x = blocks.channels_last(x)
@@ -127,13 +148,22 @@ class ConvNet:
                 x = average_pool(functional.relu(x, inplace=True))
         return x.flatten(1)
 
+    def _embed_volumes(self, parameters: Parameters, x: Tensor) -> Tensor:
+        for block in range(self.convolutions):
+            weight, bias = parameters[f"conv{block}.weight"], parameters[f"conv{block}.bias"]
+            scale, shift = parameters[f"norm{block}.weight"], parameters[f"norm{block}.bias"]
+            x = functional.conv3d(x, weight, bias, padding=1, stride=2 if block == 0 else 1)
+            x = functional.group_norm(x, self.filters, scale, shift)
+            x = functional.avg_pool3d(functional.relu(x, inplace=True), 2)
+        return x.flatten(1)
+
     @property
     def buffers(self) -> frozenset[str]:
         """Names of tensors that gradients do not change: none."""
         return frozenset()
 
     def logits(self, parameters: Parameters, images: Tensor, training: bool = False) -> Tensor:
-        """Class scores before softmax, (n, classes); the same in training and after."""
+        """What becomes probabilities, (n, outputs); the same in training and after."""
         features = self.embed(parameters, images)
         return functional.linear(features, parameters["linear.weight"], parameters["linear.bias"])
 

@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.optim.adamw import adamw
 
+from medistill.aliases import Pixels, Probabilities
 from medistill.augment import for_training
 from medistill.config import Recipe
-from medistill.data.dataset import Flips
-from medistill.data.preprocess import Part
+from medistill.data.image import Normalisation
+from medistill.data.preprocess import TensorSplit
 from medistill.keys import Key
+from medistill.nets.bank import PixelBank
 from medistill.nets.convnet import Parameters
-from medistill.nets.pixels import Pixels, normalise
 from medistill.nets.zoo import Network
-from medistill.types import Probabilities
+from medistill.tasks.task import Task
 
 AfterStep = Callable[[int, Parameters], None]
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What a network needs to see pixels: mean and standard deviation per channel, and flip safety."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    flips: Flips
 
 
 def steps_for(recipe: Recipe, images: int) -> int:
@@ -41,14 +29,14 @@ def steps_for(recipe: Recipe, images: int) -> int:
     The lower bound rises with the logarithm of the number of images, because a larger set
     holds more to learn than few images do, but not in proportion.
     """
-    batches = images / min(recipe.batch, images)
-    least = recipe.least_steps + recipe.steps_per_doubling * math.log2(batches)
-    return int(min(recipe.most_steps, max(least, recipe.epochs * batches)))
+    batches = images / min(recipe.batch_size, images)
+    least = recipe.min_steps + recipe.steps_per_doubling * math.log2(batches)
+    return int(min(recipe.max_steps, max(least, recipe.epochs * batches)))
 
 
 def images_seen(recipe: Recipe, images: int) -> int:
     """Images that go through a network while it is trained on so many."""
-    return steps_for(recipe, images) * min(recipe.batch, images)
+    return steps_for(recipe, images) * min(recipe.batch_size, images)
 
 
 def one_cycle(step: int, steps: int) -> float:
@@ -62,7 +50,7 @@ def one_cycle(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-class Order:
+class BatchSampler:
     """Which images each step sees: all once in an order drawn anew for each epoch, then again.
 
     Args:
@@ -93,17 +81,17 @@ AT_ONCE_MB = 500.0
 """Megabytes of a network's inner values that are held at once; of more images the gradient is added up in parts."""
 
 
-ASKED = 64
+PREDICTED_AT_ONCE = 64
 """Images that a network is asked about at once, small enough for the cache."""
 
 
-def at_once(network: Network, images: int) -> int:
+def micro_batch_size(network: Network, images: int) -> int:
     """How many of so many images go through a network together, in training and when it is asked."""
     each = network.activation_mb
     return images if each is None else max(1, min(images, int(AT_ONCE_MB / each)))
 
 
-class Descent:
+class AdamW:
     """Takes steps down the sum of some losses, by AdamW and the recipe's schedule.
 
     Args:
@@ -151,7 +139,7 @@ class Descent:
             )
         self.done += 1
 
-    def go_on(self, done: int, moments: dict[str, Tensor]) -> None:
+    def load_state(self, done: int, moments: dict[str, Tensor]) -> None:
         """Remember steps that another took."""
         self.done, self.moments = done, moments
 
@@ -161,8 +149,9 @@ class Training:
 
     Args:
         network: its shape.
-        part: ``uint8`` pixels (n, c, h, w) and labels (n,), or soft labels, which are not smoothed further.
-        statistics: how pixels are normalised and which mirror images are allowed.
+        data: pixels and targets, or soft labels, which are not smoothed further.
+        task: what the targets mean; the loss follows from it.
+        normalisation: how pixels are normalised and which mirror images are allowed.
         recipe: the schedule.
         key: parameters, order of images and augmentation follow from it.
         device: where; the CPU if not given. What is random is drawn on the CPU, alike for every device.
@@ -172,35 +161,35 @@ class Training:
     def __init__(
         self,
         network: Network,
-        part: Part,
-        statistics: Statistics,
+        data: TensorSplit,
+        task: Task,
+        normalisation: Normalisation,
         recipe: Recipe,
         key: Key,
         device: torch.device | None = None,
         begun: dict[str, Tensor] | None = None,
     ) -> None:
-        self.network, self.statistics, self.recipe, self.key = network, statistics, recipe, key
+        self.network, self.task, self.normalisation = network, task, normalisation
+        self.recipe, self.key = recipe, key
         self.device = device or torch.device("cpu")
-        soft = part.soft_labels is not None
-        self.labels = torch.from_numpy(part.labels if part.soft_labels is None else part.soft_labels).to(self.device)
-        self.smoothing = 0.0 if soft else recipe.label_smoothing
-        self.pixels = Pixels(part.pixels, self.device)
-        batch = min(recipe.batch, len(part))
-        self.steps, self.at_once = steps_for(recipe, len(part)), at_once(network, batch)
+        self.targets = training_targets(data).to(self.device)
+        self.pixels = PixelBank(data.pixels, self.device)
+        batch = min(recipe.batch_size, len(data))
+        self.steps, self.micro_batch_size = steps_for(recipe, len(data)), micro_batch_size(network, batch)
         # Copies, which are aligned like what was just computed, and which the one who stopped does not see change.
         known = {name: tensor.clone() for name, tensor in (begun or {}).items()}
         new = _below("parameters", known) or network.parameters(key.child("parameters"))
         self.parameters = {name: tensor.to(self.device) for name, tensor in new.items()}
         fixed = network.buffers
         learned = {name: t.requires_grad_(True) for name, t in self.parameters.items() if name not in fixed}
-        self.descent, self.order = Descent(learned, recipe, self.steps), Order(len(part), batch, key)
+        self.optimiser, self.sampler = AdamW(learned, recipe, self.steps), BatchSampler(len(data), batch, key)
         if known:
             moments = {
                 n: t if n.startswith("count.") else t.to(self.device) for n, t in _below("moments", known).items()
             }
-            self.descent.go_on(int(known["done"]), moments)
-            for _ in range(self.descent.done):
-                self.order.next()
+            self.optimiser.load_state(int(known["done"]), moments)
+            for _ in range(self.optimiser.done):
+                self.sampler.next()
 
     def run(self, until: int | None = None, after_step: AfterStep | None = None) -> Parameters:
         """Take the steps up to that one, or all of them.
@@ -212,13 +201,12 @@ class Training:
         Returns:
             The parameters after the last step.
         """
-        recipe, statistics = self.recipe, self.statistics
-        for step in range(self.descent.done, self.steps if until is None else min(until, self.steps)):
-            rows = self.order.next()
-            x = normalise(self.pixels[rows], statistics.mean, statistics.std)
-            if recipe.augment:
-                x = for_training(x, self.key.child("augment", step).generator(), statistics.flips)
-            self.descent.step(self._losses(x, self.labels[rows]))
+        for step in range(self.optimiser.done, self.steps if until is None else min(until, self.steps)):
+            rows = self.sampler.next()
+            x = self.normalisation.normalise(self.pixels[rows])
+            if self.recipe.augment:
+                x = for_training(x, self.key.child("augment", step).generator(), self.normalisation.flips)
+            self.optimiser.step(self._losses(x, self.targets[rows]))
             if after_step is not None:
                 after_step(step + 1, self.parameters)
         return {name: tensor.detach() for name, tensor in self.parameters.items()}
@@ -227,48 +215,54 @@ class Training:
     def stopped(self) -> dict[str, Tensor]:
         """All that another training needs to go on from here."""
         parameters = {f"parameters.{name}": tensor.detach().clone() for name, tensor in self.parameters.items()}
-        moments = {f"moments.{name}": tensor.clone() for name, tensor in self.descent.moments.items()}
-        return {"done": torch.tensor(self.descent.done), **parameters, **moments}
+        moments = {f"moments.{name}": tensor.clone() for name, tensor in self.optimiser.moments.items()}
+        return {"done": torch.tensor(self.optimiser.done), **parameters, **moments}
 
-    def _losses(self, x: Tensor, wanted: Tensor) -> Iterator[Tensor]:
-        for own, labels_of_own in zip(x.split(self.at_once), wanted.split(self.at_once), strict=True):
+    def _losses(self, x: Tensor, targets: Tensor) -> Iterator[Tensor]:
+        size = self.micro_batch_size
+        for part, wanted in zip(x.split(size), targets.split(size), strict=True):
             with precision_of(self.recipe, self.device):
-                scores = self.network.logits(self.parameters, own, training=True)
-            share = len(own) / len(x)
-            yield share * functional.cross_entropy(scores.float(), labels_of_own, label_smoothing=self.smoothing)
+                logits = self.network.logits(self.parameters, part, training=True)
+            yield len(part) / len(x) * self.task.loss(logits.float(), wanted, self.recipe.label_smoothing)
+
+
+def training_targets(data: TensorSplit) -> Tensor:
+    """What a network is trained towards: soft labels (floats) where there are any, else targets (integers)."""
+    return torch.from_numpy(data.targets if data.soft_labels is None else data.soft_labels)
 
 
 def _below(kind: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(f"{kind}."): t for name, t in tensors.items() if name.startswith(f"{kind}.")}
 
 
-def train(
+def train_network(
     network: Network,
-    part: Part,
-    statistics: Statistics,
+    data: TensorSplit,
+    task: Task,
+    normalisation: Normalisation,
     recipe: Recipe,
     key: Key,
     after_step: AfterStep | None = None,
     device: torch.device | None = None,
 ) -> Parameters:
     """Train a network from new parameters to the end; arguments as for :class:`Training` and :meth:`Training.run`."""
-    return Training(network, part, statistics, recipe, key, device).run(after_step=after_step)
+    return Training(network, data, task, normalisation, recipe, key, device).run(after_step=after_step)
 
 
-def predict(
-    network: Network, parameters: Parameters, pixels: npt.NDArray[np.uint8], statistics: Statistics
+def predict_probabilities(
+    network: Network, parameters: Parameters, pixels: Pixels, task: Task, normalisation: Normalisation
 ) -> Probabilities:
-    """Class probabilities (n, classes) of ``uint8`` pixels (n, c, h, w), computed where the parameters are.
+    """Probabilities (n, outputs) of ``uint8`` pixels (n, c, *spatial), computed where the parameters are.
 
-    Where mirror images keep their class, the mean over an image and its mirror image.
+    Where mirror images keep their class, the mean over an image and its mirror image along the last axis.
     """
-    mirrored = statistics.flips != "none"
-    seen_by = Pixels(pixels, next(iter(parameters.values())).device)
+    mirrored = normalisation.flips != "none"
+    bank = PixelBank(pixels, next(iter(parameters.values())).device)
     with torch.inference_mode():
-        chunks, size = [], at_once(network, ASKED)
+        chunks, size = [], micro_batch_size(network, PREDICTED_AT_ONCE)
         for start in range(0, len(pixels), size):
-            x = normalise(seen_by[start : start + size], statistics.mean, statistics.std)
-            views = [x, x.flip(3)] if mirrored else [x]
-            seen = [network.logits(parameters, view).double().softmax(1) for view in views]
-            chunks.append(sum(seen[1:], seen[0]) / len(seen))
+            x = normalisation.normalise(bank[start : start + size])
+            views = [x, x.flip(x.ndim - 1)] if mirrored else [x]
+            found = [task.probabilities(network.logits(parameters, view).double()) for view in views]
+            chunks.append(sum(found[1:], found[0]) / len(found))
     return torch.cat(chunks).cpu().numpy()

@@ -7,7 +7,8 @@ like the ConvNet. ResNet-18, DenseNet-121 and the vision transformer are MONAI's
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medistill.data.image import Shape
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 
@@ -42,7 +44,7 @@ class Network(Protocol):
         """New tensors; equal keys give equal ones."""
 
     def logits(self, parameters: Parameters, images: Tensor, training: bool = False) -> Tensor:
-        """Class scores before softmax, (n, classes), of normalised images (n, c, h, w)."""
+        """What becomes probabilities, (n, outputs), of normalised images (n, c, *spatial)."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,17 @@ class ModuleNetwork:
 
     Args:
         name: of :data:`BUILDERS`.
-        channels, height, width, classes: what it sees and says.
+        channels, shape, outputs: what it sees and says.
     """
 
     name: str
     channels: int
-    height: int
-    width: int
-    classes: int
+    shape: Shape
+    outputs: int
 
     @property
     def _module(self) -> nn.Module:
-        return _module(self.name, self.channels, self.height, self.width, self.classes)
+        return _module(self.name, self.channels, self.shape, self.outputs)
 
     @property
     def buffers(self) -> frozenset[str]:
@@ -76,7 +77,7 @@ class ModuleNetwork:
         # Modules draw from the global generator, which is put back as it was.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(key.generator().get_state())
-            module = BUILDERS[self.name](self.channels, self.height, self.width, self.classes)
+            module = BUILDERS[self.name](self.channels, self.shape, self.outputs)
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
@@ -87,18 +88,30 @@ class ModuleNetwork:
 
 
 @functools.lru_cache(maxsize=16)
-def _module(name: str, channels: int, height: int, width: int, classes: int) -> nn.Module:
+def _module(name: str, channels: int, shape: Shape, outputs: int) -> nn.Module:
     """The module's code; its own tensors are never used."""
     with torch.random.fork_rng(devices=[]):
-        return BUILDERS[name](channels, height, width, classes)
+        return BUILDERS[name](channels, shape, outputs)
 
 
-def mlp(channels: int, height: int, width: int, classes: int) -> nn.Module:
+def mlp(channels: int, shape: Shape, outputs: int) -> nn.Module:
     """Two hidden layers of 256 units on the pixels."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(channels * height * width, 256), nn.ReLU(),
-        nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, classes),
+        nn.Flatten(), nn.Linear(channels * math.prod(shape), 256), nn.ReLU(),
+        nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, outputs),
     )  # fmt: skip
+
+
+class _Border(nn.Module):
+    """Adds zeros, as many as torch's function is told."""
+
+    def __init__(self, border: tuple[int, ...]) -> None:
+        super().__init__()
+        self.border = border
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Larger images."""
+        return functional.pad(images, self.border)
 
 
 class _ChannelsLast(nn.Module):
@@ -106,81 +119,94 @@ class _ChannelsLast(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Equal images."""
-        return images.contiguous(memory_format=torch.channels_last)
+        last = torch.channels_last if images.ndim == 4 else torch.channels_last_3d
+        return images.contiguous(memory_format=last)
 
 
-def convnet_batch_norm(channels: int, height: int, width: int, classes: int) -> nn.Module:
-    """The ConvNet of width 64 with batch in place of instance normalisation."""
-    shape = ConvNet(channels, height, width, classes, 64)
-    blocks: list[nn.Module] = [nn.ZeroPad2d(shape.padding), _ChannelsLast()]
-    for fan in [channels, *[64] * (shape.depth - 1)]:
-        blocks += [nn.Conv2d(fan, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.AvgPool2d(2)]
-    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(shape.embedding_size, classes))
+def convnet_batch_norm(channels: int, shape: Shape, outputs: int) -> nn.Module:
+    """The ConvNet of width 64 with batch in place of instance normalisation; of width 32 for volumes."""
+    volumes = len(shape) == 3
+    width = 32 if volumes else 64
+    like = ConvNet(channels, shape, outputs, width)
+    convolution = nn.Conv3d if volumes else nn.Conv2d
+    norm, pool = (nn.BatchNorm3d, nn.AvgPool3d) if volumes else (nn.BatchNorm2d, nn.AvgPool2d)
+    blocks: list[nn.Module] = [_Border(like.padding)]
+    blocks.append(_ChannelsLast())
+    for block, fan in enumerate([channels, *[width] * (like.convolutions - 1)]):
+        stride = 2 if volumes and block == 0 else 1
+        blocks += [convolution(fan, width, 3, padding=1, stride=stride), norm(width), nn.ReLU(), pool(2)]
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(like.embedding_size, outputs))
 
 
 class _Padded(nn.Module):
     """Pads images with zeros to at least 32 pixels a side, below which these networks have nothing left to pool."""
 
-    def __init__(self, body: nn.Module, height: int, width: int) -> None:
+    def __init__(self, body: nn.Module, shape: Shape) -> None:
         super().__init__()
         self.body = nn.Sequential(_ChannelsLast(), body)
-        self.border = (0, max(0, 32 - width), 0, max(0, 32 - height))
+        self.border = _behind([max(0, 32 - side) for side in shape])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores of images (n, c, h, w)."""
+        """What becomes probabilities, of images (n, c, *spatial)."""
         scores: Tensor = self.body(functional.pad(images, self.border))
         return scores
 
 
-def resnet18(channels: int, height: int, width: int, classes: int) -> nn.Module:
+def _behind(extra: Sequence[int]) -> tuple[int, ...]:
+    """Zeros added behind along each axis, as torch wants them: the last axis first."""
+    return tuple(n for side in reversed(extra) for n in (0, side))
+
+
+def resnet18(channels: int, shape: Shape, outputs: int) -> nn.Module:
     """He et al., CVPR 2016."""
     from monai.networks.nets.resnet import resnet18 as build
 
-    stem = 3 if min(height, width) < SMALL_SIDE else 7
-    body = build(spatial_dims=2, n_input_channels=channels, num_classes=classes, conv1_t_size=stem)
-    return _Padded(body, height, width)
+    stem = 3 if min(shape) < SMALL_SIDE else 7
+    body = build(spatial_dims=len(shape), n_input_channels=channels, num_classes=outputs, conv1_t_size=stem)
+    return _Padded(body, shape)
 
 
-def densenet121(channels: int, height: int, width: int, classes: int) -> nn.Module:
+def densenet121(channels: int, shape: Shape, outputs: int) -> nn.Module:
     """Huang et al., CVPR 2017."""
     from monai.networks.nets.densenet import DenseNet121
 
-    body = DenseNet121(spatial_dims=2, in_channels=channels, out_channels=classes)
-    if min(height, width) < SMALL_SIDE:
-        body.features.conv0 = nn.Conv2d(channels, 64, 3, stride=2, padding=1, bias=False)
-    return _Padded(body, height, width)
+    body = DenseNet121(spatial_dims=len(shape), in_channels=channels, out_channels=outputs)
+    if min(shape) < SMALL_SIDE:
+        convolution = nn.Conv2d if len(shape) == 2 else nn.Conv3d
+        body.features.conv0 = convolution(channels, 64, 3, stride=2, padding=1, bias=False)
+    return _Padded(body, shape)
 
 
 class VisionTransformer(nn.Module):
     """Six layers of 128 numbers, four heads, patches of a seventh of the side (Dosovitskiy et al., ICLR 2021)."""
 
-    def __init__(self, channels: int, height: int, width: int, classes: int) -> None:
+    def __init__(self, channels: int, shape: Shape, outputs: int) -> None:
         from monai.networks.nets.vit import ViT
 
         super().__init__()
-        patch = max(2, min(height, width) // 7)
-        bottom, right = -height % patch, -width % patch
-        self.border = (0, right, 0, bottom)
+        patch = max(2, min(shape) // 7)
+        extra = [-side % patch for side in shape]
+        self.border = _behind(extra)
         self.body = ViT(
-            in_channels=channels, img_size=(height + bottom, width + right), patch_size=(patch, patch),
-            hidden_size=128, mlp_dim=256, num_layers=6, num_heads=4, classification=True, num_classes=classes,
-            spatial_dims=2, post_activation="none",
+            in_channels=channels, img_size=tuple(side + more for side, more in zip(shape, extra, strict=True)),
+            patch_size=(patch,) * len(shape), hidden_size=128, mlp_dim=256, num_layers=6, num_heads=4,
+            classification=True, num_classes=outputs, spatial_dims=len(shape), post_activation="none",
         )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores of images (n, c, h, w)."""
+        """What becomes probabilities, of images (n, c, *spatial)."""
         scores: Tensor = self.body(functional.pad(images, self.border))[0]
         return scores
 
 
-BUILDERS: dict[str, Callable[[int, int, int, int], nn.Module]] = {
+BUILDERS: dict[str, Callable[[int, Shape, int], nn.Module]] = {
     "mlp": mlp,
     "convnet-bn": convnet_batch_norm,
     "resnet18": resnet18,
     "densenet121": densenet121,
     "vit": VisionTransformer,
 }
-"""Networks by name, from channels, height, width and classes."""
+"""Networks by name, from channels, shape and outputs."""
 
 
 COSTS = {"vit": 3, "densenet121": 5, "resnet18": 8}
@@ -188,14 +214,20 @@ COSTS = {"vit": 3, "densenet121": 5, "resnet18": 8}
 Only order and time left follow from it."""
 
 
-def make_network(name: str, channels: int, height: int, width: int, classes: int, filters: int) -> Network:
+def make_network(name: str, channels: int, shape: Shape, outputs: int, filters: int) -> Network:
     """A network by name.
 
     Args:
         name: "convnet" or one of :data:`BUILDERS`.
-        channels, height, width, classes: what it sees and says.
-        filters: per convolution of the ConvNet; the others have their own width.
+        channels, shape, outputs: what it sees and says.
+        filters: per convolution of the ConvNet for pictures, half as many for volumes; the others have their own
+            width.
     """
     if name == "convnet":
-        return ConvNet(channels, height, width, classes, filters)
-    return ModuleNetwork(name, channels, height, width, classes)
+        return ConvNet(channels, shape, outputs, width_for(shape, filters))
+    return ModuleNetwork(name, channels, shape, outputs)
+
+
+def width_for(shape: Shape, filters: int) -> int:
+    """Filters per convolution of a ConvNet for images of that shape: of volumes, whose layers cost far more, half."""
+    return filters if len(shape) == 2 else max(1, filters // 2)

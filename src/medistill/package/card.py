@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from importlib import resources
 
-from medistill.numbers import with_interval
-from medistill.types import Json
+from medistill.data.image import shape_in_words
+from medistill.package.manifest import Manifest
 
-METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC (macro)",
-    "f1_macro": "F1 (macro)",
+ARMS = {
+    "distilled": "these images",
+    "random": "random real images, same {equal}",
+    "random_matched": "random real images, same storage and soft labels",
+    "full": "all original images",
+    "full_balanced": "original images, classes balanced",
 }
+"""What tables call the arms of a comparison; "equal" is what random images have in common with the package."""
 
 
-def card(manifest: Json) -> str:
+def card(manifest: Manifest) -> str:
     """The card's Markdown text, from the manifest's content alone."""
     import jinja2
 
@@ -23,12 +25,23 @@ def card(manifest: Json) -> str:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
-    template = environment.from_string(source)
-    return template.render(
+    task, image = manifest.made_task(), manifest.image
+    smaller = image.stored_shape != image.shape
+    equal = "bytes" if smaller else "number"
+    evaluated = manifest.evaluation
+    return environment.from_string(source).render(
         m=manifest,
-        channels=manifest["preprocessing"]["channels"],
-        size=manifest["preprocessing"]["size"],
-        metric_names=METRIC_NAMES,
-        with_interval=with_interval,
-        settings=sorted((k, v) for k, v in manifest["method"].items() if k not in ("name", "title", "bibtex")),
+        task=task,
+        image=image,
+        data=manifest.provenance.data,
+        smaller=smaller,
+        per_slot=manifest.provenance.configuration.factor ** len(image.shape),
+        size=shape_in_words(image.shape),
+        stored=shape_in_words(image.stored_shape),
+        ones=", 1" * len(image.shape),
+        arms={a: t.format(equal=equal) for a, t in ARMS.items() if evaluated and a in evaluated.arms},
+        settings={
+            **manifest.method.settings,
+            **{f"optimiser {k}": v for k, v in (manifest.method.optimiser or {}).items()},
+        },
     )

@@ -1,23 +1,32 @@
-"""What a manifest must look like; a package comes from strangers, so nothing in it is taken on trust."""
+"""The manifest, format version 2: what a package is, as one typed object that everything reads from.
+
+A package comes from strangers, so nothing in it is taken on trust: what is validated here is what is used.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from medistill.aliases import Json
 from medistill.config import LabelConfig
-from medistill.errors import PackageError
-from medistill.files import canonical_json, pretty_json, sha256_text
-from medistill.types import Json
+from medistill.data.image import Flips, ImageSpec, Normalisation
+from medistill.data.preprocess import Preprocessing
+from medistill.errors import ConfigError
+from medistill.package.finding import Finding
+from medistill.package.results import EvaluationResult
+from medistill.tasks.task import Task, make_task
 
-FORMAT = "medistill-package"
-FORMAT_VERSION = 1
+FORMAT: Literal["medistill-package"] = "medistill-package"
+FORMAT_VERSION = 2
 LARGEST_COUNT = 10_000_000
 """Images and classes that are believed at most."""
+
+LARGEST_IMAGE = 2**27
+"""Numbers of an image that are believed at most, at the size that networks see."""
 
 
 def _safe_name(name: str) -> str:
@@ -27,15 +36,13 @@ def _safe_name(name: str) -> str:
     return name
 
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
 def _printable(name: str) -> str:
     if not name.isprintable():
         raise ValueError("unprintable characters")
     return name
 
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Folder = Annotated[str, Field(pattern=r"^[0-9]+(_[a-z0-9-]+)?$")]
 Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
@@ -44,52 +51,141 @@ Mean = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(ge=1e-3, le=1)]
 """Preprocessing makes none under 1/255."""
 
+Lengths = Annotated[list[Annotated[int, Field(ge=16, le=4096)]], Field(min_length=2, max_length=3)]
+StoredLengths = Annotated[list[Annotated[int, Field(ge=8, le=4096)]], Field(min_length=2, max_length=3)]
 
-class _Section(BaseModel):
+
+class Section(BaseModel):
     """Unknown keys are kept: a later release may add some that this one need not understand."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
 
-class _Images(_Section):
-    count: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
-    per_class: list[Count]
-    folders: list[Folder]
-    stored_size: Annotated[list[Annotated[int, Field(ge=8, le=4096)]], Field(min_length=2, max_length=2)]
-    labels: Literal["hard", "soft"]
+class TaskSection(Section):
+    """What labels mean.
 
+    Args:
+        kind: of a task.
+        class_names: of its outputs: classes, grades in their order, or findings.
+    """
 
-class _Preprocessing(_Section):
-    size: Annotated[list[Annotated[int, Field(ge=16, le=4096)]], Field(min_length=2, max_length=2)]
-    channels: Annotated[int, Field(ge=1, le=3)]
-    window: Annotated[list[Intensity], Field(min_length=2, max_length=2)]
-    mean: list[Mean]
-    std: list[Deviation]
-    dtype: Name
+    kind: Name
+    class_names: Annotated[list[Name], Field(min_length=1, max_length=65535)]
 
     @model_validator(mode="after")
-    def _one_per_channel(self) -> _Preprocessing:
+    def _each_once(self) -> TaskSection:
+        if len(set(self.class_names)) != len(self.class_names):
+            raise ValueError("a class twice")
+        return self
+
+
+class ImageSection(Section):
+    """What images are, as stored and as networks see them.
+
+    Args:
+        channels, shape: as networks see them; stored smaller they are enlarged linearly.
+        stored_shape: as they are stored.
+        dtype, window, spacing: as the originals were, see :class:`medistill.data.image.ImageSpec`.
+        mean, std, flips: see :class:`medistill.data.image.Normalisation`.
+        explained: how pixels were made and are used, in words.
+    """
+
+    channels: Annotated[int, Field(ge=1, le=3)]
+    shape: Lengths
+    stored_shape: StoredLengths
+    dtype: Name
+    window: Annotated[list[Intensity], Field(min_length=2, max_length=2)]
+    spacing: list[Annotated[float, Field(gt=0, le=1e6)]] | None = None
+    mean: list[Mean]
+    std: list[Deviation]
+    flips: Flips
+    explained: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fitting(self) -> ImageSection:
         if (
             self.channels == 2
             or not len(self.mean) == len(self.std) == self.channels
             or self.window[0] >= self.window[1]
         ):
             raise ValueError("statistics that do not fit the channels")
+        spacing = self.shape if self.spacing is None else self.spacing
+        if len({len(self.shape), len(self.stored_shape), len(spacing)}) > 1:
+            raise ValueError("lengths of different dimensions")
+        if math.prod(self.shape) * self.channels > LARGEST_IMAGE:
+            raise ValueError(f"images of more than {LARGEST_IMAGE} numbers")
         return self
 
 
-class _Method(_Section):
+EXPLAINED = {
+    "resize": "linear with anti-aliasing, aspect kept, edge repeated",
+    "inverse": "raw = window[0] + pixel / 255 * (window[1] - window[0])",
+    "normalise": "x = (pixel / 255 - mean) / std, per channel",
+}
+
+
+class ImagesSection(Section):
+    """How many images there are of each stratum, in order, and where."""
+
+    count: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
+    per_stratum: list[Count]
+    folders: list[Folder]
+    labels: Literal["hard", "soft"]
+
+
+class MethodSection(Section):
+    """What made the images.
+
+    Args:
+        settings: its hyperparameters; None is automatic.
+        optimiser: what moved the images, as it was; None of a method that learns nothing.
+        steps: that were taken.
+    """
+
     name: Name
     title: str
-    bibtex: str
+    kind: Literal["distillation", "coreset"]
     version: int
+    bibtex: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    optimiser: dict[str, Any] | None = None
+    steps: Count | None = None
 
 
-class _Split(_Section):
+class PrivacySection(Section):
+    """What is certain about real images; what was measured stands among the audits.
+
+    Args:
+        contains_real_images: whether images of the package are images of patients, or nearly so.
+        starts_from_real_images: whether they were computed from such.
+        guarantee: of differential privacy; None where there is none.
+        queries: what the method asked the real images.
+    """
+
+    contains_real_images: bool
+    starts_from_real_images: bool
+    guarantee: dict[str, Any] | None = None
+    queries: list[Name] = Field(default_factory=list)
+
+
+class DataSection(Section):
+    """The original data."""
+
+    name: str
+    fingerprint: Sha256
+    training_images: Count
+    per_stratum: list[Count]
+    licence: str
+    source: str
+    notes: list[str]
+
+
+class _Split(Section):
     split_seed: int
+    task: str | None = None
 
 
-class _Labels(_Section):
+class _Labels(Section):
     teachers: int
     balance: bool
     calibrate: bool
@@ -98,109 +194,106 @@ class _Labels(_Section):
 
     @model_validator(mode="after")
     def _can_be_followed(self) -> _Labels:
-        LabelConfig.model_validate({name: getattr(self, name) for name in LabelConfig.model_fields})
+        self.config()
         return self
 
+    def config(self) -> LabelConfig:
+        """As settings."""
+        return LabelConfig.model_validate({name: getattr(self, name) for name in LabelConfig.model_fields})
 
-class _Configuration(_Section):
+
+class ConfigurationSection(Section):
+    """The whole configuration; what reading needs of it is typed, the rest is kept."""
+
     data: _Split
     factor: Annotated[int, Field(ge=1, le=8)]
     labels: _Labels
 
 
-class _Data(_Section):
-    name: str
-    fingerprint: Sha256
-    training_images: Count
-    per_class: list[Count]
-    licence: str
-    source: str
-    notes: list[str]
+class ProvenanceSection(Section):
+    """Where the package comes from."""
 
-
-class _Creator(_Section):
+    data: DataSection
+    configuration: ConfigurationSection
+    seed: int
     medistill: str
 
 
-class _Manifest(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
+class Manifest(BaseModel):
+    """What a package is. ``images``, ``files`` and ``package_id`` are filled in when it is written."""
 
-    format: Literal["medistill-package"]
-    format_version: int
-    created_by: _Creator
-    class_names: Annotated[list[Name], Field(min_length=1, max_length=65535)]
-    images: _Images
-    preprocessing: _Preprocessing
-    flips: Literal["none", "horizontal", "both"]
-    method: _Method
-    configuration: _Configuration
-    seed: int
-    data: _Data
-    contains_real_images: bool
-    starts_from_real_images: bool
-    evaluation: dict[str, Any] | None
-    files: dict[Annotated[str, AfterValidator(_safe_name)], Sha256]
-    package_id: Sha256
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    format: Literal["medistill-package"] = FORMAT
+    format_version: int = FORMAT_VERSION
+    task: TaskSection
+    image: ImageSection
+    images: ImagesSection | None = None
+    method: MethodSection
+    start: Name
+    privacy: PrivacySection
+    audits: list[Finding] = Field(default_factory=list)
+    evaluation: EvaluationResult | None = None
+    provenance: ProvenanceSection
+    files: dict[Annotated[str, AfterValidator(_safe_name)], Sha256] = Field(default_factory=dict)
+    package_id: str = ""
 
     @model_validator(mode="after")
-    def _one_per_class(self) -> _Manifest:
-        classes = len(self.class_names)
-        lengths = {len(self.images.per_class), len(self.images.folders), len(self.data.per_class)}
-        if lengths != {classes} or sum(self.images.per_class) != self.images.count:
-            raise ValueError("counts that do not fit the classes")
-        if len(set(self.class_names)) != classes or len(set(self.images.folders)) != classes:
-            raise ValueError("a class twice")
-        factor = self.configuration.factor
-        if self.images.stored_size != [n // factor for n in self.preprocessing.size]:
+    def _fitting(self) -> Manifest:
+        factor = self.provenance.configuration.factor
+        if self.image.stored_shape != [n // factor for n in self.image.shape]:
             raise ValueError("images of a size that does not follow from the factor")
+        real = self.method.kind == "coreset" or any(finding.real_images for finding in self.audits)
+        if real and not self.privacy.contains_real_images:
+            raise ValueError("real images that are not called so")
+        if self.images is None:
+            return self
+        if any(finding.real_images > self.images.count for finding in self.audits):
+            raise ValueError("more real images than images")
+        strata = len(self.images.per_stratum)
+        lengths = {len(self.images.folders), len(self.provenance.data.per_stratum), len(self.made_task().strata)}
+        if lengths != {strata} or sum(self.images.per_stratum) != self.images.count:
+            raise ValueError("counts that do not fit the classes")
+        if len(set(self.images.folders)) != strata:
+            raise ValueError("a folder twice")
         return self
 
+    def made_task(self) -> Task:
+        """The task.
 
-def parse_manifest(content: bytes, where: str) -> Json:
-    """The manifest's content once everything about its form was checked.
+        Raises:
+            ValueError: of a kind that is not known here.
+        """
+        try:
+            return make_task(self.task.kind, self.task.class_names)
+        except ConfigError as problem:
+            raise ValueError(str(problem)) from problem
 
-    Args:
-        content: bytes of ``manifest.json``.
-        where: what to call it in errors.
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How originals became pixels, and how pixels are normalised."""
+        image = self.image
+        low, high = image.window
+        spacing = None if image.spacing is None else tuple(image.spacing)
+        spec = ImageSpec(image.channels, tuple(image.shape), image.dtype, (float(low), float(high)), spacing)
+        return Preprocessing(spec, Normalisation(tuple(image.mean), tuple(image.std), image.flips))
 
-    Raises:
-        PackageError: not JSON, another format version, altered, or a field of the wrong kind.
-    """
-    try:
-        manifest = json.loads(content, parse_constant=_refuse, parse_float=_finite)
-        version = manifest["format_version"] if manifest["format"] == FORMAT else None
-    except (ValueError, KeyError, TypeError, RecursionError) as problem:
-        raise PackageError("is damaged or no package's", where=where) from problem
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise PackageError(
-            f"format version {version!r}", where=where, allowed=str(FORMAT_VERSION), remedy="update medistill"
-        )
-    try:
-        body = {k: v for k, v in manifest.items() if k != "package_id"}
-        # The text must be the one written, so that not even a space can be changed unnoticed.
-        whole = pretty_json(manifest).encode() == content
-        genuine = whole and sha256_text(canonical_json(body)) == manifest.get("package_id")
-    except (ValueError, RecursionError):  # a lone surrogate has no UTF-8
-        genuine = False
-    if not genuine:
-        raise PackageError("was altered", where=where, remedy="ask the sender for the package again")
-    try:
-        _Manifest.model_validate(manifest)
-    except ValidationError as problem:
-        first = problem.errors(include_url=False)[0]
-        name = ".".join(map(str, first["loc"])) or "its fields"
-        raise PackageError(
-            f"'{name}' is not what a package has there", where=where, allowed=first["msg"].lower()[:200]
-        ) from problem
-    return dict(manifest)
+    @property
+    def label_config(self) -> LabelConfig:
+        """What labels the images have."""
+        return self.provenance.configuration.labels.config()
+
+    def as_json(self) -> Json:
+        """As ``manifest.json`` holds it."""
+        return self.model_dump(mode="json")
 
 
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is too large")
-    return value
+def image_section(preprocessing: Preprocessing, factor: int) -> ImageSection:
+    """The section about images, from how they were prepared and how small they are stored."""
+    image, normal = preprocessing.image, preprocessing.normalisation
+    return ImageSection(
+        channels=image.channels, shape=list(image.shape), stored_shape=list(image.stored_shape(factor)),
+        dtype=image.dtype, window=list(image.window),
+        spacing=None if image.spacing is None else list(image.spacing),
+        mean=list(normal.mean), std=list(normal.std), flips=normal.flips, explained=EXPLAINED,
+    )  # fmt: skip

@@ -1,11 +1,11 @@
 """A distilled set as it is shared: images, labels and the manifest; writing and verified reading.
 
-Layout, format version 1::
+Layout, format version 2::
 
-    README.md                     the card, for whoever receives it
-    manifest.json                 what it is, and the SHA-256 of every other file
-    distilled.npz                 train_images, train_labels in MedMNIST layout, perhaps train_soft_labels
-    images/<class>/<number>.png   the same images, lossless
+    README.md                       the card, for whoever receives it
+    manifest.json                   what it is, and the SHA-256 of every other file
+    distilled.npz                   train_images, train_labels in MedMNIST layout, perhaps train_soft_labels
+    images/<stratum>/<number>.png   the same images, lossless; of volumes three middle slices, to look at
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill import __version__
-from medistill.data.preprocess import Part, Preprocessing
+from medistill.aliases import Pixels, SoftLabels, Targets
+from medistill.data.image import Shape, decoded, is_picture
+from medistill.data.preprocess import Preprocessing, TensorSplit
 from medistill.errors import PackageError
 from medistill.files import canonical_json, pretty_json, sha256_text
 from medistill.package.card import card
 from medistill.package.container import Files, read_files, write_files
-from medistill.package.manifest import FORMAT, FORMAT_VERSION, parse_manifest
-from medistill.types import Json, Labels
+from medistill.package.manifest import ImagesSection, Manifest
+from medistill.package.parsing import parse_manifest
+from medistill.package.results import EvaluationResult
+from medistill.tasks.task import Task
 
 Kinds = dict[str, tuple[tuple[int, ...], Any]]
 """Shape and type that an array must have, by name."""
@@ -40,66 +44,67 @@ class Package:
     """A distilled set.
 
     Args:
-        pixels: (n, c, h, w) ``uint8`` as stored, sorted by class; h and w may be smaller than networks see.
-        labels: (n,) the class that each stands for.
-        manifest: as documented in docs/explanation/package-format.md.
-        soft_labels: (n, classes) class probabilities to train on, values of half precision, or None.
+        pixels: (n, c, *spatial) ``uint8`` as stored, sorted by stratum; may be smaller than networks see them.
+        targets: (n, outputs) what each stands for.
+        strata: (n,) the stratum that each stands for.
+        manifest: what it is.
+        soft_labels: (n, outputs) probabilities to train on, values of half precision, or None.
         size_bytes: bytes of all files; 0 before it was written.
     """
 
-    pixels: npt.NDArray[np.uint8]
-    labels: Labels
-    manifest: Json
-    soft_labels: npt.NDArray[np.float32] | None = None
+    pixels: Pixels
+    targets: Targets
+    strata: npt.NDArray[np.int64]
+    manifest: Manifest
+    soft_labels: SoftLabels | None = None
     size_bytes: int = 0
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def task(self) -> Task:
+        """What targets mean."""
+        return self.manifest.made_task()
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(self.manifest["class_names"])
+        """Of the task's outputs."""
+        return tuple(self.manifest.task.class_names)
+
+    @property
+    def synthetic_per_stratum(self) -> list[int]:
+        """Images of each stratum."""
+        return np.bincount(self.strata, minlength=len(self.task.strata)).tolist()
 
     @property
     def preprocessing(self) -> Preprocessing:
-        return Preprocessing.from_json(self.manifest["preprocessing"])
+        """How originals became pixels."""
+        return self.manifest.preprocessing
 
     @property
-    def part(self) -> Part:
+    def stored_shape(self) -> Shape:
+        """Lengths in space as stored."""
+        return tuple(self.pixels.shape[2:])
+
+    @property
+    def data(self) -> TensorSplit:
         """The images as a training set, at the size that networks see."""
-        return Part(decoded(self.pixels, self.preprocessing.size), self.labels, self.soft_labels)
+        soft = None if self.soft_labels is None else self.task.restored(self.soft_labels.astype(np.float16))
+        return TensorSplit(decoded(self.pixels, self.preprocessing.image.shape), self.targets, soft)
 
     @property
     def identity(self) -> str:
-        """SHA-256 that identifies the package's content."""
-        return str(self.manifest["package_id"])
+        """SHA-256 over everything in it."""
+        return self.manifest.package_id
 
-    def with_evaluation(self, evaluation: Json) -> Package:
-        """The same images with these evaluation results in the manifest and on the card."""
-        return replace(self, manifest={**self.manifest, "evaluation": evaluation})
-
-
-def decoded(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Stored pixels (n, c, h, w) enlarged to ``size``, rounded."""
-    if pixels.shape[2:] == size:
-        return pixels
-    import torch
-
-    from medistill.nets.pixels import decode
-
-    return decode(torch.from_numpy(pixels).float(), size).round().to(torch.uint8).numpy()
-
-
-def encoded(pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Pixels (n, c, h, w) made smaller, to the stored ``size``, rounded."""
-    if pixels.shape[2:] == size:
-        return pixels
-    import torch
-
-    from medistill.nets.pixels import encode
-
-    return encode(torch.from_numpy(pixels).float(), size).round().to(torch.uint8).numpy()
+    def with_evaluation(self, evaluation: EvaluationResult) -> Package:
+        """The same package with results in its manifest."""
+        return replace(self, manifest=self.manifest.model_copy(update={"evaluation": evaluation}))
 
 
 def folder_names(class_names: tuple[str, ...]) -> list[str]:
-    """A folder name per class: number, then the name's plain characters; sorted like the numbers."""
+    """A folder name per stratum: number, then the name's plain characters; sorted like the numbers."""
     digits = len(str(len(class_names) - 1))
     plain = [re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] for name in class_names]
     return [f"{i:0{digits}d}_{name}" if name else f"{i:0{digits}d}" for i, name in enumerate(plain)]
@@ -108,20 +113,20 @@ def folder_names(class_names: tuple[str, ...]) -> list[str]:
 def package_files(package: Package) -> Files:
     """Every file of the package; equal packages give equal bytes."""
     files: Files = {"distilled.npz": _npz(package)}
-    folders = folder_names(package.class_names)
-    digits = len(str(max(0, len(package.labels) - 1)))
-    for index, (pixels, label) in enumerate(zip(package.pixels, package.labels, strict=True)):
-        files[f"images/{folders[label]}/{index:0{digits}d}.png"] = _png(pixels)
-    base = {k: v for k, v in package.manifest.items() if k not in ("files", "package_id")}
-    base |= {"format": FORMAT, "format_version": FORMAT_VERSION, "created_by": {"medistill": __version__}}
-    base["images"] = {
-        "count": len(package.labels),
-        "per_class": np.bincount(package.labels, minlength=len(folders)).tolist(),
-        "folders": folders,
-        "stored_size": list(package.pixels.shape[2:]),
-        "labels": "hard" if package.soft_labels is None else "soft",
-    }
-    files["README.md"] = card(base).encode()
+    folders = folder_names(package.task.strata)
+    digits = len(str(max(0, len(package) - 1)))
+    for index, (pixels, stratum) in enumerate(zip(package.pixels, package.strata, strict=True)):
+        files[f"images/{folders[stratum]}/{index:0{digits}d}.png"] = _png(preview(pixels))
+    images = ImagesSection(
+        count=len(package), per_stratum=package.synthetic_per_stratum, folders=folders,
+        labels="hard" if package.soft_labels is None else "soft",
+    )  # fmt: skip
+    provenance = package.manifest.provenance.model_copy(update={"medistill": __version__})
+    whole = package.manifest.model_copy(
+        update={"format_version": 2, "images": images, "provenance": provenance, "files": {}, "package_id": ""}
+    )
+    files["README.md"] = card(whole).encode()
+    base = {k: v for k, v in whole.as_json().items() if k not in ("files", "package_id")}
     base["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     base["package_id"] = sha256_text(canonical_json(base))
     files["manifest.json"] = pretty_json(base).encode()
@@ -146,26 +151,21 @@ def read_package(path: str | Path) -> Package:
     """
     path = Path(path).expanduser()
     files = read_files(path)
-    manifest = _manifest(path, files)
+    if "manifest.json" not in files:
+        raise PackageError("has no manifest.json, so it is no package", where=path)
+    manifest = parse_manifest(files["manifest.json"], f"{path}: manifest.json")
     _require_hashes(path, files, manifest)
     try:
-        pixels, labels, soft_labels = _images(files, manifest)
+        package = _package(files, manifest)
     except Exception as problem:  # decoders raise many kinds on files made to break them
         raise PackageError(f"its images do not fit its manifest ({problem})", where=path) from problem
     if "README.md" not in files:
         raise PackageError("has no README.md, so it is no package", where=path)
-    return Package(pixels, labels, manifest, soft_labels, sum(len(content) for content in files.values()))
+    return package
 
 
-def _manifest(path: Path, files: Files) -> Json:
-    if "manifest.json" not in files:
-        raise PackageError("has no manifest.json, so it is no package", where=path)
-    return parse_manifest(files["manifest.json"], f"{path}: manifest.json")
-
-
-def _require_hashes(path: Path, files: Files, manifest: Json) -> None:
-    listed: dict[str, str] = manifest["files"]
-    present = set(files) - {"manifest.json"}
+def _require_hashes(path: Path, files: Files, manifest: Manifest) -> None:
+    listed, present = manifest.files, set(files) - {"manifest.json"}
     problems = [f"'{name}' is missing" for name in sorted(set(listed) - present)]
     surplus = sorted(present - set(listed))
     for name in sorted(present & set(listed)):
@@ -179,55 +179,70 @@ def _require_hashes(path: Path, files: Files, manifest: Json) -> None:
         raise PackageError(f"'{surplus[0]}' is surplus{more}", where=path, remedy="remove what is no part of it")
 
 
-def _images(files: Files, manifest: Json) -> tuple[npt.NDArray[np.uint8], Labels, npt.NDArray[np.float32] | None]:
-    statistics = Preprocessing.from_json(manifest["preprocessing"])
-    height, width = manifest["images"]["stored_size"]
-    classes, count = len(manifest["class_names"]), int(manifest["images"]["count"])
-    shape = (count, height, width) if statistics.channels == 1 else (count, height, width, 3)
-    kinds: Kinds = {"train_images": (shape, np.uint8), "train_labels": ((count, 1), _label_kind(classes))}
-    soft = manifest["images"]["labels"] == "soft"
+def _package(files: Files, manifest: Manifest) -> Package:
+    section = manifest.images
+    assert section is not None
+    task, channels, shape = manifest.made_task(), manifest.image.channels, tuple(manifest.image.stored_shape)
+    count = section.count
+    last = () if channels == 1 else (channels,)
+    labelled = ((count, 1), label_dtype(task)) if task.exclusive else ((count, task.outputs), np.dtype(np.uint8))
+    kinds: Kinds = {"train_images": ((count, *shape, *last), np.uint8), "train_labels": labelled}
+    soft = section.labels == "soft"
     if soft:
-        kinds["train_soft_labels"] = ((count, classes), np.float16)
+        kinds["train_soft_labels"] = ((count, task.outputs), np.float16)
     arrays = _read_npz(files["distilled.npz"], kinds)
-    pixels = arrays["train_images"].reshape(count, height, width, statistics.channels).transpose(0, 3, 1, 2)
-    labels = arrays["train_labels"][:, 0].astype(np.int64)
-    if labels.max() >= classes or (np.diff(labels) < 0).any():
-        raise ValueError("labels that are not the classes in order")
-    if np.bincount(labels, minlength=classes).tolist() != manifest["images"]["per_class"]:
-        raise ValueError("labels")
+    pixels = np.moveaxis(arrays["train_images"].reshape(count, *shape, channels), -1, 1)
+    labels = arrays["train_labels"].astype(np.int64)
+    targets = task.targets(labels[:, 0] if task.exclusive else labels)
+    strata = np.repeat(np.arange(len(section.per_stratum)), section.per_stratum)
+    if not task.membership(targets)[np.arange(count), strata].all():
+        raise ValueError("labels that do not fit their strata")
     names = [name for name in files if name.startswith("images/")]
     if len(names) != count:
         raise ValueError(f"{len(names)} PNG files for {count} images")
     for index, name in enumerate(sorted(names, key=lambda n: int(Path(n).stem))):
-        if Path(name).parts[1] != manifest["images"]["folders"][labels[index]]:
+        if Path(name).parts[1] != section.folders[strata[index]]:
             raise ValueError(f"{name} is in the wrong class")
-        shown = _read_png(files[name], (height, width), statistics.channels)
-        if not np.array_equal(shown, pixels[index].transpose(1, 2, 0)):
+        expected = preview(pixels[index])
+        if not np.array_equal(_read_png(files[name], expected.shape[1:], channels), expected.transpose(1, 2, 0)):
             raise ValueError(f"{name} differs from distilled.npz")
-    return np.ascontiguousarray(pixels), labels, _probabilities(arrays["train_soft_labels"]) if soft else None
+    soft_labels = None
+    if soft:
+        task.restored(arrays["train_soft_labels"])  # raises where they are no probabilities
+        soft_labels = arrays["train_soft_labels"].astype(np.float32)
+    size = sum(len(content) for content in files.values())
+    return Package(np.ascontiguousarray(pixels), targets, strata, manifest, soft_labels, size)
 
 
-def _probabilities(stored: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
-    probabilities = stored.astype(np.float32)
-    if not (probabilities >= 0).all() or not (np.abs(probabilities.sum(1) - 1) < 0.01).all():
-        raise ValueError("soft labels that are no probabilities")
-    return probabilities
+def preview(pixels: Pixels) -> Pixels:
+    """What is looked at of an image (c, *spatial): itself, or of a volume the middle slice along each axis, (c, h,
+    w).
+    """
+    if is_picture(pixels.shape[1:]):
+        return pixels
+    slices = [np.take(pixels, pixels.shape[axis] // 2, axis=axis) for axis in (1, 2, 3)]
+    height = max(each.shape[1] for each in slices)
+    padded = [np.pad(each, ((0, 0), (0, height - each.shape[1]), (0, 0))) for each in slices]
+    return np.ascontiguousarray(np.concatenate(padded, axis=2))
 
 
 def _npz(package: Package) -> bytes:
-    images = package.pixels.transpose(0, 2, 3, 1)
-    images = images[..., 0] if images.shape[3] == 1 else images
+    images = np.moveaxis(package.pixels, 1, -1)
+    images = images[..., 0] if images.shape[-1] == 1 else images
     stream = io.BytesIO()
-    labels = package.labels.astype(_label_kind(len(package.class_names)))[:, None]
-    arrays: dict[str, npt.NDArray[Any]] = {"train_images": np.ascontiguousarray(images), "train_labels": labels}
+    task = package.task
+    labels = package.task.labels(package.targets)
+    stored = labels[:, None].astype(label_dtype(task)) if task.exclusive else labels.astype(np.uint8)
+    arrays: dict[str, npt.NDArray[Any]] = {"train_images": np.ascontiguousarray(images), "train_labels": stored}
     if package.soft_labels is not None:
         arrays["train_soft_labels"] = package.soft_labels.astype(np.float16)
     np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     return stream.getvalue()
 
 
-def _label_kind(classes: int) -> type[np.unsignedinteger[Any]]:
-    return np.uint8 if classes <= 256 else np.uint16
+def label_dtype(task: Task) -> np.dtype[Any]:
+    """Of class numbers as they are stored."""
+    return np.dtype(np.uint8 if task.outputs <= 256 else np.uint16)
 
 
 def _read_npz(content: bytes, kinds: Kinds) -> dict[str, npt.NDArray[Any]]:
@@ -250,7 +265,7 @@ def _read_npz(content: bytes, kinds: Kinds) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+def _png(pixels: Pixels) -> bytes:
     from PIL import Image
 
     stream = io.BytesIO()
@@ -259,7 +274,7 @@ def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def _read_png(content: bytes, size: tuple[int, int], channels: int) -> npt.NDArray[np.uint8]:
+def _read_png(content: bytes, size: tuple[int, ...], channels: int) -> Pixels:
     from PIL import Image
 
     # Width, height, depth and colour type stand at a fixed place; another picture is not decoded.

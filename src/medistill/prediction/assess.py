@@ -29,7 +29,7 @@ from medistill.prediction.ranks import spearman
 
 INDICATOR = "indicator"
 
-TOLD = "indicator told what random and all images reach"
+INFORMED = "indicator told what random and all images reach"
 """No predictor, for that is what small networks are trained to guess: how well the same model would do without what
 they get wrong about the data.
 """
@@ -72,10 +72,10 @@ def assess(examples: Sequence[Example]) -> list[Assessment]:
     """Every predictor for every quantity."""
     found = []
     groups = np.array([e.group for e in examples])
-    told = [_told(e) for e in examples]
-    for name, view, seen in (*((n, v, examples) for n, v in PREDICTORS.items()), (TOLD, VIEW, told)):
-        predictions = left_out(seen, view)
-        widths = _widths(seen, view)
+    informed = [_informed(e) for e in examples]
+    for name, view, known in (*((n, v, examples) for n, v in PREDICTORS.items()), (INFORMED, VIEW, informed)):
+        predictions = left_out(known, view)
+        widths = _widths(known, view)
         for quantity in QUANTITIES:
             measured = np.array([e.values[quantity] for e in examples])
             predicted = np.array([p[quantity] for p in predictions])
@@ -96,7 +96,7 @@ def assess(examples: Sequence[Example]) -> list[Assessment]:
     return sorted(found, key=lambda a: QUANTITIES.index(a.quantity))
 
 
-def foretold(examples: Sequence[Example]) -> dict[str, list[Prediction]]:
+def held_out_predictions(examples: Sequence[Example]) -> dict[str, list[Prediction]]:
     """By quantity what the indicator says of each example, with its interval, having never seen its origin."""
     widths = _widths(examples, VIEW)
     found: dict[str, list[Prediction]] = {quantity: [] for quantity in QUANTITIES}
@@ -108,7 +108,7 @@ def foretold(examples: Sequence[Example]) -> dict[str, list[Prediction]]:
     return found
 
 
-def _told(example: Example) -> Example:
+def _informed(example: Example) -> Example:
     """The example with what was measured on test images in place of what small networks reached on held out ones."""
     arms = {CHOSEN_BY[arm]: reached for arm, reached in example.arms.items()}
     known = {f"{kind}.{metric}": each[metric] for kind, each in arms.items() for metric in METRICS}

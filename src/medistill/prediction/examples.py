@@ -11,7 +11,9 @@ from medistill.errors import DataError
 from medistill.files import canonical_json
 from medistill.prediction.features import VERSION
 from medistill.prediction.indicator import FULL, METRICS, RANDOM, Example
-from medistill.store import Record, Store, current
+from medistill.records.records import RunRecord, current
+from medistill.records.store import Store
+from medistill.tasks.task import tasks
 
 METRIC = "balanced_accuracy"
 
@@ -26,39 +28,52 @@ def shipped() -> list[Path]:
     return [path] if path.exists() else []
 
 
-def examples_of(runs: Iterable[Record]) -> list[Example]:
+def examples_of(runs: Iterable[RunRecord]) -> list[Example]:
     """What distilled packages measured; where a metric is not defined there is nothing to learn."""
     found = []
     for run in filter(_can_be_used, runs):
-        result = run.result or {}
-        level = result["arms"]["distilled"]
         values = {
-            "balanced_accuracy": level[METRIC]["mean"],
-            "auroc": level["auroc"]["mean"],
-            "recovery": result["recovery"][METRIC],
-            "gain": result["gain_over_random"][METRIC]["mean"],
+            "balanced_accuracy": run.value("level", METRIC),
+            "auroc": run.value("level", "auroc"),
+            "recovery": run.value("recovery", METRIC),
+            "gain": run.value("gain", METRIC),
         }
         arms = {
-            name: {metric: result["arms"][arm][metric]["mean"] for metric in METRICS}
+            name: {metric: run.level(arm, metric) for metric in METRICS}
             for name, arm in ((RANDOM, "random"), (FULL, "full"))
         }
-        if None not in [*values.values(), *arms[RANDOM].values(), *arms[FULL].values()]:
+        known = {name: v for name, v in values.items() if v is not None}
+        levels = {name: {m: v for m, v in each.items() if v is not None} for name, each in arms.items()}
+        if len(known) == len(values) and all(len(each) == len(METRICS) for each in levels.values()):
             method = RANDOM_METHOD if run.is_random else run.method
-            found.append(Example(run.group, run.data, method, run.distil, result["features"], values, arms))
+            found.append(
+                Example(
+                    run.group,
+                    run.data,
+                    method,
+                    run.distil,
+                    dict(run.features or {}),
+                    known,
+                    levels,
+                    run.task,
+                    run.start,
+                )
+            )
     return found
 
 
-def learned_from(runs: Iterable[Record]) -> list[Record]:
+def learned_from(runs: Iterable[RunRecord]) -> list[RunRecord]:
     """The runs that the indicator can use: packages that were measured, of data whose features are known, computed as
     they are now.
     """
     return [run for run in current(runs) if _can_be_used(run)]
 
 
-def _can_be_used(run: Record) -> bool:
-    result = run.result or {}
-    known = result.get("features") and result.get("features_version") == VERSION
-    return run.status == "done" and run.kind == "distilled" and bool(known)
+def _can_be_used(run: RunRecord) -> bool:
+    known = run.features is not None and run.features_version == VERSION
+    # Levels are seen relative to guessing among classes that exclude each other; small networks see pictures.
+    alike = run.dimensions == 2 and tasks()[run.task].exclusive
+    return run.status == "done" and run.kind == "distilled" and known and alike
 
 
 def read_examples(paths: Iterable[Path]) -> list[Example]:
@@ -68,14 +83,14 @@ def read_examples(paths: Iterable[Path]) -> list[Example]:
     Raises:
         DataError: a path is no study's database, or packages were evaluated by different recipes or networks.
     """
-    runs: dict[str, Record] = {}
+    runs: dict[str, RunRecord] = {}
     meant: dict[str, str] = {}
     recipes: dict[str, Path] = {}
     for path in paths:
         with Store(path) as store:
             for run in learned_from(store.runs()):
-                runs.setdefault(run.identity, _told_apart(run, path, meant))
-                recipes.setdefault(recipe_of(run), path)
+                runs.setdefault(run.identity, _distinguished(run, path, meant))
+                recipes.setdefault(run.recipe, path)
     if len(recipes) > 1:
         raise DataError(
             "holds packages that were evaluated by another recipe or with another network",
@@ -85,20 +100,14 @@ def read_examples(paths: Iterable[Path]) -> list[Example]:
     return examples_of(joined(list(runs.values())))
 
 
-def _told_apart(run: Record, path: Path, meant: dict[str, str]) -> Record:
+def _distinguished(run: RunRecord, path: Path, meant: dict[str, str]) -> RunRecord:
     distil = run.specification["determined"].get("distil", {})
     settings = canonical_json({k: v for k, v in distil.items() if k in ("method", "factor", "labels")})
     name, settings = (RANDOM_METHOD, "") if run.is_random else (run.method, settings)
     return run if meant.setdefault(name, settings) == settings else replace(run, method=f"{run.method} ({path.stem})")
 
 
-def recipe_of(run: Record) -> str:
-    """By what levels can be compared: the recipe and network of its evaluation."""
-    how = run.specification["evaluate"]
-    return canonical_json([how["recipe"], how["nets"][0]])
-
-
-def joined(runs: list[Record]) -> list[Record]:
+def joined(runs: list[RunRecord]) -> list[RunRecord]:
     """The same runs, where groups that hold the same data have one name."""
     name = {run.group: run.group for run in runs}
 

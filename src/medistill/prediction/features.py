@@ -1,6 +1,6 @@
 """What is cheap to know of a data set before distilling it.
 
-The feasibility study found that what a small random sample of the data achieves foretells what
+The feasibility study found that what a small random sample of the data achieves predicts what
 distilled images will. Here small networks are trained for a short time on such samples, on all images
 and on the few that a coreset would choose, and asked about training images that were held out.
 Validation and test images are never seen.
@@ -17,25 +17,24 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from medistill.aliases import Json, Probabilities
 from medistill.config import DistilConfig, Recipe, build
-from medistill.data.preprocess import Part, Prepared
+from medistill.data.preprocess import PreparedDataset, TensorSplit
+from medistill.data.sampling import draw_by_stratum
 from medistill.distil import loop
 from medistill.distil.method import Coreset, Method, make_method
 from medistill.distil.problem import make_problem, stored_images
 from medistill.errors import DataError
-from medistill.evaluation import cache
-from medistill.evaluation.arms import subset
-from medistill.evaluation.cache import Run, part_digest
-from medistill.evaluation.jobs import Job, Parts
-from medistill.evaluation.metrics import metrics
+from medistill.evaluation.arms import run_cached, subset
+from medistill.evaluation.cache import split_digest
+from medistill.evaluation.jobs import Job, Splits
 from medistill.evaluation.protocol import same_bytes
-from medistill.evaluation.workers import run_all
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
-from medistill.nets.training import Statistics, images_seen
+from medistill.nets.training import images_seen
 from medistill.prediction.indicator import METRICS
 from medistill.runtime import device_key
-from medistill.types import Json, Probabilities
+from medistill.tasks.task import Task
 
 VERSION = 4
 """Raised whenever the same data would give other features."""
@@ -43,10 +42,10 @@ VERSION = 4
 HELD = 1000
 """Training images that networks are asked about, at most, and at most a quarter of them."""
 
-SHORT = Recipe(epochs=5, least_steps=350, steps_per_doubling=20, most_steps=450, width=32)
+SHORT = Recipe(epochs=5, min_steps=350, steps_per_doubling=20, max_steps=450, width=32)
 """How small networks are trained on few images."""
 
-LONG = Recipe(epochs=5, least_steps=420, steps_per_doubling=20, most_steps=500, width=32)
+LONG = Recipe(epochs=5, min_steps=420, steps_per_doubling=20, max_steps=500, width=32)
 """How one is trained on all images."""
 
 LEAST_DRAWS, MOST_DRAWS = 3, 6
@@ -69,7 +68,7 @@ Counts = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PackageSpec:
     """A package that is thought of.
 
     Args:
@@ -81,7 +80,7 @@ class Wanted:
     config: DistilConfig
 
     @classmethod
-    def of(cls, distil: Json) -> Wanted:
+    def of(cls, distil: Json) -> PackageSpec:
         """From the configuration as a study keeps it.
 
         Raises:
@@ -90,7 +89,7 @@ class Wanted:
         config = build(DistilConfig, distil)
         return cls(make_method(config.method), config)
 
-    def counts(self, prepared: Prepared) -> Counts:
+    def counts(self, prepared: PreparedDataset) -> Counts:
         """Random images of each class that have the bytes of the package.
 
         Raises:
@@ -100,7 +99,7 @@ class Wanted:
 
 
 def features(
-    prepared: Prepared, wanted: Mapping[str, Wanted], advance: Advance = lambda _: None
+    prepared: PreparedDataset, wanted: Mapping[str, PackageSpec], advance: Advance = lambda _: None
 ) -> dict[str, dict[str, float]]:
     """Features of a data set for packages; found in the user's cache when they were computed before.
 
@@ -126,24 +125,24 @@ def features(
     if missing:
         import torch
 
-        for name, each in _Course(prepared, missing, advance).features().items():
+        for name, each in _Networks(prepared, missing, advance).features().items():
             found[name] = dict(sorted(each.items()))
             values = {k: torch.tensor(v, dtype=torch.float64) for k, v in found[name].items()}
             write_cached("features", identities[name], values)
     return {name: found[name] for name in wanted}
 
 
-def _identity(prepared: Prepared, wanted: Wanted) -> str:
-    told: Json = {"version": VERSION, "data": part_digest(prepared.train)}
-    told |= {"config": wanted.config.model_dump(mode="json", exclude={"data", "memory_limit_mb"})}
-    told |= {"recipes": [r.model_dump(mode="json") for r in (SHORT, LONG)], **device_key()}
+def _identity(prepared: PreparedDataset, wanted: PackageSpec) -> str:
+    identity: Json = {"version": VERSION, "data": split_digest(prepared.train)}
+    identity |= {"config": wanted.config.model_dump(mode="json", exclude={"data", "memory_limit_mb"})}
+    identity |= {"recipes": [r.model_dump(mode="json") for r in (SHORT, LONG)], **device_key()}
     patients = prepared.dataset.train.patients
     if patients is not None:
-        told["patients"] = sha256_text(canonical_json(patients.tolist()))
-    return sha256_text(canonical_json(told | {"flips": prepared.dataset.description.flips}))
+        identity["patients"] = sha256_text(canonical_json(patients.tolist()))
+    return sha256_text(canonical_json(identity | {"flips": prepared.normalisation.flips, "task": prepared.task.kind}))
 
 
-def random_counts(prepared: Prepared, ipc: int | None, ratio: float | None, factor: int) -> Counts:
+def random_counts(prepared: PreparedDataset, ipc: int | None, ratio: float | None, factor: int) -> Counts:
     """Random images of each class that have the bytes of a package whose images are stored smaller; fewer than asked
     for where a class has not as many images as the package would hold.
 
@@ -151,10 +150,10 @@ def random_counts(prepared: Prepared, ipc: int | None, ratio: float | None, fact
         ConfigError: see :func:`medistill.distil.problem.make_problem`.
     """
     stored, counts = stored_images(prepared, ipc, ratio, factor)
-    return tuple(same_bytes(counts, math.prod(stored) / math.prod(prepared.train.pixels.shape[2:])))
+    return tuple(same_bytes(counts, math.prod(stored) / math.prod(prepared.train.shape)))
 
 
-def work(prepared: Prepared, wanted: Sequence[Wanted]) -> int:
+def work(prepared: PreparedDataset, wanted: Sequence[PackageSpec]) -> int:
     """Images that go through networks for the features of these packages, at most."""
     sizes = {each.counts(prepared) for each in wanted}
     drawn = sum(_draws(counts) * images_seen(SHORT, sum(counts)) for counts in sizes)
@@ -167,18 +166,18 @@ def _draws(counts: Counts) -> int:
 
 
 @dataclass
-class _Course:
+class _Networks:
     """Trains the networks, or takes them from the cache."""
 
-    prepared: Prepared
-    wanted: Mapping[str, Wanted]
+    prepared: PreparedDataset
+    wanted: Mapping[str, PackageSpec]
     advance: Advance
-    parts: Parts = field(default_factory=dict)
+    splits: Splits = field(default_factory=dict)
 
     def features(self) -> dict[str, dict[str, float]]:
         prepared, key = self.prepared, Key(0).child("features")
-        train, classes = prepared.train, prepared.classes
-        held, rest = _held_out(train, classes, key.child("held"), prepared.dataset.train.patients)
+        train, task = prepared.train, prepared.task
+        held, rest = _held_out(train, task, key.child("held"), prepared.dataset.train.patients)
         if not len(held):
             raise DataError(
                 "no class has two training images, so none can be held out",
@@ -189,72 +188,73 @@ class _Course:
         jobs: dict[object, Job] = {ALL: self._job(rest, held, LONG, ALL)}
         for size in set(counts.values()):
             for draw in range(_draws(size)):
-                part = subset(rest, list(size), key.child("random", draw))
+                part = subset(rest, task, list(size), key.child("random", draw))
                 jobs[size, draw] = self._job(part, held, SHORT, DRAW + draw)
         unseen: dict[str, npt.NDArray[np.bool_]] = {}
         for name, each in self.wanted.items():
             if _is_looked_at(prepared, each):
                 chosen = _chosen(prepared, each)
                 rows = _unseen(held, chosen)
-                if _is_enough(held, rows):
+                if _is_enough(held, task, rows):
                     unseen[name], jobs[name] = rows, self._job(chosen, held, SHORT, CHOSEN)
-        said = self._said(jobs)
-        every = _scores(said[ALL], held)
+        answers = self._answers(jobs)
+        every = _scores(answers[ALL], held, task)
         found: dict[str, dict[str, float]] = {}
         for name, size in counts.items():
-            drawn = [_scores(said[size, draw], held) for draw in range(_draws(size))]
+            drawn = [_scores(answers[size, draw], held, task) for draw in range(_draws(size))]
             random = {m: float(np.mean([each[m] for each in drawn])) for m in METRICS}
-            own = _scores(said[name], held, unseen[name]) if name in unseen else random
-            found[name] = _of_kinds(random=random, all=every, chosen=own) | _sizes(train, classes, size)
+            own = _scores(answers[name], held, task, unseen[name]) if name in unseen else random
+            found[name] = _of_kinds(random=random, all=every, chosen=own) | _sizes(train, task, size)
         return found
 
-    def _job(self, part: Part, asked: Part, recipe: Recipe, index: int) -> Job:
-        how, digests = self.prepared.preprocessing, [part_digest(each) for each in (part, asked)]
-        self.parts |= dict(zip(digests, (part, asked), strict=True))
-        statistics = Statistics(how.mean, how.std, self.prepared.dataset.description.flips)
-        return Job(digests[0], digests[1], None, statistics, self.prepared.classes, recipe, 2, 0, index)
+    def _job(self, data: TensorSplit, asked: TensorSplit, recipe: Recipe, index: int) -> Job:
+        digests = [split_digest(each) for each in (data, asked)]
+        self.splits |= dict(zip(digests, (data, asked), strict=True))
+        task, normalisation = self.prepared.task, self.prepared.normalisation
+        return Job(digests[0], digests[1], None, normalisation, task.kind, task.outputs, recipe, 2, 0, index)
 
-    def _said(self, jobs: Mapping[object, Job]) -> dict[object, Probabilities]:
-        """What each network says of what it is asked, (n, classes)."""
-        known = {job.identity: cache.read(job.identity) for job in jobs.values()}
-        found = {identity: run for identity, run in known.items() if run is not None}
+    def _answers(self, jobs: Mapping[object, Job]) -> dict[object, Probabilities]:
+        """Each network's probabilities of what it is asked, (n, outputs)."""
+        before = 0
 
-        def keep(job: Job, run: Run) -> None:
-            cache.write(job.identity, run)
-            found[job.identity] = run
+        def news(total: int, done: int, count: int, known: int) -> None:
+            nonlocal before
+            self.advance(done - before)
+            before = done
 
-        todo = {job.identity: job for job in jobs.values() if job.identity not in found}
-        run_all(list(todo.values()), self.parts, self.advance, keep)
-        return {name: found[job.identity].probabilities for name, job in jobs.items()}
+        found = run_cached(list(jobs.values()), self.splits, news)
+        return {name: found[job].probabilities for name, job in jobs.items()}
 
 
-def _is_looked_at(prepared: Prepared, wanted: Wanted) -> bool:
+def _is_looked_at(prepared: PreparedDataset, wanted: PackageSpec) -> bool:
     """Whether a package is a coreset, whose images take a second to choose, of so few that which they are matters."""
-    config, few = wanted.config, sum(wanted.counts(prepared)) <= FEW * prepared.classes
+    config, few = wanted.config, sum(wanted.counts(prepared)) <= FEW * prepared.task.outputs
     plain = config.factor == 1 and not config.labels.teachers
     return isinstance(wanted.method, Coreset) and plain and few and len(prepared.train) <= MOST_IMAGES
 
 
-def _chosen(prepared: Prepared, wanted: Wanted) -> Part:
+def _chosen(prepared: PreparedDataset, wanted: PackageSpec) -> TensorSplit:
     """The images of a coreset, as they will be in its package."""
     problem = make_problem(prepared, wanted.config.ipc, wanted.config.ratio)
     state = loop.start(wanted.method, problem, Key(wanted.config.seed).child("distil"))
-    return Part(problem.quantise(state.images).numpy(), problem.labels.numpy())
+    return TensorSplit(problem.quantise(state.images).numpy(), state.targets.numpy())
 
 
-def _unseen(held: Part, chosen: Part) -> npt.NDArray[np.bool_]:
+def _unseen(held: TensorSplit, chosen: TensorSplit) -> npt.NDArray[np.bool_]:
     """Which of the images to ask about are not among those that a network was trained on."""
     own = {image.tobytes() for image in chosen.pixels}
     return np.array([image.tobytes() not in own for image in held.pixels])
 
 
-def _is_enough(held: Part, rows: npt.NDArray[np.bool_]) -> bool:
-    """Whether at least half of each class's images are left to ask about."""
-    return all(rows[held.labels == label].mean() >= 0.5 for label in np.unique(held.labels))
+def _is_enough(held: TensorSplit, task: Task, rows: npt.NDArray[np.bool_]) -> bool:
+    """Whether at least half of each stratum's images are left to ask about."""
+    return all(rows[members].mean() >= 0.5 for members in task.membership(held.targets).T if members.any())
 
 
-def _scores(said: Probabilities, held: Part, rows: npt.NDArray[np.bool_] | slice = slice(None)) -> dict[str, float]:
-    found = metrics(said[rows], held.labels[rows])
+def _scores(
+    answers: Probabilities, held: TensorSplit, task: Task, rows: npt.NDArray[np.bool_] | slice = slice(None)
+) -> dict[str, float]:
+    found = task.scores(answers[rows], held.targets[rows])
     # Where images of one class only could be held out no area is defined; that says nothing, as chance does.
     return {metric: float(np.nan_to_num(found[metric], nan=0.5)) for metric in METRICS}
 
@@ -263,36 +263,42 @@ def _of_kinds(**kinds: dict[str, float]) -> dict[str, float]:
     return {f"{kind}.{metric}": value for kind, each in kinds.items() for metric, value in each.items()}
 
 
-def _sizes(train: Part, classes: int, counts: Counts) -> dict[str, float]:
-    sizes = np.bincount(train.labels, minlength=classes)
+def _sizes(train: TensorSplit, task: Task, counts: Counts) -> dict[str, float]:
+    sizes = task.counts(train.targets)
     return {
-        "classes": float(classes),
+        "classes": float(task.outputs),
         "images": float(sum(counts)),
         "training_images": float(len(train)),
         "share": sum(counts) / len(train),
-        "majority": float(sizes.max() / sizes.sum()),
-        "pixels": float(math.prod(train.pixels.shape[2:])),
+        "majority": float(max(sizes) / sum(sizes)),
+        "pixels": float(math.prod(train.shape)),
     }
 
 
-def _held_out(train: Part, classes: int, key: Key, patients: npt.NDArray[np.str_] | None = None) -> tuple[Part, Part]:
-    """Images to ask about, as many of each class, and the others. A class of one is not asked about. Where patients
-    are known whole ones are held out, so that nobody is asked about a patient known already.
+def _held_out(
+    train: TensorSplit, task: Task, key: Key, patients: npt.NDArray[np.str_] | None = None
+) -> tuple[TensorSplit, TensorSplit]:
+    """Images to ask about, as many of each stratum, and the others. A stratum of one is not asked about. Where
+    patients are known whole ones are held out, so that nobody is asked about a patient known already.
     """
-    sizes = np.bincount(train.labels, minlength=classes)
-    each = max(1, min(HELD, len(train) // 4) // classes)
+    membership = task.membership(train.targets)
+    sizes = membership.sum(axis=0)
+    each = max(1, min(HELD, len(train) // 4) // len(sizes))
     rows = np.zeros(len(train), dtype=bool)
-    for label in range(classes if patients is None else 0):
-        members = np.flatnonzero(train.labels == label)
-        rows[key.child(label).numpy().permutation(members)[: min(each, sizes[label] // 2)]] = True
-    if patients is not None:
+    if patients is None:
+        wanted = [min(each, int(size) // 2) for size in sizes]
+        for drawn in draw_by_stratum(membership, wanted, lambda s: key.child(s)):
+            rows[drawn] = True
+    else:
         names, of = np.unique(patients, return_inverse=True)
-        images = np.zeros((len(names), classes), dtype=np.int64)
-        np.add.at(images, (of, train.labels), 1)
-        held, taken = np.zeros(len(names), dtype=bool), np.zeros(classes, dtype=np.int64)
+        images = np.zeros((len(names), len(sizes)), dtype=np.int64)
+        np.add.at(images, of, membership.astype(np.int64))
+        held, taken = np.zeros(len(names), dtype=bool), np.zeros(len(sizes), dtype=np.int64)
         for patient in key.child("patients").numpy().permutation(len(names)):
             own = images[patient]
             if ((taken < each) & (own > 0)).any() and (taken + own <= sizes // 2)[own > 0].all():
                 held[patient], taken = True, taken + own
         rows = held[of]
-    return Part(train.pixels[rows], train.labels[rows]), Part(train.pixels[~rows], train.labels[~rows])
+    return TensorSplit(train.pixels[rows], train.targets[rows]), TensorSplit(
+        train.pixels[~rows], train.targets[~rows]
+    )

@@ -19,8 +19,8 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
+from medistill.aliases import Json
 from medistill.errors import DataError
-from medistill.types import Json
 
 Values = npt.NDArray[np.float64]
 
@@ -49,10 +49,12 @@ class Example:
     Args:
         group: origin of the data; examples of one group are never on both sides of a split.
         data, method: names.
-        distil: how the method was configured, as a study keeps it; what is foretold is foretold for the same.
+        distil: how the method was configured, as a study keeps it; what is predicted is predicted for the same.
         features: of the data and the method at the run's size, see :func:`medistill.prediction.features.features`.
         values: what was measured, by quantity.
         arms: balanced accuracy and AUROC of :data:`RANDOM` and of :data:`FULL`, by metric.
+        task: what its labels mean.
+        start: what the package's first images were.
     """
 
     group: str
@@ -62,6 +64,8 @@ class Example:
     features: dict[str, float]
     values: dict[str, float]
     arms: dict[str, dict[str, float]]
+    task: str = "multi-class"
+    start: str = "real"
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class View:
         return reached("random", metric, features) if self.from_random else 0.0
 
 
-def seen_as(method: str, features: dict[str, float]) -> dict[str, float]:
+def features_for(method: str, features: dict[str, float]) -> dict[str, float]:
     """The features of a method; what random images and all images choose is known already."""
     if method not in CHOSEN_BY:
         return features
@@ -173,11 +177,11 @@ class Model:
 
     def __call__(self, features: dict[str, float], method: str) -> float:
         """The expected level, as :func:`above_chance`. A method never seen counts as the mean of those that were."""
-        seen = seen_as(method, features)
+        known = features_for(method, features)
         row = _design(
-            np.array(self.view.describe(self.metric, seen)), method, self.methods, self.mean, self.scale, self.view
+            np.array(self.view.describe(self.metric, known)), method, self.methods, self.mean, self.scale, self.view
         )
-        return float(row @ self.weights) + self.intercept + self.view.start(self.metric, seen)
+        return float(row @ self.weights) + self.intercept + self.view.start(self.metric, known)
 
 
 def _levels(metric: str, examples: Sequence[Example]) -> list[tuple[dict[str, float], str, float, str]]:
@@ -186,7 +190,7 @@ def _levels(metric: str, examples: Sequence[Example]) -> list[tuple[dict[str, fl
     for index, e in enumerate(examples):
         known[index,] = (e.features, e.method, e.values[metric], e.group)
         for arm in (RANDOM, FULL):
-            own = seen_as(arm, e.features)
+            own = features_for(arm, e.features)
             known[e.group, e.data, e.features["images"], arm] = (own, arm, e.arms[arm][metric], e.group)
     return list(known.values())
 
@@ -254,6 +258,15 @@ class Indicator:
     def methods(self) -> tuple[str, ...]:
         """Those that there is something known about."""
         return tuple(sorted(self.configurations))
+
+    @property
+    def tasks(self) -> set[str]:
+        """Kinds of tasks that there is something known about."""
+        return {e.task for e in self.examples}
+
+    def started_from_real_images(self, method: str) -> bool:
+        """Whether what is known about a method was measured with first images that were real ones."""
+        return all(e.start == "real" for e in self.examples if e.method == method)
 
     @property
     def configurations(self) -> dict[str, Json]:

@@ -13,14 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
-from medistill.data.preprocess import Part
+from medistill.data.preprocess import TensorSplit
 from medistill.evaluation.arms import subset
-from medistill.evaluation.metrics import metrics
 from medistill.keys import Key
 from medistill.prediction.spaces import SPACES, Features, fit
+from medistill.tasks.task import Task
 
 MOST = 400
 """Real images of each class that are looked at."""
@@ -34,47 +33,49 @@ TOGETHER = "together"
 """The name of the sum of what regressions in all spaces say."""
 
 
-def representativeness(distilled: Part, real: Part, classes: int, seed: int = 0) -> dict[str, float]:
-    """Scores by name, each a mean over classes that both have; higher is more representative.
+def representativeness(distilled: TensorSplit, real: TensorSplit, task: Task, seed: int = 0) -> dict[str, float]:
+    """Scores by name, each a mean over strata that both have; higher is more representative.
 
     ``<space>.<score>``: ``mmd``, ``energy`` and ``frechet`` are distances with the sign turned, zero where the
     distributions are the same; ``density`` and ``coverage`` are those of Naeem et al. (coverage within 0 to 1);
-    ``nearest`` is the share of real images whose nearest distilled image is of their class, ``ridge`` that
-    share for a ridge regression of the distilled labels on the features, and ``ridge_auroc`` the mean area under
-    the ROC curves of what it says of each class, all 0 to 1. ``together.ridge_auroc`` is that of the sum of what the
+    ``nearest`` is the mean recall of the answer that each real image's nearest distilled image stands for, ``ridge``
+    that of a ridge regression of the distilled labels on the features, and ``ridge_auroc`` the mean area under
+    the ROC curves of what it says of each output, all 0 to 1. ``together.ridge_auroc`` is that of the sum of what the
     regressions in all spaces say, each in units of its own spread.
 
     Args:
-        distilled: ``uint8`` images (n, c, h, w) at the size that networks see, with labels.
+        distilled: ``uint8`` images (n, c, h, w) at the size that networks see, with targets.
         real: the training images, prepared alike.
-        classes: number of classes.
+        task: what targets mean.
         seed: of the sample of real images.
     """
-    sample = subset(real, [MOST] * classes, Key(seed).child("representativeness"))
-    scores, together = {}, np.zeros((len(sample), classes))
+    sample = subset(real, task, [MOST] * len(task.strata), Key(seed).child("representativeness"))
+    scores, together = {}, np.zeros((len(sample), task.outputs))
+    made, there = task.membership(distilled.targets).T, task.membership(sample.targets).T
     for name in SPACES:
         space = fit(name, sample.pixels)
-        made, seen = space(distilled.pixels), space(sample.pixels)
+        synthetic, seen = space(distilled.pixels), space(sample.pixels)
         each = [
-            _distances(made[distilled.labels == c], seen[sample.labels == c])
-            for c in range(classes)
-            if (distilled.labels == c).any() and (sample.labels == c).any()
+            _distances(synthetic[own], seen[real_own])
+            for own, real_own in zip(made, there, strict=True)
+            if own.any() and real_own.any()
         ]
         for score in each[0]:
             scores[f"{name}.{score}"] = float(np.mean([e[score] for e in each]))
-        scores[f"{name}.nearest"] = _nearest(made, distilled.labels, seen, sample.labels)
-        kernel = linear(seen) if space.linear else gaussian(seen, made)
-        said = ridge(kernel, made, targets(distilled, classes), seen)
-        scores[f"{name}.ridge"] = recall(said, sample.labels)
-        scores[f"{name}.ridge_auroc"] = auroc(said, sample.labels)
-        beyond = said - said.mean(axis=1, keepdims=True)
+        answers = distilled.targets[cdist(seen, synthetic).argmin(axis=1)].astype(np.float64)
+        scores[f"{name}.nearest"] = recall(answers, sample, task)
+        kernel = linear(seen) if space.linear else gaussian(seen, synthetic)
+        found = ridge(kernel, synthetic, wanted(distilled), seen)
+        scores[f"{name}.ridge"] = recall(found, sample, task)
+        scores[f"{name}.ridge_auroc"] = mean_auroc(found, sample, task)
+        beyond = found - found.mean(axis=1, keepdims=True) if task.exclusive else found
         together += beyond / (beyond.std() or 1.0)
-    return scores | {f"{TOGETHER}.ridge_auroc": auroc(together, sample.labels)}
+    return scores | {f"{TOGETHER}.ridge_auroc": mean_auroc(together, sample, task)}
 
 
-def targets(part: Part, classes: int) -> Features:
-    """The labels to learn, (n, classes): the soft ones where there are any."""
-    return np.eye(classes)[part.labels] if part.soft_labels is None else part.soft_labels.astype(np.float64)
+def wanted(data: TensorSplit) -> Features:
+    """The labels to learn, (n, outputs): the soft ones where there are any."""
+    return (data.targets if data.soft_labels is None else data.soft_labels).astype(np.float64)
 
 
 def _distances(made: Features, seen: Features) -> dict[str, float]:
@@ -102,12 +103,6 @@ def _distances(made: Features, seen: Features) -> dict[str, float]:
     }
 
 
-def _nearest(
-    made: Features, made_labels: npt.NDArray[np.int64], seen: Features, labels: npt.NDArray[np.int64]
-) -> float:
-    return _per_class(made_labels[cdist(seen, made).argmin(axis=1)] == labels, labels)
-
-
 Kernel = Callable[[Features, Features], Features]
 
 
@@ -123,29 +118,27 @@ def linear(seen: Features) -> Kernel:
     return lambda a, b: np.asarray(a @ b.T / scale)
 
 
-def ridge(kernel: Kernel, made: Features, wanted: Features, seen: Features) -> Features:
+def ridge(kernel: Kernel, synthetic: Features, labels: Features, seen: Features) -> Features:
     """What kernel ridge regression of labels (n, classes) on features says of others, (m, classes).
 
     No step is taken: one linear system is solved.
     """
-    weights = np.linalg.solve(kernel(made, made) + PENALTY * np.eye(len(made)), wanted - wanted.mean(axis=0))
-    return np.asarray(kernel(seen, made) @ weights + wanted.mean(axis=0))
+    weights = np.linalg.solve(
+        kernel(synthetic, synthetic) + PENALTY * np.eye(len(synthetic)), labels - labels.mean(axis=0)
+    )
+    return np.asarray(kernel(seen, synthetic) @ weights + labels.mean(axis=0))
 
 
-def recall(said: Features, labels: npt.NDArray[np.int64]) -> float:
-    """Mean recall, over the classes that occur, of what regression says."""
-    return _per_class(said.argmax(axis=1) == labels, labels)
+def recall(found: Features, real: TensorSplit, task: Task) -> float:
+    """Mean recall, over the outputs that occur, of what regression says."""
+    known = [value for value in task.details([found], real.targets)["recall"] if value is not None]
+    return float(np.mean(known))
 
 
-def auroc(said: Features, labels: npt.NDArray[np.int64]) -> float:
-    """Mean area under the ROC curves of the classes that occur; a half where that is not defined.
+def mean_auroc(found: Features, real: TensorSplit, task: Task) -> float:
+    """Mean area under the ROC curves of the outputs that occur; a half where that is not defined.
 
     Unlike recall it changes with every image that is ranked better, and not with how sure regression is of all images
     or of a class, which soft labels and few images change and training makes up for.
     """
-    return float(np.nan_to_num(metrics(said, labels)["auroc"], nan=0.5))
-
-
-def _per_class(values: npt.NDArray[np.generic], labels: npt.NDArray[np.int64]) -> float:
-    """Mean over the classes that occur of the mean over their images."""
-    return float(np.mean([values[labels == c].mean() for c in np.unique(labels)]))
+    return float(np.nan_to_num(task.scores(found, real.targets)["auroc"], nan=0.5))

@@ -7,29 +7,30 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from medistill.reporting.words import ARM_TITLES, titles
-from medistill.types import Json
+from medistill.aliases import Pixels
+from medistill.package.package import preview
+from medistill.package.results import EvaluationResult
+from medistill.reporting.words import ARM_TITLES, task_of, titles
 
 STYLES: dict[str, dict[str, Any]] = {
     "distilled": {"color": "#0b3c5d", "linestyle": "-", "marker": "o", "hatch": ""},
     "random": {"color": "#b5541c", "linestyle": "--", "marker": "s", "hatch": "////"},
-    "random_stored_alike": {"color": "#8a6d00", "linestyle": (0, (1, 1)), "marker": "v", "hatch": "\\\\\\\\"},
+    "random_matched": {"color": "#8a6d00", "linestyle": (0, (1, 1)), "marker": "v", "hatch": "\\\\\\\\"},
     "full": {"color": "#3a7d44", "linestyle": "-.", "marker": "^", "hatch": "...."},
     "full_balanced": {"color": "#777777", "linestyle": ":", "marker": "D", "hatch": "xxxx"},
 }
 
 
-def image_grid(groups: list[npt.NDArray[np.uint8]], scale: int = 2, columns: int = 10) -> bytes:
-    """A PNG of images (n, c, h, w) in rows, one group above the other with a gap between."""
+def image_grid(groups: list[Pixels], scale: int = 2, columns: int = 10) -> bytes:
+    """A PNG of images (n, c, *spatial) in rows, one group above the other with a gap between; of volumes slices."""
     from PIL import Image
 
     rows = []
     for group in groups:
-        shown = group[:columns]
+        shown = np.stack([preview(image) for image in group[:columns]])
         height, width = shown.shape[2:]
         row = np.full((height, columns * (width + 1), 3), 255, dtype=np.uint8)
         for i, pixels in enumerate(shown):
@@ -55,36 +56,45 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def bars(result: Json) -> bytes:
-    """Balanced accuracy and AUROC of the arms with 95 % intervals, as SVG."""
-    figure = _figure(7.4, 1.3 + 0.4 * len(result["arms"]))
-    metrics = {"balanced_accuracy": "Balanced accuracy", "auroc": "AUROC (macro)"}
+def bars(result: EvaluationResult) -> bytes:
+    """The primary metric and AUROC of the arms (or AUROC and the next) with 95 % intervals, as SVG."""
+    figure = _figure(7.4, 1.3 + 0.4 * len(result.arms))
     named = titles(result)
-    for axes, (metric, title) in zip(figure.subplots(1, 2, sharey=True), metrics.items(), strict=True):
+    for axes, name in zip(figure.subplots(1, 2, sharey=True), shown_metrics(result), strict=True):
+        metric = task_of(result).metric(name)
         for place, arm in enumerate(named):
-            value = result["arms"][arm][metric]
-            if value["mean"] is None:
+            value = result.arms[arm][name]
+            if value.mean is None:
                 axes.text(0.02, -place, "not defined by the test images", va="center", fontsize=9)
                 continue
-            mean, (low, high) = value["mean"], value["ci95"] or (value["mean"], value["mean"])
+            mean, (low, high) = value.mean, value.ci95 or [value.mean, value.mean]
             style = STYLES[arm]
             axes.barh(-place, mean, color="white", edgecolor=style["color"], hatch=style["hatch"], height=0.6)
             axes.plot([low, high], [-place, -place], color="black", linewidth=2, solid_capstyle="butt")
             axes.text(min(1.0, high) + 0.015, -place, f"{mean:.3f}", va="center", fontsize=9)
-        if result["chance"][metric] is not None:
-            axes.axvline(result["chance"][metric], color="black", linewidth=0.8, linestyle=":")
+        baseline = result.majority_baseline[name]
+        if baseline is not None:
+            axes.axvline(baseline, color="black", linewidth=0.8, linestyle=":")
         axes.set_xlim(0, 1.16)
         axes.set_xticks(np.arange(0, 1.01, 0.2))
-        axes.set_title(title, fontsize=10)
+        axes.set_title(metric.title, fontsize=10)
         axes.set_yticks([-i for i in range(len(named))], list(named.values()), fontsize=9)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     return _svg(figure)
 
 
-def learning_curves(result: Json) -> bytes | None:
-    """Validation balanced accuracy while training, mean over networks, as SVG; None without validation."""
-    curves = {arm: np.array(runs) for arm, runs in result["curves"].items() if runs and len(runs[0])}
+def shown_metrics(result: EvaluationResult) -> list[str]:
+    """The two metrics that are drawn: the primary one, and the first other that lies between 0 and 1."""
+    task = task_of(result)
+    within = [m.name for m in task.metrics if m.bounds == (0.0, 1.0) and m.name != "accuracy"]
+    ordered = [result.primary, *(name for name in ("auroc", *within) if name in within and name != result.primary)]
+    return ordered[:2]
+
+
+def learning_curves(result: EvaluationResult) -> bytes | None:
+    """The primary metric on validation images while training, mean over networks, as SVG; None without validation."""
+    curves = {arm: np.array(runs) for arm, runs in result.curves.items() if runs and len(runs[0])}
     if not curves:
         return None
     figure = _figure(7.4, 3.0)
@@ -98,21 +108,21 @@ def learning_curves(result: Json) -> bytes | None:
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel("gradient steps")
-    axes.set_ylabel("balanced accuracy,\nvalidation images")
+    axes.set_ylabel(f"{task_of(result).metric(result.primary).title},\nvalidation images")
     axes.set_ylim(0, 1.02)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
     return _svg(figure)
 
 
-def recall_bars(result: Json) -> bytes:
-    """Recall per class of the package, random and full, as SVG."""
-    names = result["class_names"]
+def recall_bars(result: EvaluationResult) -> bytes:
+    """Recall per class, grade or finding of the package, random and full, as SVG."""
+    names = result.class_names
     arms = ("distilled", "random", "full")
     figure = _figure(7.4, 1.1 + 0.55 * len(names))
     axes, named = figure.subplots(), titles(result)
     for offset, arm in zip((0.27, 0, -0.27), arms, strict=True):
-        values = [v if v is not None else 0.0 for v in result["details"][arm]["recall"]]
+        values = [v if v is not None else 0.0 for v in result.details[arm].recall]
         places = np.arange(len(names))[::-1] + offset
         style = STYLES[arm]
         axes.barh(
@@ -129,16 +139,21 @@ def recall_bars(result: Json) -> bytes:
     short = [name if len(name) <= 28 else name[:26] + "…" for name in names]
     axes.set_yticks(np.arange(len(names))[::-1], short, fontsize=9)
     axes.set_xlim(0, 1.1)
-    axes.set_xlabel("share of test images of the class that was recognised")
+    axes.set_xlabel(f"share of test images of the {task_of(result).noun} that was recognised")
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, 1.0 + 0.6 / len(names)), ncols=3, frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return _svg(figure)
 
 
-def confusion(result: Json, arm: str) -> bytes:
-    """Confusion as shares of each true class, numbers in the cells, as SVG."""
-    counts = np.array(result["details"][arm]["confusion"], dtype=float)
+def confusion(result: EvaluationResult, arm: str) -> bytes | None:
+    """Confusion as shares of each true class, numbers in the cells, as SVG; grades in their order. None where several
+    findings may hold.
+    """
+    counted = result.details[arm].confusion
+    if counted is None:
+        return None
+    task, counts = task_of(result), np.array(counted, dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     n = len(counts)
     figure = _figure(1.7 + 0.42 * n, 1.3 + 0.4 * n)
@@ -157,8 +172,8 @@ def confusion(result: Json, arm: str) -> bytes:
             )
     axes.set_xticks(range(n))
     axes.set_yticks(range(n))
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
+    axes.set_xlabel(f"predicted {task.noun}")
+    axes.set_ylabel(f"true {task.noun}")
     axes.set_title(f"{ARM_TITLES[arm]} (%)", fontsize=9)
     return _svg(figure)
 

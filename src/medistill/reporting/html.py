@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from medistill import __version__
-from medistill.numbers import with_interval
+from medistill.aliases import Json, Pixels
 from medistill.package.package import Package
+from medistill.package.results import EvaluationResult
 from medistill.reporting import figures
-from medistill.reporting.words import ARM_TITLES, titles, verdict
-from medistill.types import Json
+from medistill.reporting.words import ARM_TITLES, task_of, titles, verdict
 
 if TYPE_CHECKING:
     import jinja2
@@ -34,41 +33,59 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class RealImages:
-    """Real training images by class, shown beside the distilled ones; empty where they are not at hand."""
+class Pair:
+    """An image of the package and the real image most like it, both (c, *spatial) as stored, with their
+    correlation.
+    """
 
-    by_class: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    correlation: float
+    synthetic: Pixels
+    real: Pixels
 
 
-def render(package: Package, result: Json, real: RealImages, losses: list[float], warnings: list[str]) -> str:
+@dataclass(frozen=True)
+class ShownImages:
+    """Real images that the page shows; empty where they are not at hand.
+
+    Args:
+        by_stratum: training images of each stratum, beside the distilled ones.
+        closest_training, closest_held_out: pairs that are most alike, most alike first.
+    """
+
+    by_stratum: list[Pixels] = field(default_factory=list)
+    closest_training: list[Pair] = field(default_factory=list)
+    closest_held_out: list[Pair] = field(default_factory=list)
+
+
+def render(
+    package: Package, result: EvaluationResult, shown: ShownImages, losses: list[float], warnings: list[str]
+) -> str:
     """The report's HTML.
 
     Args:
         package: as read back.
-        result: from ``medistill.evaluate``.
-        real: training images to show beside the distilled ones.
+        result: from an evaluation.
+        shown: real images to show beside the distilled ones.
         losses: of every distillation step, where known.
         warnings: what the check of the data said.
     """
-    coreset = bool(package.manifest["contains_real_images"])
+    manifest = package.manifest
+    real = manifest.privacy.contains_real_images
     return template("report.html.jinja").render(
-        m=package.manifest,
+        m=manifest,
         r=result,
+        task=package.task,
+        data=manifest.provenance.data,
+        coreset=manifest.method.kind == "coreset",
         version=__version__,
         arm_titles=titles(result),
-        with_interval=with_interval,
-        verdict=verdict(result, coreset),
-        classes=_classes(package, real),
-        shows_real=bool(real.by_class) or coreset,
+        verdict=verdict(result, real, manifest.audits),
+        strata=_strata(package, shown),
+        pairs=_pairs(shown),
+        shows_real=bool(shown.by_stratum) or real,
         charts=_charts(result, losses),
         warnings=warnings,
         bytes=package.size_bytes,
-        metric_titles={
-            "accuracy": "Accuracy",
-            "balanced_accuracy": "Balanced accuracy",
-            "auroc": "AUROC (macro)",
-            "f1_macro": "F1 (macro)",
-        },
     )
 
 
@@ -91,63 +108,81 @@ def picture_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _classes(package: Package, real: RealImages) -> list[Json]:
-    shown = []
-    scale = max(1, round(56 / max(package.pixels.shape[2:])))
-    word = "chosen real" if package.manifest["contains_real_images"] else "distilled"
-    for label, name in enumerate(package.class_names):
-        own = package.pixels[package.labels == label]
+def _strata(package: Package, shown: ShownImages) -> list[Json]:
+    found = []
+    scale = max(1, round(56 / max(package.stored_shape)))
+    word = "distilled" if package.manifest.method.kind == "distillation" else "chosen real"
+    for stratum, name in enumerate(package.task.strata):
+        own = package.pixels[package.strata == stratum]
         entry: Json = {"name": name, "count": len(own), "pictures": []}
-        if real.by_class and len(real.by_class[label]):
-            picture = figures.image_grid([real.by_class[label]], scale)
-            count = min(10, len(real.by_class[label]))
-            text = f"{count} real training images of the class {name}"
+        if shown.by_stratum and len(shown.by_stratum[stratum]):
+            picture = figures.image_grid([shown.by_stratum[stratum]], scale)
+            count = min(10, len(shown.by_stratum[stratum]))
+            text = f"{count} real training images: {name}"
             entry["pictures"].append(Picture(picture_uri(picture, "png"), text, "real"))
         if len(own):
             picture = figures.image_grid([own], scale)
-            text = f"{min(10, len(own))} {word} images of the class {name}"
+            text = f"{min(10, len(own))} {word} images: {name}"
             entry["pictures"].append(Picture(picture_uri(picture, "png"), text, word))
-        shown.append(entry)
-    return shown
+        if entry["pictures"]:
+            found.append(entry)
+    return found
 
 
-def _charts(result: Json, losses: list[float]) -> dict[str, list[Picture]]:
+def _pairs(shown: ShownImages) -> list[Json]:
+    """Rows of pictures: the package's images above the real ones most like them."""
+    found = []
+    for title, pairs in (("training images", shown.closest_training), ("held-out images", shown.closest_held_out)):
+        if pairs:
+            scale = max(1, round(80 / max(pairs[0].synthetic.shape[1:])))
+            stacks = [np.stack([p.synthetic for p in pairs]), np.stack([p.real for p in pairs])]
+            numbers = ", ".join(f"{p.correlation:.3f}" for p in pairs)
+            picture = figures.image_grid(stacks, scale, columns=len(pairs))
+            text = f"Images of the package above the {title} most like them; correlations {numbers}."
+            found.append({"title": title, "numbers": numbers, "picture": Picture(picture_uri(picture, "png"), text)})
+    return found
+
+
+def _charts(result: EvaluationResult, losses: list[float]) -> dict[str, list[Picture]]:
+    task = task_of(result)
+
     def spoken(metric: str) -> str:
-        return ", ".join(
-            f"{title} {with_interval(result['arms'][arm][metric])}" for arm, title in titles(result).items()
-        )
+        values = ", ".join(f"{title} {result.arms[arm][metric].text()}" for arm, title in titles(result).items())
+        return f"{task.metric(metric).title}: {values}."
 
     recalls = ", ".join(
         f"{name} {'not in the test data' if value is None else format(value, '.2f')}"
-        for name, value in zip(result["class_names"], result["details"]["distilled"]["recall"], strict=True)
+        for name, value in zip(result.class_names, result.details["distilled"].recall, strict=True)
     )
-    charts = {
+    charts: dict[str, list[Picture]] = {
         "bars": [
             Picture(
                 picture_uri(figures.bars(result), "svg+xml"),
                 "Bar chart with 95 % intervals; guessing as a dotted line. "
-                f"Balanced accuracy: {spoken('balanced_accuracy')}. AUROC: {spoken('auroc')}.",
+                + " ".join(spoken(metric) for metric in figures.shown_metrics(result)),
             )
         ],
         "recall": [
             Picture(
                 picture_uri(figures.recall_bars(result), "svg+xml"),
-                f"Bar chart of recall per class of this package: {recalls}.",
+                f"Bar chart of recall per {task.noun} of this package: {recalls}.",
             )
         ],
-        "confusion": [
-            Picture(
-                picture_uri(figures.confusion(result, arm), "svg+xml"),
-                f"Confusion matrix of {ARM_TITLES[arm].lower()}: rows are true classes, columns predicted ones.",
-            )
-            for arm in ("distilled", "full")
-        ],
+        "confusion": [],
         "curves": [],
         "loss": [],
     }
+    for arm in ("distilled", "full"):
+        matrix = figures.confusion(result, arm)
+        if matrix is not None:
+            text = (
+                f"Confusion matrix of {ARM_TITLES[arm].lower()}: rows are true {task.plural}, columns predicted ones."
+            )
+            charts["confusion"].append(Picture(picture_uri(matrix, "svg+xml"), text))
     curves = figures.learning_curves(result)
     if curves is not None:
-        text = "Line chart of balanced accuracy on validation images against gradient steps, one line for each arm."
+        metric = task.metric(result.primary).title
+        text = f"Line chart of {metric} on validation images against gradient steps, one line for each arm."
         charts["curves"].append(Picture(picture_uri(curves, "svg+xml"), text))
     if len(losses) > 1:
         text = f"Line chart of the matching loss over {len(losses)} steps, from {losses[0]:.3g} to {losses[-1]:.3g}."

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from medistill.config import DataConfig, EvaluateConfig, Settings, build, read_yaml
-from medistill.data.medmnist import parse_name
+from medistill.data.catalogue import parse_name
 from medistill.errors import ConfigError, nearest
 
 DATA_VARIABLE = "MEDISTILL_DATA"
@@ -66,7 +66,7 @@ class MethodEntry(Settings):
         return value
 
 
-Cell = tuple[MethodEntry, int | None, float | None, int]
+GridCell = tuple[MethodEntry, int | None, float | None, int]
 """A method, images per class or else the ratio, and a seed."""
 
 
@@ -107,7 +107,7 @@ class Some(Settings):
     ratio: Ratios | None = Field(None, min_length=1, description="only these")
     seeds: Seeds | None = Field(None, min_length=1, description="only these")
 
-    def of(self, cells: Sequence[Cell]) -> list[Cell]:
+    def of(self, cells: Sequence[GridCell]) -> list[GridCell]:
         """Those of the cells that are meant.
 
         Raises:

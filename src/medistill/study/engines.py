@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from medistill.aliases import Json
 from medistill.errors import ConfigError, MedistillError
 from medistill.runtime import DEVICE_VARIABLE
-from medistill.study.plan import Run
+from medistill.study.plan import PlannedRun
 from medistill.study.work import do
-from medistill.types import Json
 
 ENGINES = ("joblib", "ray", "dask")
 LEAST_SLOTS = 2
@@ -38,7 +38,12 @@ class EngineError(MedistillError):
 
 
 def execute(
-    runs: list[Run], engine: str, address: str | None, processes: int, threads: int, done: Callable[[Run, Json], None]
+    runs: list[PlannedRun],
+    engine: str,
+    address: str | None,
+    processes: int,
+    threads: int,
+    done: Callable[[PlannedRun, Json], None],
 ) -> None:
     """Do all runs, stage by stage, and report each as it ends.
 
@@ -75,12 +80,14 @@ def execute(
                 )
 
 
-def _round(todo: list[Run], threads: int, asked_by: int | None, done: Callable[[str, Json], None]) -> str | None:
+def _round(
+    todo: list[PlannedRun], threads: int, asked_by: int | None, done: Callable[[str, Json], None]
+) -> str | None:
     """Hand out runs once; what is told if workers were lost on the way."""
     from joblib import Parallel, delayed
 
     parallel = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="all")
-    with _quiet_when_stopped():
+    with quiet_when_stopped():
         outcomes: Iterator[tuple[str, Json]] = parallel(
             delayed(_do)(run.identity, run.specification, threads, os.environ.get(DEVICE_VARIABLE), asked_by)
             for run in todo
@@ -97,7 +104,7 @@ def _round(todo: list[Run], threads: int, asked_by: int | None, done: Callable[[
 
 
 @contextmanager
-def _quiet_when_stopped() -> Iterator[None]:
+def quiet_when_stopped() -> Iterator[None]:
     """joblib's thread that hands out work finds it gone when it is stopped, and would say so by a traceback."""
     before = threading.excepthook
 

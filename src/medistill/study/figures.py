@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from medistill.store import Figure
-from medistill.types import Json
+from medistill.aliases import Json
+from medistill.records.store import Figure
+from medistill.tasks.task import tasks
 
 
 def figures_of(result: Json) -> list[Figure]:
     """Every figure of a result.
 
-    Quantities are ``level`` and ``gain over`` (by arm), ``recovery``, ``recovery above chance``, ``chance``,
-    ``robustness``, ``representativeness``, ``validation``, ``cost`` and ``size``. The site is empty for the
-    data's own test images.
+    Quantities are ``level`` and ``gain over`` (by arm), ``recovery``, ``recovery above baseline``, ``majority
+    baseline``, ``robustness``, ``representativeness``, ``validation``, ``cost`` and ``size``. The site is empty for
+    the data's own test images.
     """
-    own = str(result.get("net", "convnet"))
+    own = str(result.get("architecture", "convnet"))
     rows: list[Figure] = []
     if "arms" in result:
         rows += _scores("", own, result)
@@ -23,11 +24,12 @@ def figures_of(result: Json) -> list[Figure]:
         rows += _scores("", net, scores)
     for site, scores in result.get("sites", {}).items():
         rows += _scores(site, own, scores)
-    rows += [_plain("", own, "chance", m, v) for m, v in result.get("chance", {}).items()]
+    rows += [_plain("", own, "majority baseline", m, v) for m, v in result.get("majority_baseline", {}).items()]
     for quantity in ("robustness", "representativeness"):
         rows += [_plain("", own, quantity, name, value) for name, value in (result.get(quantity) or {}).items()]
     if result.get("validation") is not None:
-        rows.append(_plain("", own, "validation", "balanced_accuracy", result["validation"]))
+        metric = tasks()[result.get("task", "multi-class")].primary
+        rows.append(_plain("", own, "validation", metric, result["validation"]))
     rows += [_plain("", "", "cost", name, result["cost"][name]) for name in ("seconds", "peak_memory_mb")]
     sizes = {"bytes": result["bytes"], **{f"share of {k}": v for k, v in result.get("compression", {}).items()}}
     rows += [_plain("", "", "size", name, value) for name, value in sizes.items()]
@@ -44,13 +46,13 @@ def _scores(site: str, net: str, scores: Json) -> list[Figure]:
         rows += [_with_interval(site, net, "level", arm, m, v["mean"], v["ci95"]) for m, v in by_metric.items()]
     gains = {
         "random": scores.get("gain_over_random"),
-        "random_stored_alike": scores.get("gain_over_random_stored_alike"),
+        "random_matched": scores.get("gain_over_random_matched"),
         **scores.get("gain_over", {}),
     }
     for arm, by_metric in gains.items():
         for m, v in (by_metric or {}).items():
             rows.append(_with_interval(site, net, "gain over", arm, m, v["mean"], v["ci95"]))
-    for name in ("recovery", "recovery_above_chance"):
+    for name in ("recovery", "recovery_above_baseline"):
         for m, mean in scores.get(name, {}).items():
             interval = scores[f"{name}_ci95"][m]
             rows.append(_with_interval(site, net, name.replace("_", " "), "distilled", m, mean, interval))

@@ -6,23 +6,23 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from medistill.prediction.assess import foretold
+from medistill.prediction.assess import held_out_predictions
 from medistill.prediction.examples import examples_of
 from medistill.prediction.indicator import LEAST_GROUPS
 from medistill.prediction.ranks import spearman
 from medistill.prediction.representativeness import TOGETHER
+from medistill.records.records import RunRecord
 from medistill.reporting.figures import Clouds, svg_clouds, svg_lines
 from medistill.reporting.html import Picture, picture_uri
-from medistill.store import Record
-from medistill.study.foretelling import LEAST_PACKAGES, comparable
+from medistill.study.prediction_tables import LEAST_PACKAGES, comparable
 from medistill.study.tables import METRIC, Cell
 
 SCORE = f"{TOGETHER}.ridge_auroc"
 """The score of representativeness that is drawn; the table holds all."""
 
 
-def pictures(of: Sequence[Cell], runs: Sequence[Record]) -> list[tuple[str, Picture]]:
-    """Recovery by size, and how well the indicator and a score of representativeness foretell, each where known."""
+def pictures(of: Sequence[Cell], runs: Sequence[RunRecord]) -> list[tuple[str, Picture]]:
+    """Recovery by size, and how well the indicator and a score of representativeness predict, each where known."""
     return [*_recovery(of), *_indicator(runs), *_representativeness(of)]
 
 
@@ -45,19 +45,21 @@ def _recovery(of: Sequence[Cell]) -> Iterator[tuple[str, Picture]]:
     yield "Recovery by size", Picture(picture_uri(drawn, "svg+xml"), text, caption)
 
 
-def _indicator(runs: Sequence[Record]) -> Iterator[tuple[str, Picture]]:
+def _indicator(runs: Sequence[RunRecord]) -> Iterator[tuple[str, Picture]]:
     """What the indicator says of each package without its origin, against what was measured."""
     examples = examples_of(comparable(runs)[0])
     if len({e.group for e in examples}) < LEAST_GROUPS:
         return
     panels: Clouds = {}
     told = []
-    for quantity, said in foretold(examples).items():
+    for quantity, predicted in held_out_predictions(examples).items():
         title = quantity.replace("_", " ")
-        for e, p in zip(examples, said, strict=True):
+        for e, p in zip(examples, predicted, strict=True):
             point = (p.mean, e.values[quantity], p.low, p.high)
             panels.setdefault(title, {}).setdefault(e.group, []).append(point)
-        error = sum(abs(p.mean - e.values[quantity]) for e, p in zip(examples, said, strict=True)) / len(examples)
+        error = sum(abs(p.mean - e.values[quantity]) for e, p in zip(examples, predicted, strict=True)) / len(
+            examples
+        )
         told.append(f"{title} {error:.3f}")
     drawn = svg_clouds(panels, "predicted", "measured", across=True, columns=2)
     errors = f"Mean absolute error: {', '.join(told)}."
@@ -71,7 +73,7 @@ def _representativeness(of: Sequence[Cell]) -> Iterator[tuple[str, Picture]]:
     panels: Clouds = {}
     for c in of:
         for result in (run.result or {} for run in c.runs):
-            score, level = result.get("representativeness", {}).get(SCORE), result["arms"]["distilled"][METRIC]
+            score, level = (result.get("representativeness") or {}).get(SCORE), result["arms"]["distilled"][METRIC]
             if score is not None:
                 low, high = level["ci95"] or (level["mean"], level["mean"])
                 panels.setdefault(c.data, {}).setdefault(c.method, []).append((score, level["mean"], low, high))

@@ -5,28 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-import numpy as np
-
-from medistill.commands.distill import configured
+from medistill.aliases import Json
 from medistill.config import CHANGES_NOTHING, EvaluateConfig
-from medistill.distil.problem import images_per_class
+from medistill.data.align import align, renamed
+from medistill.distil.configuration import configured
+from medistill.distil.problem import images_per_stratum
 from medistill.errors import DataError, concerning
-from medistill.evaluation.align import align, renamed
 from medistill.evaluation.jobs import VERSION as NETWORKS_VERSION
 from medistill.files import canonical_json, sha256_text
 from medistill.nets.zoo import VERSION as ZOO_VERSION
 from medistill.prediction.features import VERSION as FEATURES_VERSION
-from medistill.store import Asked, Record
-from medistill.study.config import Cell, DataEntry, MethodEntry, Pooled, StudyConfig
+from medistill.records.records import RunRecord, RunSpec
+from medistill.study.config import DataEntry, GridCell, MethodEntry, Pooled, StudyConfig
 from medistill.study.variation import also_renamed, data_identity, read_entry
-from medistill.types import Json
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same specification would give other figures for reasons that no other version tells."""
 
 
 @dataclass(frozen=True)
-class Run(Asked):
+class PlannedRun(RunSpec):
     """One run to do.
 
     Args:
@@ -36,7 +34,7 @@ class Run(Asked):
     stage: int = 0
 
 
-def plan(config: StudyConfig) -> list[Run]:
+def plan(config: StudyConfig) -> list[PlannedRun]:
     """Every run of a study. All data are read, so that mistakes show before hours of work.
 
     Raises:
@@ -52,10 +50,10 @@ def plan(config: StudyConfig) -> list[Run]:
     for transfer in config.transfer:
         with concerning(f"transfer from '{transfer.from_}' to '{transfer.to}'"):
             there = renamed(data[transfer.to], transfer.classes)
-            if len(np.unique(there.splits["test"].labels)) < 2:
+            if sum(n > 0 for n in there.counts("test")) < 2:
                 raise DataError("fewer than two classes are left to test on", remedy="give fewer of them one name")
-            align(there, data[transfer.from_].description.class_names)
-    runs: list[Run] = []
+            align(there, data[transfer.from_].task)
+    runs: list[PlannedRun] = []
     for entry in config.data:
         own = {"entry": entry.model_dump(mode="json"), "data_identity": identities[entry.name]}
         cells = _cells(entry, config)
@@ -65,10 +63,10 @@ def plan(config: StudyConfig) -> list[Run]:
                 site = {"entry": entries[t.to].model_dump(mode="json"), "identity": identities[t.to]}
                 with concerning(f"transfer from '{t.from_}' to '{t.to}'"):
                     sites.append(({**site, "classes": t.classes}, t.of(cells)))
-        sizes = np.bincount(data[entry.name].train.labels).tolist()
+        sizes = data[entry.name].counts("train")
         for cell in cells:
             with concerning(f"data set '{entry.name}'"):
-                images_per_class(sizes, cell[1], cell[2])
+                images_per_stratum(sizes, cell[1], cell[2])
             common = {**own, **_common(config.evaluate, *cell)}
             how = {"keep_networks": bool(sites), "features": config.features}
             specification = {"kind": "distilled", **how, **common}
@@ -81,7 +79,7 @@ def plan(config: StudyConfig) -> list[Run]:
     return _staged(runs)
 
 
-def renewals(planned: list[Run], known: list[Record]) -> list[Run]:
+def renewals(planned: list[PlannedRun], known: list[RunRecord]) -> list[PlannedRun]:
     """For each package that was measured, and whose data's features are wanted and an earlier version computed, or
     none, a run that computes them anew. The package is not made again: of what was measured on it nothing changes.
     """
@@ -101,7 +99,7 @@ def renewals(planned: list[Run], known: list[Record]) -> list[Run]:
     ]
 
 
-def _cells(entry: DataEntry, config: StudyConfig) -> list[Cell]:
+def _cells(entry: DataEntry, config: StudyConfig) -> list[GridCell]:
     own = entry.ipc is not None or entry.ratio is not None
     ipcs = (entry.ipc or ()) if own else config.ipc
     ratios = (entry.ratio or ()) if own else config.ratio
@@ -119,7 +117,7 @@ def _common(evaluate: EvaluateConfig, method: MethodEntry, ipc: int | None, rati
     named = None if method.method == "default" else method.method
     with concerning(f"method '{method.title}'"):
         _, resolved = configured(named, ipc, ratio, method.preset, method.settings, {"seed": seed}, False)
-    zoo = {"zoo": ZOO_VERSION} if set(evaluate.nets) != {"convnet"} else {}
+    zoo = {"zoo": ZOO_VERSION} if set(evaluate.architectures) != {"convnet"} else {}
     # No curves are kept.
     return {
         "method": method.model_dump(mode="json"), "ipc": ipc, "ratio": ratio, "seed": seed,
@@ -140,20 +138,24 @@ def _run(
     ipc: int | None,
     ratio: float | None,
     seed: int,
-) -> Run:
+) -> PlannedRun:
     known = {k: specification[k] for k in ("kind", "evaluate", "determined")}
     if specification["kind"] != "distilled":  # these ask the first kind of network, and compute no further scores
-        known["evaluate"] = {**known["evaluate"], "nets": known["evaluate"]["nets"][:1], "robust_scores": False}
+        known["evaluate"] = {
+            **known["evaluate"],
+            "architectures": known["evaluate"]["architectures"][:1],
+            "robust_scores": False,
+        }
     known["data"] = content
     if "site" in specification:
         known["site"] = {"data": specification["site"]["identity"], "classes": specification["site"]["classes"]}
-    return Run(
+    return PlannedRun(
         sha256_text(canonical_json(known)), config.name, specification["kind"], entry.name, entry.group, content,
         method.title, ipc, ratio, seed, specification,
     )  # fmt: skip
 
 
-def _pooled_runs(config: StudyConfig, pooled: Pooled, entries: dict[str, DataEntry]) -> list[Run]:
+def _pooled_runs(config: StudyConfig, pooled: Pooled, entries: dict[str, DataEntry]) -> list[PlannedRun]:
     """Packages of several sites pooled, for each cell of the first one."""
     first = entries[pooled.data[0]]
     parts: list[Json] = []
@@ -161,9 +163,9 @@ def _pooled_runs(config: StudyConfig, pooled: Pooled, entries: dict[str, DataEnt
     for name in pooled.data:
         entry = also_renamed(entries[name], pooled.classes.get(name, {}))
         dataset = read_entry(entry)
-        align(dataset, read_entry(first).description.class_names)
-        height, width, channels = dataset.train.images.shape[1:]
-        shapes[name] = (entry.data.size or (height, width), entry.data.channels or channels)
+        align(dataset, read_entry(first).task)
+        image = dataset.image
+        shapes[name] = (entry.data.size or image.shape, entry.data.channels or image.channels)
         if shapes[name] != shapes[first.name]:
             raise DataError(
                 f"(size, channels) {shapes[name]} and {shapes[first.name]} cannot be pooled",
@@ -183,7 +185,7 @@ def _pooled_runs(config: StudyConfig, pooled: Pooled, entries: dict[str, DataEnt
     return runs
 
 
-def _staged(runs: list[Run]) -> list[Run]:
+def _staged(runs: list[PlannedRun]) -> list[PlannedRun]:
     """Order runs so that what many need is trained first, once.
 
     The first run of a data set trains its full arms; the first of a data set and size trains
@@ -200,7 +202,7 @@ def _staged(runs: list[Run]) -> list[Run]:
     return sorted(staged, key=lambda run: run.stage)
 
 
-def estimated_seconds(todo: list[Run], known: list[Record]) -> float | None:
+def estimated_seconds(todo: list[PlannedRun], known: list[RunRecord]) -> float | None:
     """Seconds of work for these runs by what like ones took; None where nothing is known.
 
     The mean over runs of the same kind, method and size on the same data, else of the same kind, method and size,

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from medistill.aliases import Json
 from medistill.config import EvaluateConfig
-from medistill.data.preprocess import Part, Prepared, channel_statistics
+from medistill.data.image import Normalisation
+from medistill.data.preprocess import PreparedDataset, TensorSplit, channel_statistics
 from medistill.evaluation import arms
-from medistill.evaluation.arms import Arm, Exam
-from medistill.evaluation.cache import Run
+from medistill.evaluation.arms import Arm, EvaluationData
+from medistill.evaluation.cache import TrainedRun
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights, gain
-from medistill.evaluation.metrics import METRICS
 from medistill.evaluation.protocol import plain_counts
 from medistill.keys import Key
-from medistill.nets.training import Statistics
 from medistill.package.package import Package
-from medistill.types import Json
+from medistill.tasks.task import Task
 
 FLIPS = ("none", "horizontal", "both")
 """From the most careful to the freest."""
@@ -31,15 +31,15 @@ class Site:
 
     name: str
     package: Package
-    prepared: Prepared
+    prepared: PreparedDataset
 
 
-def compare_pooled(sites: list[Site], classes: int, config: EvaluateConfig) -> Json:
+def compare_pooled(sites: list[Site], task: Task, config: EvaluateConfig) -> Json:
     """Train on the packages together and on each alone, and test on every site's test images.
 
     Args:
         sites: at least two; sizes, channels and classes agree.
-        classes: number of classes.
+        task: what targets mean, by the first site's names.
         config: recipe, repetitions, seed.
 
     Returns:
@@ -47,59 +47,67 @@ def compare_pooled(sites: list[Site], classes: int, config: EvaluateConfig) -> J
         over every other arm, and ``images.<arm>``. Arms are "pooled", "alone: <name>", "random pooled" and
         "full pooled".
     """
-    contest = _arms(sites, config)
+    contest = _arms(sites, task, config)
     found = {}
     for site in sites:
-        exams = [(arm, sets, Exam(site.prepared.parts["test"], None, how)) for arm, sets, how in contest]
-        there = [Arm(name, sets, exam) for name, sets, exam in exams]
+        test = site.prepared.splits["test"]
+        there = [Arm(name, sets, EvaluationData(test, None, how)) for name, sets, how in contest]
         # One site after the other: the first trains the networks, the others find them.
-        runs = arms.train_all(there, classes, config, lambda *_: None, keep_networks=True)
-        found[site.name] = _scores(runs[config.nets[0]], site.prepared, config)
-    return {"net": config.nets[0], "sites": found, "images": {name: len(sets[0]) for name, sets, _ in contest}}
+        runs = arms.train_all(there, task, config, lambda *_: None, keep_networks=True)
+        found[site.name] = _scores(runs[config.architectures[0]], site.prepared, task, config)
+    return {
+        "architecture": config.architectures[0],
+        "sites": found,
+        "images": {name: len(sets[0]) for name, sets, _ in contest},
+    }
 
 
-def _arms(sites: list[Site], config: EvaluateConfig) -> list[tuple[str, tuple[Part, ...], Statistics]]:
+def _arms(
+    sites: list[Site], task: Task, config: EvaluateConfig
+) -> list[tuple[str, tuple[TensorSplit, ...], Normalisation]]:
     """Name, training sets and normalisation of each arm; each is normalised by what it is trained on."""
     # Mirror images are made of all, so they must keep the class at every site.
-    flips = min((site.package.manifest["flips"] for site in sites), key=FLIPS.index)
-    parts = [site.package.part for site in sites]
+    flips = min((site.package.manifest.image.flips for site in sites), key=FLIPS.index)
+    parts = [site.package.data for site in sites]
     together, full = _joined(parts), _joined([site.prepared.train for site in sites])
     counts = np.sum([plain_counts(site.package) for site in sites], axis=0).tolist()
     key = Key(config.seed)
-    draws = [arms.subset(full, counts, key.child("random", i)) for i in range(config.draws(sum(counts)))]
-    mixed = Statistics(*channel_statistics(full.pixels), flips)
+    draws = [arms.subset(full, task, counts, key.child("random", i)) for i in range(config.draws(sum(counts)))]
+    mixed = Normalisation(*channel_statistics(full.pixels), flips)
     alone = []
     for site, part in zip(sites, parts, strict=True):
-        own = site.package.preprocessing
-        alone.append((f"alone: {site.name}", (part,) * config.networks, Statistics(own.mean, own.std, flips)))
+        own = replace(site.package.preprocessing.normalisation, flips=flips)
+        alone.append((f"alone: {site.name}", (part,) * config.repeats, own))
     return [
-        (POOLED, (together,) * config.networks, mixed),
+        (POOLED, (together,) * config.repeats, mixed),
         *alone,
         (RANDOM, tuple(draws), mixed),
-        (FULL, (full,) * config.networks, mixed),
+        (FULL, (full,) * config.repeats, mixed),
     ]
 
 
-def _joined(parts: list[Part]) -> Part:
+def _joined(parts: list[TensorSplit]) -> TensorSplit:
     soft = [part.soft_labels for part in parts if part.soft_labels is not None]
-    return Part(
+    return TensorSplit(
         np.concatenate([part.pixels for part in parts]),
-        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.targets for part in parts]),
         np.concatenate(soft) if len(soft) == len(parts) else None,
     )
 
 
-def _scores(runs: dict[str, list[Run]], prepared: Prepared, config: EvaluateConfig) -> Json:
+def _scores(runs: dict[str, list[TrainedRun]], prepared: PreparedDataset, task: Task, config: EvaluateConfig) -> Json:
     test = prepared.dataset.splits["test"]
     key = Key(config.seed).child("bootstrap")
     weights = bootstrap_weights(len(test), config.bootstrap, key, test.patients)
     measured = {
-        arm: Bootstrap.of([r.probabilities for r in each], test.labels, weights, key.child(arm))
+        arm: Bootstrap.of(task, [r.probabilities for r in each], test.targets, weights, key.child(arm))
         for arm, each in runs.items()
     }
-    first = measured[POOLED]
+    first, metrics = measured[POOLED], task.metric_names
     return {
-        "arms": {arm: {m: of.summary(m) for m in METRICS} for arm, of in measured.items()},
-        "gain_over": {arm: {m: gain(first, of, m) for m in METRICS} for arm, of in measured.items() if arm != POOLED},
+        "arms": {arm: {m: e.as_json() for m, e in of.summaries().items()} for arm, of in measured.items()},
+        "gain_over": {
+            arm: {m: gain(first, of, m).as_json() for m in metrics} for arm, of in measured.items() if arm != POOLED
+        },
         "test_images": len(test),
     }

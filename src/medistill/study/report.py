@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medistill.aliases import Json
 from medistill.errors import ConfigError, DataError
 from medistill.files import require_apart, require_ours, require_writable, write_atomically
 from medistill.progress import duration
+from medistill.records.records import RunRecord, current
+from medistill.records.store import Store
 from medistill.reporting.html import PAGE_MARK
 from medistill.reporting.page import Page, Table, render_page
-from medistill.store import Record, Store, current
-from medistill.study.foretelling import indicator, representativeness
 from medistill.study.pictures import pictures
+from medistill.study.prediction_tables import indicator, representativeness_table
 from medistill.study.statements import CHOSEN, statements
 from medistill.study.tables import (
     boundary,
@@ -19,12 +21,11 @@ from medistill.study.tables import (
     equivalents,
     failures,
     networks,
-    pooled,
+    pooled_table,
     results,
-    robustness,
+    robustness_table,
     sites,
 )
-from medistill.types import Json
 
 SUFFIXES = ("csv", "parquet", "tex")
 
@@ -55,8 +56,8 @@ def all_tables(store: Store) -> list[Table]:
     runs = store.runs()
     of = cells(runs)
     made = [
-        boundary(of), results(of), equivalents(of), networks(of), sites(runs), pooled(runs), robustness(of),
-        representativeness(of), *indicator(runs), failures(runs),
+        boundary(of), results(of), equivalents(of), networks(of), sites(runs), pooled_table(runs),
+        robustness_table(of), representativeness_table(of), *indicator(runs), failures(runs),
     ]  # fmt: skip
     return [table for table in made if table.rows]
 
@@ -118,7 +119,7 @@ def _title(names: list[str]) -> str:
     return f"Study: {', '.join(names)}"
 
 
-def _lead(runs: list[Record]) -> list[str]:
+def _lead(runs: list[RunRecord]) -> list[str]:
     done = [r for r in runs if r.status == "done"]
     single = [r for r in done if r.kind == "distilled"]
     machines = sorted({r.machine for r in runs})

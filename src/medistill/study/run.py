@@ -11,15 +11,16 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from medistill.aliases import Json
 from medistill.errors import ConfigError, concerning
 from medistill.files import user_cache
 from medistill.progress import Progress, duration, say
+from medistill.records.records import RunRecord, RunSpec
+from medistill.records.store import Store
 from medistill.runtime import usable_cores
-from medistill.store import Asked, Record, Store
 from medistill.study.config import own_name, read_study
 from medistill.study.figures import figures_of
-from medistill.study.plan import Run, estimated_seconds, plan, renewals
-from medistill.types import Json
+from medistill.study.plan import PlannedRun, estimated_seconds, plan, renewals
 
 
 def study_run(
@@ -94,7 +95,7 @@ def study_run(
         if store and (todo or again) and not only_plan:
             with Progress(path.stem, len(todo) + len(again), enabled=progress) as shown:
 
-                def keep(run: Run, outcome: Json) -> None:
+                def keep(run: PlannedRun, outcome: Json) -> None:
                     nonlocal ran
                     result = outcome["result"]
                     if run.kind != "features":
@@ -125,30 +126,30 @@ def study_run(
     }
 
 
-def _to_do(runs: list[Run], statuses: dict[str, str], retry_failed: bool) -> list[Run]:
+def _to_do(runs: list[PlannedRun], statuses: dict[str, str], retry_failed: bool) -> list[PlannedRun]:
     again = {"failed"} if retry_failed else set()
     return [run for run in runs if statuses.get(run.identity, "new") in {"new", *again}]
 
 
-def _once(runs: list[Run]) -> list[Run]:
+def _once(runs: list[PlannedRun]) -> list[PlannedRun]:
     """Two entries may describe the same run; it has the first one's name."""
     unique = {run.identity: run for run in reversed(runs)}
     return [run for run in runs if unique[run.identity] is run]
 
 
-def _known_by_another_name(described: list[Run], planned: list[Run]) -> dict[str, str]:
+def _known_by_another_name(described: list[PlannedRun], planned: list[PlannedRun]) -> dict[str, str]:
     first = {run.identity: run.data for run in planned}
     return {run.data: first[run.identity] for run in described if run.data != first[run.identity]}
 
 
-def _record(run: Run, outcome: Json) -> Record:
+def _record(run: PlannedRun, outcome: Json) -> RunRecord:
     kept = ("status", "error", "starts", "seconds", "finished", "machine", "medistill", "result")
-    asked = {field.name: getattr(_without_folders(run), field.name) for field in fields(Asked)}
+    asked = {field.name: getattr(_without_folders(run), field.name) for field in fields(RunSpec)}
     found = {name: outcome[name] for name in kept}
-    return Record(**asked, **{**found, "error": _without_places(found["error"], run)})
+    return RunRecord(**asked, **{**found, "error": _without_places(found["error"], run)})
 
 
-def _without_places(error: str | None, run: Run) -> str | None:
+def _without_places(error: str | None, run: PlannedRun) -> str | None:
     """An error as it is kept: without the folders of the data, of the cache, of the program and of the user."""
     if error is None:
         return None
@@ -159,7 +160,7 @@ def _without_places(error: str | None, run: Run) -> str | None:
     return error
 
 
-def _without_folders(run: Run) -> Run:
+def _without_folders(run: PlannedRun) -> PlannedRun:
     """The run as it is kept: a database is shared, and where data lie is nobody else's concern."""
     plain = deepcopy(run.specification)
     for entry in _entries(plain):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from medistill.numbers import listed
+from medistill.aliases import Json
+from medistill.formatting import listed
+from medistill.records.records import RunRecord, current
 from medistill.reporting.page import Statement
-from medistill.store import Record, current
-from medistill.study.tables import ALIKE, Cell
-from medistill.types import Json
+from medistill.study.tables import MATCHED, Cell
 
 CHOSEN = (
     "The best of several methods is named by the figures told, so on other images it would do a little less well."
@@ -20,7 +20,7 @@ LEAST, FEW = 0.01, 0.05
 """The mission's line: nine tenths of the full data's performance with one image in a hundred to one in twenty."""
 
 
-def statements(of: list[Cell], runs: list[Record]) -> list[Statement]:
+def statements(of: list[Cell], runs: list[RunRecord]) -> list[Statement]:
     """Every sentence that the figures at hand allow; none where there are no figures."""
     return [*_where(of), *_few(of), *_which(of), *_worth(of), *_sites(runs), *_pooled(runs)]
 
@@ -117,20 +117,21 @@ def _worth(of: list[Cell]) -> list[Statement]:
     made = []
     for method in dict.fromkeys(c.method for c in of if not c.is_random):
         for size in dict.fromkeys(c.words for c in of):
-            own = {c.data: c.gain(ALIKE, 0) for c in of if (c.method, c.words) == (method, size)}
+            own = {c.data: c.gain(MATCHED, 0) for c in of if (c.method, c.words) == (method, size)}
             known = {data: low for data, low in own.items() if low is not None}
             sure = [data for data, low in known.items() if low > 0]
             if known:
                 where = f": {listed(sure)}" if sure else ""
                 sets = "data set" if len(known) == 1 else "data sets"
                 made.append(
-                    f"With {size} {method} gains over random images stored alike, with every seed's 95 % interval "
+                    f"With {size} {method} gains over random images with the same storage and soft labels, with "
+                    "every seed's 95 % interval "
                     f"above zero, on {len(sure)} of {len(known)} {sets}{where}."
                 )
     return [Statement(text, "results") for text in made]
 
 
-def _sites(runs: list[Record]) -> list[Statement]:
+def _sites(runs: list[RunRecord]) -> list[Statement]:
     """For each pair of sites and size what each method reached, the mean over seeds."""
     found: dict[tuple[str, str, str], dict[str, list[Json]]] = {}
     for run in current(runs):
@@ -147,7 +148,7 @@ def _sites(runs: list[Record]) -> list[Statement]:
         each = listed([f"{mean(m, 'distilled'):.3f} by {m}" for m in by_method])
         first = next(iter(by_method))
         scores = [s for each in by_method.values() for s in each]
-        guessing = all(s["recovery_above_chance"]["balanced_accuracy"] is None for s in scores)
+        guessing = all(s["recovery_above_baseline"]["balanced_accuracy"] is None for s in scores)
         made.append(
             f"Trained on {data}, tested at {site}, with {size}: balanced accuracy {each}; {mean(first, 'full'):.3f} "
             f"with all images, {mean(first, 'random'):.3f} with random ones."
@@ -156,7 +157,7 @@ def _sites(runs: list[Record]) -> list[Statement]:
     return [Statement(text, "sites") for text in made]
 
 
-def _pooled(runs: list[Record]) -> list[Statement]:
+def _pooled(runs: list[RunRecord]) -> list[Statement]:
     made = []
     for run in (r for r in current(runs) if r.kind == "pooled" and r.status == "done"):
         for site, scores in (run.result or {})["sites"].items():

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from medistill.prediction.examples import recipe_of
+from medistill.aliases import Json
+from medistill.records.records import RunRecord, current
 from medistill.reporting.page import Column, Table
-from medistill.store import Record, current
-from medistill.types import Json
 
 METRIC = "balanced_accuracy"
-ALIKE = "random_stored_alike"
+MATCHED = "random_matched"
 RECOVERED = (0.90, 0.95)
 """Shares of the full data's performance that count as reached."""
 
@@ -30,7 +29,7 @@ class Cell:
     method: str
     ipc: int | None
     ratio: float | None
-    runs: tuple[Record, ...]
+    runs: tuple[RunRecord, ...]
 
     @property
     def size(self) -> str:
@@ -47,11 +46,11 @@ class Cell:
     @property
     def recipe(self) -> str:
         """By what levels of cells can be compared."""
-        return recipe_of(self.runs[0])
+        return self.runs[0].recipe
 
     def works(self) -> bool:
         """Whether all images are surely better than guessing; else a share of what they reach says nothing."""
-        return self.mean(lambda r: r["recovery_above_chance"][METRIC]) is not None
+        return self.mean(lambda r: r["recovery_above_baseline"][METRIC]) is not None
 
     def mean(self, value: Callable[[Json], float | None]) -> float | None:
         """Mean over seeds of what ``value`` reads from a result; None where a seed lacks it."""
@@ -66,8 +65,10 @@ class Cell:
         return self.mean(lambda r: r["recovery"][metric])
 
     def gain(self, over: str, part: int | None = None) -> float | None:
-        """Gain over "random" or random stored alike: its mean over seeds, or the outermost end of their intervals."""
-        name = "gain_over_random" if over == "random" else "gain_over_random_stored_alike"
+        """Gain over "random", or over random images with the same storage and soft labels: its mean over seeds, or
+        the outermost end of their intervals.
+        """
+        name = "gain_over_random" if over == "random" else "gain_over_random_matched"
 
         def value(result: Json) -> float | None:
             found = (result[name] or result["gain_over_random"])[METRIC]
@@ -92,9 +93,9 @@ class Cell:
         return stdev(values) if len(values) > 1 else None
 
 
-def cells(runs: Iterable[Record]) -> list[Cell]:
+def cells(runs: Iterable[RunRecord]) -> list[Cell]:
     """Runs that are done, gathered over seeds; of what is called the same, the newest configuration."""
-    found: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
+    found: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
     for run in current(runs):
         if run.status == "done" and run.kind == "distilled":
             found[(run.data, run.group, run.method, run.ipc, run.ratio)].append(run)
@@ -112,7 +113,8 @@ def results(of: list[Cell]) -> Table:
         Column("balanced accuracy", ".3f"), Column("between seeds", ".3f"), Column("AUROC", ".3f"),
         Column("recovery", ".1%"), Column("recovery AUROC", ".1%"), Column("above chance", ".1%"),
         Column("gain over random", "+.3f"), Column("low", "+.3f"), Column("high", "+.3f"),
-        Column("gain over random stored alike", "+.3f"), Column("alike low", "+.3f"), Column("alike high", "+.3f"),
+        Column("gain over random, same storage and labels", "+.3f"), Column("matched low", "+.3f"),
+        Column("matched high", "+.3f"),
         Column("bytes", ",d"), Column("seconds", ".0f"), Column("MB", ".0f"),
     ]  # fmt: skip
     rows = [
@@ -120,9 +122,9 @@ def results(of: list[Cell]) -> Table:
             c.data, c.method, c.size, len(c.runs), c.mean(lambda r: r["images"]["distilled"]),
             c.mean(lambda r: r["compression"]["stored_images"]), c.mean(lambda r: r["compression"]["images"]),
             c.level(), c.between_seeds(), c.level("auroc"), c.recovery(), c.recovery("auroc"),
-            c.mean(lambda r: r["recovery_above_chance"][METRIC]),
+            c.mean(lambda r: r["recovery_above_baseline"][METRIC]),
             c.gain("random"), c.gain("random", 0), c.gain("random", 1),
-            c.gain(ALIKE), c.gain(ALIKE, 0), c.gain(ALIKE, 1),
+            c.gain(MATCHED), c.gain(MATCHED, 0), c.gain(MATCHED, 1),
             round(c.mean(lambda r: r["bytes"]) or 0), c.mean(lambda r: r["cost"]["seconds"]),
             c.mean(lambda r: r["cost"]["peak_memory_mb"]),
         ]
@@ -131,9 +133,9 @@ def results(of: list[Cell]) -> Table:
     note = (
         "Means over seeds of distilling; low and high are the outermost ends of the seeds' 95 % intervals. "
         "Images are those that networks train on; where they are stored smaller, several have the pixels of one. "
-        "Stored alike: random images, as many, as small and labelled by the same teachers; where a package is plain, "
-        "or its method learned the labels, these are the random images. Recovery is of balanced accuracy where "
-        "nothing else is said."
+        "Same storage and labels: random images, as many, as small and labelled by the same teachers; where a "
+        "package is plain, or its method learned the labels, these are the random images. Recovery is of balanced "
+        "accuracy where nothing else is said."
     )
     return Table("results", "Every result", note, columns, rows)
 
@@ -212,7 +214,7 @@ def networks(of: list[Cell]) -> Table:
     return Table("networks", "Other networks", "The first seed's packages. Balanced accuracy.", columns, rows)
 
 
-def sites(runs: Iterable[Record]) -> Table:
+def sites(runs: Iterable[RunRecord]) -> Table:
     """Networks asked about another site's images."""
     columns = [
         Column("trained on"), Column("tested on"), Column("method"), Column("per class"), Column("seed", "d"),
@@ -242,11 +244,11 @@ COMPARED = (
 def _compared(scores: Json) -> list[float | None]:
     level = [scores["arms"][arm][METRIC]["mean"] for arm in ("distilled", "random", "full")]
     gain = scores["gain_over_random"][METRIC]
-    recovered = [scores[name][METRIC] for name in ("recovery", "recovery_above_chance")]
+    recovered = [scores[name][METRIC] for name in ("recovery", "recovery_above_baseline")]
     return [*level, *recovered, gain["mean"], *(gain["ci95"] or (None, None))]
 
 
-def pooled(runs: Iterable[Record]) -> Table:
+def pooled_table(runs: Iterable[RunRecord]) -> Table:
     """Packages of several sites together, beside each alone."""
     columns = [
         Column("data"), Column("tested on"), Column("method"), Column("per class"), Column("seed", "d"),
@@ -271,7 +273,7 @@ def pooled(runs: Iterable[Record]) -> Table:
     return Table("pooled", "Several sites together", "", columns, rows)
 
 
-def robustness(of: list[Cell]) -> Table:
+def robustness_table(of: list[Cell]) -> Table:
     """DD-Ranking's scores."""
     names = ("label_robust_score", "augmentation_robust_score", "hard_label_recovery", "improvement_over_random")
     columns = [
@@ -289,7 +291,7 @@ def robustness(of: list[Cell]) -> Table:
     return Table("robustness", "DD-Ranking scores", note, columns, rows)
 
 
-def failures(runs: Iterable[Record]) -> Table:
+def failures(runs: Iterable[RunRecord]) -> Table:
     """Runs that failed, and why."""
     columns = [Column("run"), Column("kind"), Column("error")]
     failed = [r for r in current(runs) if r.status == "failed"]

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from medistill.aliases import Json, Targets
 from medistill.config import DataConfig
+from medistill.data.align import renamed
 from medistill.data.arrays import take
 from medistill.data.checks import require_usable
 from medistill.data.dataset import Dataset, Split
 from medistill.data.load import load
+from medistill.data.sampling import draw_by_stratum
 from medistill.errors import DataError
-from medistill.evaluation.align import renamed
 from medistill.files import canonical_json, sha256_text, user_cache, write_atomically
 from medistill.keys import Key
 from medistill.study.config import DataEntry
+from medistill.tasks.task import Task
 
 
 def read_entry(entry: DataEntry) -> Dataset:
@@ -32,44 +36,48 @@ def read_entry(entry: DataEntry) -> Dataset:
     key = Key(entry.variation_seed).child("variation")
     if entry.classes:
         dataset = renamed(dataset, entry.classes)
-        if dataset.classes < 2:
+        if dataset.task.outputs < 2:
             raise DataError("fewer than two classes are left", where=entry.name)
     train = dataset.train
     if entry.images < 1:
-        train = _fewer(train, entry.images, key.child("images"))
+        train = _fewer(train, dataset.task, entry.images, key.child("images"))
     if entry.label_noise:
-        train = Split(train.images, _noisy(train.labels, dataset.classes, entry, key), train.patients)
-    told = entry.model_dump(mode="json", include={"images", "classes", "label_noise", "variation_seed"})
-    return dataset.with_note(f"varied for a study: {told}", {**dataset.splits, "train": train})
+        train = replace(train, targets=_noisy(train.targets, dataset.task, entry, key))
+    how = entry.model_dump(mode="json", include={"images", "classes", "label_noise", "variation_seed"})
+    return dataset.with_note(f"varied for a study: {how}", {**dataset.splits, "train": train})
 
 
-def _fewer(train: Split, share: float, key: Key) -> Split:
-    rows = []
-    for label in np.unique(train.labels):
-        members = np.flatnonzero(train.labels == label)
-        kept = max(1, round(share * len(members)))
-        rows.append(key.child("class", int(label)).numpy().permutation(members)[:kept])
-    return train.take(np.sort(np.concatenate(rows)))
+def _fewer(train: Split, task: Task, share: float, key: Key) -> Split:
+    membership = task.membership(train.targets)
+    kept = [max(1, round(share * int(n))) if n else 0 for n in membership.sum(axis=0)]
+    drawn = draw_by_stratum(membership, kept, lambda s: key.child("class", s))
+    return train.take(np.sort(np.concatenate(drawn)))
 
 
-def _noisy(labels: npt.NDArray[np.int64], classes: int, entry: DataEntry, key: Key) -> npt.NDArray[np.int64]:
+def _noisy(targets: Targets, task: Task, entry: DataEntry, key: Key) -> Targets:
+    """Targets of which a share is that of another class; each finding is turned into its opposite instead."""
     rng = key.child("label noise").numpy()
-    wrong = rng.permutation(len(labels))[: round(entry.label_noise * len(labels))]
-    changed = labels.copy()
-    changed[wrong] = (labels[wrong] + rng.integers(1, classes, len(wrong))) % classes
+    wrong = rng.permutation(len(targets))[: round(entry.label_noise * len(targets))]
+    changed = targets.copy()
+    if task.exclusive:
+        others = rng.integers(1, task.outputs, len(wrong))
+        changed[wrong] = [np.roll(row, other) for row, other in zip(targets[wrong], others, strict=True)]
+    else:
+        changed[wrong] = 1 - targets[wrong]
     return changed
 
 
 def data_identity(entry: DataEntry, dataset: Dataset) -> str:
     """Hash of content, class names and the way of preparing them: what distilling sees of the data."""
     described = dataset.description
-    told = {
+    known = {
         "content": dataset.fingerprint["sha256"],
+        "task": described.task.kind,
         "classes": list(described.class_names),
         "flips": described.flips,
         "prepared": entry.data.model_dump(mode="json", include={"size", "channels"}),
     }
-    return sha256_text(canonical_json(told))
+    return sha256_text(canonical_json(known))
 
 
 def read_planned(entry: DataEntry, identity: str) -> Dataset:
@@ -103,8 +111,9 @@ def as_source(entry: DataEntry, dataset: Dataset) -> tuple[str, DataConfig]:
     if not path.exists():
         write_atomically(path, _npz(dataset))
     described = dataset.description
-    told = {"licence": described.licence, "source": described.source, "flips": described.flips}
-    return str(path), entry.data.model_copy(update={**told, "class_names": described.class_names})
+    how: Json = {"licence": described.licence, "source": described.source, "flips": described.flips}
+    how |= {"task": described.task.kind, "class_names": described.class_names}
+    return str(path), entry.data.model_copy(update=how)
 
 
 def _file_name(name: str) -> str:
@@ -112,13 +121,17 @@ def _file_name(name: str) -> str:
 
 
 def _npz(dataset: Dataset) -> bytes:
-    arrays: dict[str, npt.NDArray[np.generic]] = {"class_names": np.array(dataset.description.class_names)}
+    arrays: dict[str, npt.NDArray[np.generic]] = {
+        "class_names": np.array(dataset.description.class_names), "task": np.array(dataset.task.kind),
+    }  # fmt: skip
     for name, split in dataset.splits.items():
         images = take(split.images, np.arange(len(split)))
-        arrays[f"{name}_images"] = images[..., 0] if images.shape[3] == 1 else images
-        arrays[f"{name}_labels"] = split.labels
-        if split.patients is not None:
-            arrays[f"{name}_patients"] = split.patients
+        last = np.moveaxis(images, 1, -1)
+        arrays[f"{name}_images"] = last[..., 0] if last.shape[-1] == 1 else last
+        arrays[f"{name}_labels"] = dataset.task.labels(split.targets)
+        for kind, names in (("patients", split.patients), ("sites", split.sites)):
+            if names is not None:
+                arrays[f"{name}_{kind}"] = names
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()

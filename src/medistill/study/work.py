@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from medistill import __version__
+from medistill.aliases import Json
 from medistill.errors import MedistillError, OutputError
 from medistill.files import (
     CACHE_VARIABLE,
@@ -33,7 +34,6 @@ from medistill.files import (
     write_atomically,
 )
 from medistill.runtime import DEVICE_VARIABLE, child_environment
-from medistill.types import Json
 
 
 def folder_of(identity: str) -> Path:

@@ -1,24 +1,24 @@
 """Gradient matching.
 
-A network's gradient on synthetic images of a class is turned towards its gradient on real
-images of that class, while the network is trained on the synthetic images.
+A network's gradient on synthetic images of a stratum is turned towards its gradient on real
+images of that stratum, while the network is trained on the synthetic images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from medistill.distil.matching import gradient_distance
-from medistill.distil.method import MethodInfo, State, register
+from medistill.distil.method import MethodInfo, Observed, State, register
 from medistill.distil.networked import NetworkMethod, in_bfloat16
-from medistill.distil.problem import Problem
+from medistill.distil.optimiser import Optimiser
+from medistill.distil.problem import DistillationProblem
+from medistill.distil.real_images import Batch
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 
@@ -58,133 +58,162 @@ class DC(NetworkMethod):
             "@inproceedings{zhao2021dc, title={Dataset Condensation with Gradient Matching}, "
             "author={Zhao, Bo and Mopuri, Konda Reddy and Bilen, Hakan}, booktitle={ICLR}, year={2021}}"
         ),
+        queries=("gradient", "statistics", "draw"),
     )
 
     iterations: int = Field(1000, ge=1, le=1_000_000, description="networks, each newly initialised")
-    learning_rate: float = Field(0.1, gt=0, le=1e6, description="of the images, in normalised units")
-    outer_loops: int = Field(0, ge=0, le=10_000, description="steps on the images for a network; 0: as published")
-    inner_loops: int = Field(0, ge=0, le=10_000, description="epochs of the network after a step; 0: as published")
+    outer_loops: int | None = Field(
+        None, ge=1, le=10_000, description="steps on the images for a network; as published if not given"
+    )
+    inner_loops: int | None = Field(
+        None, ge=1, le=10_000, description="epochs of the network after a step; as published if not given"
+    )
     network_learning_rate: float = Field(0.01, gt=0, le=10, description="of the network, plain gradient descent")
     network_batch: int = Field(256, ge=1, le=65536, description="synthetic images per step of the network")
     real_batch: int = Field(256, ge=1, le=1_000_000, description="real images per class and step")
     augment: bool = Field(False, description="siamese augmentation")
-    start: Literal["real", "noise"] = Field("noise", description="first images")
 
-    def loops(self, problem: Problem) -> tuple[int, int]:
+    def loops(self, problem: DistillationProblem) -> tuple[int, int]:
         """Outer and inner loops for the images per class of this problem."""
-        outer, inner = published_loops(max(problem.counts))
+        outer, inner = published_loops(max(problem.synthetic_per_stratum))
         return self.outer_loops or outer, self.inner_loops or inner
 
-    def steps(self, problem: Problem) -> int:
+    def steps(self, problem: DistillationProblem) -> int:
         return self.iterations * self.loops(problem)[0]
 
-    def memory_mb(self, problem: Problem, classes: int) -> float:
-        made = sum(sorted(problem.counts)[-classes:])
-        at_once = classes if problem.device.type != "cpu" else 1
+    def optimiser(self, problem: DistillationProblem) -> Optimiser:
+        return Optimiser(learning_rate=0.1)
+
+    def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
+        synthetic = sum(sorted(problem.synthetic_per_stratum)[-strata:])
+        at_once = strata if problem.device.type != "cpu" else 1
         # A gradient that is itself differentiated keeps more than one pass does (fitted to measured peaks).
-        kept = 2.3 * made + at_once * min(self.real_batch, max(problem.sizes))
-        # The network's own steps take made images of all classes, however few a backward takes.
-        kept = max(kept, 1.35 * min(self.network_batch, sum(problem.counts)))
+        kept = 2.3 * synthetic + at_once * min(self.real_batch, max(problem.real_per_stratum))
+        # The network's own steps take synthetic images of all strata, however few a backward takes.
+        kept = max(kept, 1.35 * min(self.network_batch, sum(problem.synthetic_per_stratum)))
         return kept * self.activation_mb(problem)
 
-    def setup(self, problem: Problem, key: Key) -> State:
-        return State(self.first_images(problem, key), problem.labels)
+    def setup(self, problem: DistillationProblem, key: Key) -> State:
+        return State(self.first_images(problem, key), problem.targets)
 
-    def loss(self, state: State, problem: Problem, classes: Sequence[int], key: Key) -> Tensor:
+    def observe(
+        self, state: State, problem: DistillationProblem, strata: Sequence[int], key: Key
+    ) -> dict[str, Tensor]:
+        """The gradient by each weight on real images, (strata, ...), in the precision asked for."""
         network = self.network(problem)
-        parameters = {n: p.detach().requires_grad_(True) for n, p in self._parameters(state, problem, key).items()}
-        weights = [p for p in parameters.values() if p.ndim > 1]
-        pairs = (self._pair(state, problem, label, key) for label in classes)
-        if problem.device.type != "cpu" and self._alike(problem, classes):
-            return self._together(network, parameters, classes, list(pairs))
+        parameters = _differentiable(self._parameters(state, problem, key))
+        found = []
+        for stratum in strata:
+            here = key.child("step", state.step, stratum)
+            augment = self.sample_augmentation(problem, here.child("augment"))
+
+            def gradient(batch: Batch) -> list[Tensor]:
+                images = augment(batch.images)  # noqa: B023
+                return self._real_gradient(problem, network, parameters, images, batch.targets)
+
+            asked = self.real(problem).gradient(gradient, stratum, self.real_batch, here.child("real"))
+            found.append(asked.value)
+        names = [name for name, p in parameters.items() if p.ndim > 1]
+        return {name: torch.stack(each) for name, each in zip(names, zip(*found, strict=True), strict=True)}
+
+    def loss(
+        self, state: State, observed: Observed, problem: DistillationProblem, strata: Sequence[int], key: Key
+    ) -> Tensor:
+        network = self.network(problem)
+        parameters = _differentiable(self._parameters(state, problem, key))
+        synthetic = [self._synthetic(state, problem, stratum, key) for stratum in strata]
+        if problem.device.type != "cpu" and len({len(images) for images in synthetic}) == 1:
+            return self._together(problem, network, parameters, observed, synthetic, state, strata)
         total = state.images.new_zeros(())
-        for label, (images, made) in zip(classes, pairs, strict=True):
-            real = self._real_gradient(network, parameters, weights, images, label)
-            total = total + gradient_distance(
-                self._gradient(network, parameters, weights, made, label, True), [g.detach() for g in real]
-            )
+        for place, (stratum, images) in enumerate(zip(strata, synthetic, strict=True)):
+            own = _gradient(problem, network, parameters, images, state.targets[problem.synthetic(stratum)], True)
+            total = total + gradient_distance(own, [observed[name][place] for name in observed])
         return total
 
-    def _pair(self, state: State, problem: Problem, label: int, key: Key) -> tuple[Tensor, Tensor]:
-        """A step's real images of a class, and the made ones, changed alike."""
-        here = key.child("step", state.step, label)
-        change = self.change(problem, here.child("augment"))
-        rows = problem.draw(label, self.real_batch, here.child("real"))
-        return change(problem.of_class(label, rows)), change(state.images[problem.made(label)])
-
-    def _alike(self, problem: Problem, classes: Sequence[int]) -> bool:
-        """Whether every class gives as many images, so that they make one tensor."""
-        return len({(min(self.real_batch, problem.sizes[c]), problem.counts[c]) for c in classes}) == 1
+    def _synthetic(self, state: State, problem: DistillationProblem, stratum: int, key: Key) -> Tensor:
+        """A stratum's synthetic images, augmented as its real ones are in this step."""
+        here = key.child("step", state.step, stratum)
+        return self.sample_augmentation(problem, here.child("augment"))(state.images[problem.synthetic(stratum)])
 
     def _together(
-        self, network: ConvNet, parameters: Parameters, classes: Sequence[int], pairs: list[tuple[Tensor, Tensor]]
+        self,
+        problem: DistillationProblem,
+        network: ConvNet,
+        parameters: Parameters,
+        observed: Observed,
+        synthetic: list[Tensor],
+        state: State,
+        strata: Sequence[int],
     ) -> Tensor:
-        """The loss of all classes in a few large steps, as a GPU likes them."""
+        """The loss of all strata in a few large steps, as a GPU likes them."""
         held = {n: p.detach() for n, p in parameters.items()}
-        labels = torch.tensor(classes, device=pairs[0][0].device)
+        weights = {name: held[name] for name in observed}
+        targets = torch.stack([state.targets[problem.synthetic(s)] for s in strata])
 
-        def gradients(parameters: Parameters, images: Tensor) -> list[Tensor]:
-            """Of each class, (classes, ...) for each weight."""
-            weights = {n: p for n, p in parameters.items() if p.ndim > 1}
+        def own(images: Tensor, wanted: Tensor) -> Parameters:
+            def loss(weights: Parameters) -> Tensor:
+                return problem.task.loss(network.logits({**held, **weights}, images), wanted)
 
-            def own(x: Tensor, label: Tensor) -> Parameters:
-                def loss(weights: Parameters) -> Tensor:
-                    scores = network.logits({**parameters, **weights}, x)
-                    return functional.cross_entropy(scores, label.expand(len(x)))
+            return torch.func.grad(loss)(weights)
 
-                return torch.func.grad(loss)(weights)
-
-            return list(torch.func.vmap(own)(images, labels).values())
-
-        real, made = (torch.stack(side) for side in zip(*pairs, strict=True))
-        if self.precision == "bfloat16":
-            aims = [g.to(real.dtype) for g in gradients(in_bfloat16(held), real.bfloat16())]
-        else:
-            aims = gradients(held, real)
-        distances: Tensor = torch.func.vmap(gradient_distance)(gradients(held, made), [g.detach() for g in aims])
+        found = torch.func.vmap(own)(torch.stack(synthetic), targets)
+        pairs = [found[name] for name in observed], [observed[name] for name in observed]
+        distances: Tensor = torch.func.vmap(gradient_distance)(*pairs)
         return distances.sum()
 
     def _real_gradient(
-        self, network: ConvNet, parameters: Parameters, weights: list[Tensor], images: Tensor, label: int
+        self, problem: DistillationProblem, network: ConvNet, parameters: Parameters, images: Tensor, targets: Tensor
     ) -> list[Tensor]:
         """Of the real images' loss, in the precision asked for; it is never differentiated again."""
         if self.precision != "bfloat16":
-            return self._gradient(network, parameters, weights, images, label, False)
-        half = {n: p.detach().requires_grad_(True) for n, p in in_bfloat16(parameters).items()}
-        own = [p for p in half.values() if p.ndim > 1]
-        found = self._gradient(network, half, own, images.bfloat16(), label, False)
-        return [g.to(w.dtype) for g, w in zip(found, weights, strict=True)]
+            return _gradient(problem, network, parameters, images, targets, False)
+        half = _differentiable(in_bfloat16(parameters))
+        found = _gradient(problem, network, half, images.bfloat16(), targets, False)
+        return [g.to(images.dtype) for g in found]
 
-    @staticmethod
-    def _gradient(
-        network: ConvNet, parameters: Parameters, weights: list[Tensor], images: Tensor, label: int, keep: bool
-    ) -> list[Tensor]:
-        labels = torch.full((len(images),), label, device=images.device)
-        loss = functional.cross_entropy(network.logits(parameters, images), labels)
-        return list(torch.autograd.grad(loss, weights, create_graph=keep))
-
-    def after_update(self, state: State, problem: Problem, key: Key) -> None:
+    def after_update(
+        self, state: State, problem: DistillationProblem, key: Key, gradients: Mapping[str, Tensor]
+    ) -> None:
         outer, inner = self.loops(problem)
         if state.step % outer == outer - 1:
             return  # the next step meets a new network
         network = self.network(problem)
         parameters = {n: p.requires_grad_(True) for n, p in self._parameters(state, problem, key).items()}
-        images, labels = state.images.detach(), state.labels
+        images, targets = state.images.detach(), state.targets
         for epoch in range(inner):
             here = key.child("inner", state.step, epoch)
             order = torch.randperm(len(images), generator=here.generator())
             for number, rows in enumerate(order.split(self.network_batch)):
-                x = self.change(problem, here.child("augment", number))(images[rows])
+                x = self.sample_augmentation(problem, here.child("augment", number))(images[rows])
                 with torch.enable_grad():
-                    loss = functional.cross_entropy(self.scores(network, parameters, x), labels[rows])
-                gradients = torch.autograd.grad(loss, list(parameters.values()))
-                for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+                    loss = problem.task.loss(self.logits(network, parameters, x), targets[rows])
+                found = torch.autograd.grad(loss, list(parameters.values()))
+                for parameter, gradient in zip(parameters.values(), found, strict=True):
                     parameter.data.sub_(self.network_learning_rate * gradient)
-        state.memory |= {f"network.{n}": p.detach() for n, p in parameters.items()}
+        state.buffers |= {f"network.{n}": p.detach() for n, p in parameters.items()}
 
-    def _parameters(self, state: State, problem: Problem, key: Key) -> Parameters:
+    def _parameters(self, state: State, problem: DistillationProblem, key: Key) -> Parameters:
         """Of the network as it is at this step: new at the first of its outer loops, else as trained since."""
         outer, _ = self.loops(problem)
         if state.step % outer == 0:
             return problem.parameters(self.network(problem), key.child("network", state.step // outer))
-        return {n[8:]: t for n, t in state.memory.items() if n.startswith("network.")}
+        return {n[8:]: t for n, t in state.buffers.items() if n.startswith("network.")}
+
+
+def _differentiable(parameters: Parameters) -> Parameters:
+    return {name: p.detach().requires_grad_(True) for name, p in parameters.items()}
+
+
+def _gradient(
+    problem: DistillationProblem,
+    network: ConvNet,
+    parameters: Parameters,
+    images: Tensor,
+    targets: Tensor,
+    keep: bool,
+) -> list[Tensor]:
+    """Gradient of the loss by weights, not by biases, scales and shifts."""
+    weights = [p for p in parameters.values() if p.ndim > 1]
+    with torch.enable_grad():
+        loss = problem.task.loss(network.logits(parameters, images), targets)
+    return list(torch.autograd.grad(loss, weights, create_graph=keep))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from medistill.distil.method import MethodInfo, register
@@ -13,7 +11,8 @@ from medistill.distil.methods.dc import DC
 @register
 class DSA(DC):
     """Differentiable siamese augmentation (Zhao, Bilen, ICML 2021): gradient matching with the same random change
-    of real and synthetic images, starting from real ones. The network's training is augmented too.
+    of real and synthetic images. Published with a start from real ones (``start=real``). The network's training is
+    augmented too.
     """
 
     info = MethodInfo(
@@ -26,7 +25,7 @@ class DSA(DC):
             "@inproceedings{zhao2021dsa, title={Dataset Condensation with Differentiable Siamese Augmentation}, "
             "author={Zhao, Bo and Bilen, Hakan}, booktitle={ICML}, year={2021}}"
         ),
+        queries=("gradient", "statistics", "draw"),
     )
 
     augment: bool = Field(True, description="siamese augmentation")
-    start: Literal["real", "noise"] = Field("real", description="first images")

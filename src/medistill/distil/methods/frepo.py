@@ -7,18 +7,17 @@ no training needs to be unrolled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from medistill.distil.matching import ridge_prediction
-from medistill.distil.method import MethodInfo, State, register
+from medistill.distil.method import MethodInfo, Observed, State, register
 from medistill.distil.networked import NetworkMethod
-from medistill.distil.problem import Problem
+from medistill.distil.optimiser import Optimiser
+from medistill.distil.problem import DistillationProblem
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
 
@@ -27,9 +26,9 @@ from medistill.nets.convnet import Parameters
 class FRePo(NetworkMethod):
     """Neural feature regression with pooling (Zhou, Nezhadarya, Ba, NeurIPS 2022), algorithm 1, equation 4.
 
-    Here real images are drawn evenly from the classes, and labels are learned as probabilities
-    (a softmax of what is learned), because a recipient trains with cross entropy; the
-    regression's targets are those probabilities less 1/classes. Networks of the pool are
+    Here real images are drawn evenly from the strata, and labels are learned as probabilities
+    (those of the logits that are learned), because a recipient trains with cross entropy; the
+    regression's targets are those probabilities less 1/outputs. Networks of the pool are
     trained by plain gradient descent.
     """
 
@@ -44,14 +43,13 @@ class FRePo(NetworkMethod):
             "author={Zhou, Yongchao and Nezhadarya, Ehsan and Ba, Jimmy}, booktitle={NeurIPS}, year={2022}}"
         ),
         learns_labels=True,
-        joint=True,
+        queries=("embeddings", "statistics", "draw"),
+        couples_classes=True,
     )
 
     iterations: int = Field(1000, ge=1, le=10_000_000, description="steps on the images")
-    optimiser: Literal["sgd", "adam"] = Field("adam", description="of the images")
-    learning_rate: float = Field(0.02, gt=0, le=1e6, description="of the images, in normalised units")
     learn_labels: bool = Field(True, description="learn labels too; else each image keeps its class")
-    label_learning_rate: float = Field(0.02, ge=0, le=1e6, description="of the labels' scores")
+    label_learning_rate: float = Field(0.02, ge=0, le=1e6, description="of the labels' logits")
     certainty: float = Field(0.9, gt=0, lt=1, description="probability of an image's own class to begin with")
     networks: int = Field(10, ge=1, le=1000, description="networks in the pool")
     longest_training: int = Field(
@@ -63,78 +61,100 @@ class FRePo(NetworkMethod):
     ridge: float = Field(1e-6, gt=0, le=1, description="ridge, as a share of the kernel's mean diagonal")
     filters: int = Field(64, ge=1, le=4096, description="filters per convolution")
 
+    def steps(self, problem: DistillationProblem) -> int:
+        return self.iterations
+
+    def optimiser(self, problem: DistillationProblem) -> Optimiser:
+        return Optimiser("adam", learning_rate=0.02)
+
     def label_rate(self) -> float:
         return self.label_learning_rate
 
-    def memory_mb(self, problem: Problem, classes: int) -> float:
+    def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
         network = self.network(problem)
-        features = 8e-6 * network.embedding_size * (self.real_batch + sum(problem.counts))
-        made, real = (problem.at_once(n) for n in (sum(problem.counts), -(-self.real_batch // problem.classes)))
+        count = sum(problem.synthetic_per_stratum)
+        features = 8e-6 * network.embedding_size * (self.real_batch + count)
+        synthetic, real = (problem.at_once(n) for n in (count, self._each(problem)))
         return (
-            self.with_images_mb(problem, (made + real) * self.activation_mb(problem))
+            self.with_images_mb(problem, (synthetic + real) * self.activation_mb(problem))
             + 3 * features
             + self.networks * (4e-6 * network.parameter_count)
         )
 
-    def setup(self, problem: Problem, key: Key) -> State:
-        state = State(self.first_images(problem, key), problem.labels)
+    def setup(self, problem: DistillationProblem, key: Key) -> State:
+        state = State(self.first_images(problem, key), problem.targets)
         if self.learn_labels:
-            # Scores whose softmax gives the own class its certainty and the others equal shares.
-            others = max(1, problem.classes - 1)
-            gap = torch.tensor(self.certainty * others / (1 - self.certainty)).log()
-            state.label_scores = functional.one_hot(problem.labels, problem.classes) * gap
+            # Logits whose probabilities give the own class its certainty and the others equal shares.
+            state.label_logits = problem.task.logits(self.certainty, problem.targets.to(state.images.dtype))
         draw = key.child("ages").numpy()
         # Networks begin at different ages, so that they are not all new at once.
         ages = [int(draw.integers(self.longest_training)) for _ in range(self.networks)]
-        state.memory["ages"] = torch.tensor(ages)
-        state.memory["births"] = torch.zeros(self.networks, dtype=torch.int64)
+        state.buffers["ages"] = torch.tensor(ages)
+        state.buffers["births"] = torch.zeros(self.networks, dtype=torch.int64)
         for slot in range(self.networks):
             self._keep(state, slot, problem.parameters(self.network(problem), key.child("network", slot, 0)))
         return state
 
-    def loss(self, state: State, problem: Problem, classes: Sequence[int], key: Key) -> Tensor:
+    def _each(self, problem: DistillationProblem) -> int:
+        """Real images of a stratum in a step."""
+        return -(-self.real_batch // len(problem.present(range(problem.strata))))
+
+    def observe(
+        self, state: State, problem: DistillationProblem, strata: Sequence[int], key: Key
+    ) -> dict[str, Tensor]:
+        """Features of real images drawn evenly from the strata, (m, d), and their targets, (m, outputs)."""
         here = key.child("step", state.step)
         network, parameters = self.network(problem), self._parameters(state, self._slot(here))
-        change = self.change(problem, here.child("augment"))
-        each = -(-self.real_batch // problem.classes)
-        rows = [problem.draw(label, each, here.child("real", label)) for label in range(problem.classes)]
-        with torch.no_grad():
-            parts = ((label, p) for label, own in enumerate(rows) for p in own.split(problem.at_once(len(own))))
-            real = torch.cat([self.embed(network, parameters, change(problem.of_class(*part))) for part in parts])
-        wanted = torch.repeat_interleave(torch.arange(problem.classes), torch.tensor([len(r) for r in rows]))
-        wanted = wanted.to(problem.device)
-        made = self.embed(network, parameters, change(state.images), problem.images_at_once)
-        centre = 1 / problem.classes
-        targets = self._labels(state, problem).to(made.dtype) - centre
-        predicted = ridge_prediction(made, targets, real, self.ridge)
-        truth = functional.one_hot(wanted, problem.classes).to(predicted.dtype) - centre
-        return 0.5 * (predicted - truth).square().sum(1).mean().to(made.dtype)
+        augment = self.sample_augmentation(problem, here.child("augment"))
+        found = [
+            self.real(problem).embeddings(
+                lambda images: self.embed(network, parameters, augment(images)),
+                stratum, self._each(problem), here.child("real", stratum),
+            ).value
+            for stratum in strata
+        ]  # fmt: skip
+        return {"real": torch.cat([f.images for f in found]), "targets": torch.cat([f.targets for f in found])}
 
-    def after_update(self, state: State, problem: Problem, key: Key) -> None:
+    def loss(
+        self, state: State, observed: Observed, problem: DistillationProblem, strata: Sequence[int], key: Key
+    ) -> Tensor:
+        here = key.child("step", state.step)
+        network, parameters = self.network(problem), self._parameters(state, self._slot(here))
+        augment = self.sample_augmentation(problem, here.child("augment"))
+        synthetic = self.embed(network, parameters, augment(state.images), problem.micro_batch_size)
+        centre = 1 / problem.outputs
+        targets = self._labels(state, problem).to(synthetic.dtype) - centre
+        predicted = ridge_prediction(synthetic, targets, observed["real"], self.ridge)
+        truth = observed["targets"].to(predicted.dtype) - centre
+        return 0.5 * (predicted - truth).square().sum(1).mean().to(synthetic.dtype)
+
+    def after_update(
+        self, state: State, problem: DistillationProblem, key: Key, gradients: Mapping[str, Tensor]
+    ) -> None:
         here = key.child("step", state.step)
         slot = self._slot(here)
-        memory = state.memory
-        memory["ages"], memory["births"] = memory["ages"].clone(), memory["births"].clone()
-        memory["ages"][slot] += 1
+        buffers = state.buffers
+        buffers["ages"], buffers["births"] = buffers["ages"].clone(), buffers["births"].clone()
+        buffers["ages"][slot] += 1
         network = self.network(problem)
-        if memory["ages"][slot] >= self.longest_training:
-            memory["ages"][slot] = 0
-            memory["births"][slot] += 1
-            again = key.child("network", slot, int(memory["births"][slot]))
+        if buffers["ages"][slot] >= self.longest_training:
+            buffers["ages"][slot] = 0
+            buffers["births"][slot] += 1
+            again = key.child("network", slot, int(buffers["births"][slot]))
             self._keep(state, slot, problem.parameters(network, again))
             return
         parameters = {n: p.detach().requires_grad_(True) for n, p in self._parameters(state, slot).items()}
-        order = torch.randperm(len(state.labels), generator=here.child("order").generator())
+        order = torch.randperm(len(state.targets), generator=here.child("order").generator())
         rows = order[: self.network_batch]
-        x = self.change(problem, here.child("own"))(state.images.detach()[rows])
+        x = self.sample_augmentation(problem, here.child("own"))(state.images.detach()[rows])
         labels = self._labels(state, problem).detach()[rows]
         with torch.enable_grad():
-            scores = self.scores(network, parameters, x, problem.images_at_once)
-            loss = functional.cross_entropy(scores, labels)
-        gradients = torch.autograd.grad(loss, list(parameters.values()))
+            logits = self.logits(network, parameters, x, problem.micro_batch_size)
+            loss = problem.task.loss(logits, labels)
+        found = torch.autograd.grad(loss, list(parameters.values()))
         updated = {
             name: parameter.detach() - self.network_learning_rate * gradient
-            for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
+            for (name, parameter), gradient in zip(parameters.items(), found, strict=True)
         }
         self._keep(state, slot, updated)
 
@@ -142,16 +162,17 @@ class FRePo(NetworkMethod):
         return int(key.child("slot").numpy().integers(self.networks))
 
     @staticmethod
-    def _labels(state: State, problem: Problem) -> Tensor:
-        if state.label_scores is not None:
-            return state.label_scores.softmax(1)
-        return functional.one_hot(state.labels, problem.classes).to(state.images.dtype)
+    def _labels(state: State, problem: DistillationProblem) -> Tensor:
+        """What is trained towards, as probabilities."""
+        if state.label_logits is not None:
+            return problem.task.probabilities(state.label_logits)
+        return state.targets.to(state.images.dtype)
 
     @staticmethod
     def _keep(state: State, slot: int, parameters: Parameters) -> None:
-        state.memory.update({f"network{slot}.{name}": tensor for name, tensor in parameters.items()})
+        state.buffers.update({f"network{slot}.{name}": tensor for name, tensor in parameters.items()})
 
     @staticmethod
     def _parameters(state: State, slot: int) -> Parameters:
         prefix = f"network{slot}."
-        return {n.removeprefix(prefix): t for n, t in state.memory.items() if n.startswith(prefix)}
+        return {n.removeprefix(prefix): t for n, t in state.buffers.items() if n.startswith(prefix)}

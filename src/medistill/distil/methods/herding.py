@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medistill.distil.embedding import EmbeddingCoreset
 from medistill.distil.method import MethodInfo, register
-from medistill.distil.problem import Problem
+from medistill.distil.problem import DistillationProblem
 from medistill.keys import Key
 
 
@@ -23,10 +23,11 @@ class Herding(EmbeddingCoreset):
         "seconds",
         "@inproceedings{welling2009herding, title={Herding dynamical weights to learn}, "
         "author={Welling, Max}, booktitle={ICML}, year={2009}}",
+        queries=("embeddings", "draw"),
     )
 
-    def choose(self, problem: Problem, label: int, count: int, key: Key) -> Tensor:
-        return herd(self.embed(problem, label, key), count)
+    def choose(self, problem: DistillationProblem, stratum: int, count: int, key: Key) -> Tensor:
+        return herd(self.embed(problem, stratum, key), count)
 
 
 def herd(features: Tensor, count: int) -> Tensor:

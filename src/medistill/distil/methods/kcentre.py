@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medistill.distil.embedding import EmbeddingCoreset
 from medistill.distil.method import MethodInfo, register
-from medistill.distil.problem import Problem
+from medistill.distil.problem import DistillationProblem
 from medistill.keys import Key
 
 
@@ -26,10 +26,11 @@ class KCentre(EmbeddingCoreset):
         "seconds",
         "@inproceedings{sener2018coreset, title={Active Learning for Convolutional Neural Networks: "
         "A Core-Set Approach}, author={Sener, Ozan and Savarese, Silvio}, booktitle={ICLR}, year={2018}}",
+        queries=("embeddings", "draw"),
     )
 
-    def choose(self, problem: Problem, label: int, count: int, key: Key) -> Tensor:
-        return farthest_first(self.embed(problem, label, key), count)
+    def choose(self, problem: DistillationProblem, stratum: int, count: int, key: Key) -> Tensor:
+        return farthest_first(self.embed(problem, stratum, key), count)
 
 
 def farthest_first(features: Tensor, count: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medistill.distil.embedding import EmbeddingCoreset
 from medistill.distil.method import MethodInfo, register
-from medistill.distil.problem import Problem
+from medistill.distil.problem import DistillationProblem
 from medistill.keys import Key
 
 
@@ -26,14 +26,15 @@ class KMeans(EmbeddingCoreset):
         "seconds",
         "@article{lloyd1982, title={Least squares quantization in PCM}, author={Lloyd, Stuart}, "
         "journal={IEEE Transactions on Information Theory}, year={1982}}",
+        queries=("embeddings", "draw"),
     )
 
-    def choose(self, problem: Problem, label: int, count: int, key: Key) -> Tensor:
+    def choose(self, problem: DistillationProblem, stratum: int, count: int, key: Key) -> Tensor:
         from sklearn.cluster import KMeans as Clustering
         from sklearn.exceptions import ConvergenceWarning
         from threadpoolctl import threadpool_limits
 
-        features = self.embed(problem, label, key).cpu().numpy()
+        features = self.embed(problem, stratum, key).cpu().numpy()
         seed = key.integer() % 2**32
         # Sums in one order, whatever the machine's cores. Equal images may leave fewer centres, which does no harm.
         with threadpool_limits(1), warnings.catch_warnings():

@@ -6,19 +6,22 @@ trained on the real images arrives in a few epochs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from medistill.distil.experts import ExpertSettings, trajectory, unflatten
-from medistill.distil.method import MethodInfo, State, register
+from medistill.distil.method import Gradients, MethodInfo, Observed, State, register
 from medistill.distil.networked import NetworkMethod
-from medistill.distil.problem import Problem
+from medistill.distil.optimiser import Optimiser
+from medistill.distil.problem import DistillationProblem
 from medistill.keys import Key
+
+MOMENTUM = 0.5
+"""Of the student's step size."""
 
 LARGEST_CHANGE = 0.1
 """Of the logarithm of the learned step size, in one step."""
@@ -44,11 +47,11 @@ class MTT(NetworkMethod):
             "author={Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and "
             "Zhu, Jun-Yan}, booktitle={CVPR}, year={2022}}"
         ),
-        joint=True,
+        queries=("training", "statistics", "draw"),
+        couples_classes=True,
     )
 
     iterations: int = Field(5000, ge=1, le=10_000_000, description="steps on the images")
-    learning_rate: float = Field(1000.0, gt=0, le=1e8, description="of the images, in normalised units")
     experts: int = Field(100, ge=1, le=10_000, description="networks trained on the real images")
     expert_epochs: int = Field(50, ge=1, le=10_000, description="passes of an expert over the real images")
     expert_learning_rate: float = Field(0.01, gt=0, le=10, description="of an expert, plain gradient descent")
@@ -61,39 +64,54 @@ class MTT(NetworkMethod):
     step_size: float = Field(0.01, gt=0, le=10, description="of the student, to begin with")
     step_size_learning_rate: float = Field(1e-5, ge=0, le=1, description="of the student's step size")
 
-    def memory_mb(self, problem: Problem, classes: int) -> float:
+    def steps(self, problem: DistillationProblem) -> int:
+        return self.iterations
+
+    def optimiser(self, problem: DistillationProblem) -> Optimiser:
+        return Optimiser(learning_rate=1000.0)
+
+    def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
         network = self.network(problem)
-        batch = min(self.student_batch, sum(problem.counts))
+        batch = min(self.student_batch, sum(problem.synthetic_per_stratum))
         parameters = network.parameter_count * 4e-6
         # The student's places, an expert in half and in single precision; one step's graph at a time.
         kept = parameters * (self.student_steps + 6 + self.expert_epochs)
         # An expert's step has gradients of all parameters too, and takes about a third more for an image (measured).
-        expert = 1.35 * min(self.expert_batch, sum(problem.sizes))
+        expert = 1.35 * min(self.expert_batch, sum(problem.real_per_stratum))
         return kept + max(3 * batch, expert) * network.activation_mb
 
-    def setup(self, problem: Problem, key: Key) -> State:
+    def setup(self, problem: DistillationProblem, key: Key) -> State:
         zero = torch.zeros((), dtype=torch.float64)
-        sizes = {"step_size": zero + self.step_size, "step_size_gradient": zero, "step_size_momentum": zero.clone()}
-        return State(self.first_images(problem, key), problem.labels, sizes)
+        sizes = {"step_size": zero + self.step_size, "step_size_momentum": zero}
+        return State(self.first_images(problem, key), problem.targets, sizes)
 
-    def preparations(self, problem: Problem) -> int:
+    def preparations(self, problem: DistillationProblem) -> int:
         return self.experts
 
-    def prepare(self, problem: Problem, key: Key, advance: Callable[[float], None]) -> None:
+    def prepare(self, problem: DistillationProblem, key: Key, advance: Callable[[float], None]) -> None:
         """Train the experts that the cache does not have."""
         for index in range(self.experts):
             self._trajectory(problem, key, index)
             advance(1)
 
-    def loss(self, state: State, problem: Problem, classes: Sequence[int], key: Key) -> Tensor:
-        here = key.child("step", state.step)
-        draw = here.numpy()
+    def observe(
+        self, state: State, problem: DistillationProblem, strata: Sequence[int], key: Key
+    ) -> dict[str, Tensor]:
+        """Where an expert was, and where it is some epochs later, (p,) each."""
+        draw = key.child("step", state.step).numpy()
         path = self._trajectory(problem, key, int(draw.integers(self.experts)))
         span = min(self.span, self.expert_epochs)
         first = int(draw.integers(min(self.latest_start, self.expert_epochs - span) + 1))
         origin, goal = (path[i].to(state.images) for i in (first, first + span))
-        student = _Student(self, problem, state.labels, here)
-        images, size = state.images.detach(), float(state.memory["step_size"])
+        return {"origin": origin, "goal": goal}
+
+    def gradients(
+        self, state: State, observed: Observed, problem: DistillationProblem, strata: Sequence[int], key: Key
+    ) -> Gradients:
+        """The loss of equation 3, and its exact gradients by images and step size."""
+        origin, goal = observed["origin"], observed["goal"]
+        student = _Student(self, problem, state.targets, key.child("step", state.step))
+        images, size = state.images.detach(), float(state.buffers["step_size"])
         places = [origin]
         for step in range(self.student_steps):
             places.append(places[-1] - size * student.gradient(places[-1], images, step))
@@ -107,40 +125,40 @@ class MTT(NetworkMethod):
             slope -= size * by_image
             size_slope = size_slope - along.double()
             adjoint = adjoint - size * by_place
-        state.memory["step_size_gradient"] = size_slope
-        # A term that is zero and has this gradient.
-        return value + ((state.images - images) * slope).sum()
+        return Gradients(value, slope, extra={"step_size": size_slope})
 
-    def after_update(self, state: State, problem: Problem, key: Key) -> None:
-        memory = state.memory
-        gradient = memory["step_size_gradient"].cpu()
-        memory["step_size_momentum"] = self.momentum * memory["step_size_momentum"] + gradient
+    def after_update(
+        self, state: State, problem: DistillationProblem, key: Key, gradients: Mapping[str, Tensor]
+    ) -> None:
+        buffers, momentum = state.buffers, state.buffers["step_size_momentum"]
+        buffers["step_size_momentum"] = MOMENTUM * momentum + gradients["step_size"].cpu()
         # To first order what subtracting does, but a positive step size stays positive. After an overshoot the
         # slope is so steep that one step would end at nothing, where the images have no slope any more.
-        change = -self.step_size_learning_rate * memory["step_size_momentum"] / memory["step_size"]
-        memory["step_size"] = memory["step_size"] * change.clamp(-LARGEST_CHANGE, LARGEST_CHANGE).exp()
+        change = -self.step_size_learning_rate * buffers["step_size_momentum"] / buffers["step_size"]
+        buffers["step_size"] = buffers["step_size"] * change.clamp(-LARGEST_CHANGE, LARGEST_CHANGE).exp()
 
-    def _trajectory(self, problem: Problem, key: Key, index: int) -> Tensor:
+    def _trajectory(self, problem: DistillationProblem, key: Key, index: int) -> Tensor:
         settings = ExpertSettings(
             self.expert_epochs, self.expert_learning_rate, self.expert_batch, self.filters, self.depth, self.augment
         )
-        return trajectory(problem, settings, Key(key.seed).child("expert", index))
+        return trajectory(problem, self.real(problem), settings, Key(key.seed).child("expert", index))
 
 
 class _Student:
     """A network's loss on a batch of synthetic images at each of its steps, and derivatives of it."""
 
-    def __init__(self, method: MTT, problem: Problem, labels: Tensor, key: Key) -> None:
+    def __init__(self, method: MTT, problem: DistillationProblem, targets: Tensor, key: Key) -> None:
         self.network = method.network(problem)
         self.like = problem.parameters(self.network, key)
-        self.labels, self.key, self.method, self.problem = labels, key, method, problem
+        self.targets, self.key, self.method, self.problem = targets, key, method, problem
 
     def _gradient(self, place: Tensor, images: Tensor, step: int, keep: bool) -> Tensor:
         here = self.key.child("student", step)
         order = torch.randperm(len(images), generator=here.generator())
         rows = order[: self.method.student_batch]
-        x = self.method.change(self.problem, here.child("augment"))(images[rows])
-        loss = functional.cross_entropy(self.network.logits(unflatten(place, self.like), x), self.labels[rows])
+        x = self.method.sample_augmentation(self.problem, here.child("augment"))(images[rows])
+        logits = self.network.logits(unflatten(place, self.like), x)
+        loss = self.problem.task.loss(logits, self.targets[rows])
         return torch.autograd.grad(loss, place, create_graph=keep)[0]
 
     def gradient(self, place: Tensor, images: Tensor, step: int) -> Tensor:

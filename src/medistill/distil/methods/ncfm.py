@@ -13,7 +13,9 @@ from torch.nn import functional
 
 from medistill.distil.matching import characteristic_distance
 from medistill.distil.method import MethodInfo, register
+from medistill.distil.optimiser import Optimiser
 from medistill.distil.pool import PooledMatching
+from medistill.distil.problem import DistillationProblem
 from medistill.keys import Key
 
 
@@ -31,7 +33,7 @@ class NCFM(PooledMatching):
     info = MethodInfo(
         name="ncfm",
         title="Characteristic-function matching (after NCFM, random frequencies)",
-        version=1,
+        version=2,
         kind="distillation",
         cost="minutes",
         bibtex=(
@@ -39,12 +41,15 @@ class NCFM(PooledMatching):
             "A Minmax Perspective}, author={Wang, Shaobo and Yang, Yicun and Liu, Zhiyuan and Sun, Chenghao and "
             "Hu, Xuming and He, Conghui and Zhang, Linfeng}, booktitle={CVPR}, year={2025}}"
         ),
+        queries=("mean", "statistics", "draw"),
     )
 
-    learning_rate: float = Field(10.0, gt=0, le=1e6, description="of the images, in normalised units")
     frequencies: int = Field(1024, ge=1, le=1_000_000, description="frequencies drawn for each network")
     scale: float = Field(3.0, gt=0, le=1000, description="standard deviation of frequencies, for unit embeddings")
     amplitude: float = Field(0.5, ge=0, le=1, description="weight of amplitudes against phases")
+
+    def optimiser(self, problem: DistillationProblem) -> Optimiser:
+        return Optimiser(learning_rate=10.0)
 
     def statistic_size(self, embedding_size: int) -> int:
         return 2 * self.frequencies
@@ -58,5 +63,5 @@ class NCFM(PooledMatching):
         angles = functional.normalize(embedded) @ frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
-    def distance(self, made: Tensor, real: Tensor) -> Tensor:
-        return characteristic_distance(made, real, self.amplitude)
+    def distance(self, synthetic: Tensor, real: Tensor) -> Tensor:
+        return characteristic_distance(synthetic, real, self.amplitude)

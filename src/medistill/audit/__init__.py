@@ -1,0 +1,1 @@
+"""What a package gives away, measured: one file for each check."""

@@ -1,0 +1,139 @@
+"""The contract of an audit check, and the registry that finds checks.
+
+A check is one file with one class. It is given a package, images that the package was made from (members) and
+images that took no part (non-members), and returns one :class:`~medistill.package.finding.Finding`. The manifest, the
+card, the report and the commands show findings without knowing which check they come from.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from medistill.aliases import Pixels, Targets
+from medistill.data.preprocess import PreparedDataset
+from medistill.errors import ConfigError
+from medistill.keys import Key
+from medistill.package.finding import Finding
+from medistill.package.package import Package
+
+
+@dataclass(frozen=True)
+class Population:
+    """Real images as prepared for the package, and whose they are.
+
+    Args:
+        pixels: arrays (n, c, *spatial) ``uint8`` at the size that networks see, one after the other; may lie in
+            files.
+        targets: (n, outputs) of all of them.
+        patients, sites: (n,) strings, or None where unknown.
+    """
+
+    pixels: Sequence[Pixels]
+    targets: Targets
+    patients: npt.NDArray[np.str_] | None = None
+    sites: npt.NDArray[np.str_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @classmethod
+    def of(cls, prepared: PreparedDataset, names: Sequence[str]) -> Population:
+        """Those splits of a data set together."""
+        raw = [prepared.dataset.splits[name] for name in names]
+        targets = [split.targets for split in raw] or [np.zeros((0, prepared.task.outputs), dtype=np.uint8)]
+        return cls(
+            [prepared.splits[name].pixels for name in names],
+            np.concatenate(targets),
+            _joined([split.patients for split in raw]),
+            _joined([split.sites for split in raw]),
+        )
+
+
+def _joined(names: Sequence[npt.NDArray[np.str_] | None]) -> npt.NDArray[np.str_] | None:
+    known = [each for each in names if each is not None]
+    return np.concatenate(known) if known and len(known) == len(names) else None
+
+
+def populations(prepared: PreparedDataset) -> tuple[Population, Population]:
+    """Members (training images) and non-members (validation and test images, perhaps none) of a data set."""
+    others = [name for name in prepared.splits if name != "train"]
+    return Population.of(prepared, ["train"]), Population.of(prepared, others)
+
+
+class Audit(ABC):
+    """Base of all checks. Subclass, set the class variables, implement :meth:`run`, register.
+
+    Attributes:
+        name: short, as in the manifest.
+        title: in words.
+        reference: the paper or the place where the check is explained.
+        when_packing: whether it takes seconds, so that it is run whenever a package is made.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    reference: ClassVar[str] = ""
+    when_packing: ClassVar[bool] = False
+
+    @abstractmethod
+    def run(self, package: Package, members: Population, non_members: Population, key: Key) -> Finding:
+        """Measure.
+
+        Args:
+            package: what would be sent.
+            members: the images that it was made from.
+            non_members: images of the same kind that took no part; may be empty.
+            key: all randomness of the check.
+        """
+
+
+_REGISTRY: dict[str, type[Audit]] = {}
+
+
+def register_audit(check: type[Audit]) -> type[Audit]:
+    """Class decorator: make a check known under its name.
+
+    Raises:
+        ConfigError: another check has that name.
+    """
+    known = _REGISTRY.get(check.name)
+    if known is not None and (known.__module__, known.__qualname__) != (check.__module__, check.__qualname__):
+        raise ConfigError(f"audit check '{check.name}' exists already", where=check.__module__)
+    _REGISTRY[check.name] = check
+    return check
+
+
+@functools.cache
+def _discover() -> None:
+    import medistill.audit.checks as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    for point in entry_points(group="medistill.audits"):
+        point.load()
+
+
+def audits() -> dict[str, type[Audit]]:
+    """Every check by name: ours, and those of installed packages (entry point ``medistill.audits``)."""
+    _discover()
+    return dict(sorted(_REGISTRY.items()))
+
+
+def audit_when_packing(package: Package, prepared: PreparedDataset, seed: int) -> list[Finding]:
+    """Findings of the checks that take seconds, for a package that is about to be written."""
+    members, non_members = populations(prepared)
+    return [
+        check().run(package, members, non_members, Key(seed).child("audit", name))
+        for name, check in audits().items()
+        if check.when_packing
+    ]

@@ -1,0 +1,1 @@
+"""The checks that medistill comes with, found by the registry."""

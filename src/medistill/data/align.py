@@ -1,0 +1,127 @@
+"""Numbering a data set's classes so that they mean what another's mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from medistill.data.dataset import Dataset, Split
+from medistill.errors import DataError, nearest
+from medistill.tasks.task import Task, make_task
+
+
+def align(dataset: Dataset, task: Task) -> tuple[Dataset, list[str]]:
+    """Renumber a data set's classes by name so that they mean what the other task's mean.
+
+    Names decide wherever the data set has names; it may have fewer classes. Where one side has only numbers, the
+    order is taken as the same, and a note says so.
+
+    Raises:
+        DataError: a class is not among the other's, the numbers of classes differ, or one side has classes that
+            exclude each other and the other findings that do not.
+    """
+    if dataset.task.exclusive != task.exclusive:
+        raise DataError(
+            f"are a {dataset.task.title}", where=dataset.description.name,
+            allowed=f"a {task.title}, as the package is",
+        )  # fmt: skip
+    numbers, notes = matched(dataset.task.class_names, task.class_names, dataset.description.name)
+    return (dataset if dataset.task == task else renumbered(dataset, numbers, task)), notes
+
+
+def matched(
+    own: tuple[str, ...], class_names: tuple[str, ...], where: str
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """The number among ``class_names`` of each own class, and notes on how they were matched.
+
+    Raises:
+        DataError: a class is not among them, or the numbers of classes differ where one side has no names.
+    """
+    if own == class_names:
+        return np.arange(len(own)), []
+    notes: list[str] = []
+    numbered = [all(name.isdigit() for name in names) for names in (own, class_names)]
+    if any(numbered) and not all(numbered):
+        if len(own) != len(class_names):
+            raise DataError(
+                f"has {len(own)} classes without names, the package has {len(class_names)}",
+                where=where,
+                remedy="give the data class names (a class_names array in the npz, or class folders)",
+            )
+        notes.append("classes were matched by number, because one side has no class names")
+        numbers = np.arange(len(own))
+    else:
+        folded = _folded(class_names, "the package")
+        _folded(own, where)
+        unknown = [name for name in own if _plain(name) not in folded]
+        if unknown:
+            raise DataError(
+                f"class '{unknown[0]}' is not in the package ({len(unknown)} such)",
+                where=where,
+                allowed=", ".join(class_names),
+            )
+        numbers = np.array([folded[_plain(name)] for name in own])
+        absent = [name for number, name in enumerate(class_names) if number not in numbers]
+        if absent:
+            notes.append(f"the data have no {', '.join(absent)}; metrics are over the other classes")
+    return numbers, notes
+
+
+def renamed(dataset: Dataset, mapping: Mapping[str, str | None]) -> Dataset:
+    """Give classes other names; several may get one name, and images of a class mapped to None are left out.
+
+    Raises:
+        DataError: a name in the mapping is none of the data set's.
+    """
+    own = dataset.description.class_names
+    unknown = [name for name in mapping if name not in own]
+    if unknown:
+        raise DataError(
+            f"has no class '{unknown[0]}' to rename",
+            where=dataset.description.name,
+            remedy=nearest(unknown[0], own),
+        )
+    names = [mapping.get(name, name) for name in own]
+    if "" in names:
+        raise DataError("gives a class an empty name", where=dataset.description.name, remedy="null leaves it out")
+    known = tuple(dict.fromkeys(name for name in names if name is not None))
+    numbers = np.array([-1 if name is None else known.index(name) for name in names])
+    task, splits = dataset.task, {}
+    for part, split in dataset.splits.items():
+        if task.exclusive:  # an image of a class that is left out goes with it; one of several findings stays
+            kept = split.targets[:, numbers < 0].sum(axis=1) == 0
+            splits[part] = split.take(np.flatnonzero(kept))
+        else:
+            splits[part] = split
+    kind = task.kind
+    if task.exclusive and not task.ordered:
+        kind = "binary" if len(known) == 2 else "multi-class"
+    return renumbered(Dataset(splits, dataset.description), numbers, make_task(kind, known))
+
+
+def _plain(name: str) -> str:
+    """How names are compared: without case, "01" like "1"."""
+    return str(int(name)) if name.isdecimal() else name.casefold().strip()
+
+
+def _folded(names: tuple[str, ...], where: str) -> dict[str, int]:
+    folded: dict[str, int] = {}
+    for number, name in enumerate(names):
+        if folded.setdefault(_plain(name), number) != number:
+            raise DataError(f"has two classes called '{name}'", where=where, remedy="give them different names")
+    return folded
+
+
+def renumbered(dataset: Dataset, numbers: npt.NDArray[np.intp], task: Task) -> Dataset:
+    """Output ``i`` becomes output ``numbers[i]`` of the task; those of negative numbers are left out."""
+    splits = {}
+    for name, split in dataset.splits.items():
+        targets = np.zeros((len(split), task.outputs), dtype=np.uint8)
+        for old, new in enumerate(numbers):
+            if new >= 0:
+                targets[:, new] |= split.targets[:, old]
+        splits[name] = Split(split.images, targets, split.patients, split.sites)
+    return Dataset(splits, replace(dataset.description, task=task))

@@ -1,0 +1,89 @@
+"""The contract of a reader, and the registry that finds readers.
+
+A reader is one file with one class: what it reads, and how that becomes a data set. A data set is a table of
+records (image, targets, patient, site) for each split; whatever a source does not say is None.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import ClassVar
+
+from medistill.config import DataConfig
+from medistill.data.dataset import Dataset
+from medistill.errors import ConfigError
+
+
+class Reader(ABC):
+    """Base of all readers. Subclass, set the class variables, implement both methods, register.
+
+    Attributes:
+        name: short.
+        accepts: what it reads, in words, for messages that list what can be read.
+        order: readers of a lower number are asked first whether a source is theirs.
+    """
+
+    name: ClassVar[str]
+    accepts: ClassVar[str]
+    order: ClassVar[int] = 50
+
+    @abstractmethod
+    def matches(self, source: str, path: Path) -> bool:
+        """Whether this reader reads that source; nothing of it is read yet but names and first bytes.
+
+        Args:
+            source: as the user gave it.
+            path: the same as a path, which may not exist.
+        """
+
+    @abstractmethod
+    def read(self, source: str, path: Path, config: DataConfig) -> Dataset:
+        """Read it whole, large images into files (``medistill.data.arrays.empty``).
+
+        Args:
+            source, path: as for :meth:`matches`.
+            config: what the user asks for; a reader needs only follow what it cannot do without, as ``size`` where
+                images differ in size. Everything else is done after it.
+
+        Raises:
+            DataError: it cannot be read; one line that says where and what to do.
+        """
+
+
+_REGISTRY: dict[str, type[Reader]] = {}
+
+
+def register_reader(reader: type[Reader]) -> type[Reader]:
+    """Class decorator: make a reader known under its name.
+
+    Raises:
+        ConfigError: another reader has that name.
+    """
+    known = _REGISTRY.get(reader.name)
+    if known is not None and (known.__module__, known.__qualname__) != (reader.__module__, reader.__qualname__):
+        raise ConfigError(f"reader '{reader.name}' exists already", where=reader.__module__)
+    _REGISTRY[reader.name] = reader
+    return reader
+
+
+@functools.cache
+def _discover() -> None:
+    import medistill.data.readers as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    for point in entry_points(group="medistill.readers"):
+        point.load()
+
+
+def readers() -> list[type[Reader]]:
+    """Every reader in the order in which they are asked: ours, and those of installed packages (entry point
+    ``medistill.readers``).
+    """
+    _discover()
+    return sorted(_REGISTRY.values(), key=lambda reader: (reader.order, reader.name))

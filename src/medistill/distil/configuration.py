@@ -1,0 +1,72 @@
+"""From what a user asks for to the method and the whole configuration of a distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medistill.config import DistilConfig, build, mapping
+from medistill.distil.method import Method, make_method
+from medistill.distil.optimiser import Optimiser
+from medistill.distil.presets import default_settings, merged, read_preset
+from medistill.distil.problem import DistillationProblem
+from medistill.errors import ConfigError
+
+DEFAULT_METHOD = "dm"
+
+
+def configured(
+    method: str | None,
+    ipc: int | None,
+    ratio: float | None,
+    preset: str | None,
+    settings: Mapping[str, Any],
+    given: Mapping[str, Any],
+    for_this_machine: bool = True,
+) -> tuple[Method, DistilConfig]:
+    """The method and the whole configuration that ``medistill.distill`` follows when it is given these.
+
+    Where neither a method nor a preset is named, here or in the settings, the recommended configuration
+    (``medistill/recipes/default.yaml``) is taken.
+
+    Args:
+        method, preset: names.
+        ipc, ratio: how many images; they stand for one another in the settings.
+        settings: sections of settings, as of a file.
+        given: single settings by dotted name, which win over a file.
+        for_this_machine: decide what is left to the machine.
+
+    Raises:
+        ConfigError: an unknown method, preset or setting, or a value out of range.
+    """
+    values = dict(settings)
+    asked = values.get("method", {})
+    named = {"name": asked} if isinstance(asked, str) else dict(mapping(asked, "method"))
+    values["method"] = named
+    if method is None and preset is None and "name" not in named:
+        values = merged(default_settings(), values)
+    elif method is not None or "name" not in named:
+        named["name"] = method or DEFAULT_METHOD
+    if preset is not None:
+        values = merged(read_preset(str(values["method"]["name"]), preset), values)
+    chosen = make_method(dict(values["method"]))
+    if for_this_machine:
+        chosen = chosen.for_this_machine()
+    values["method"] = chosen.configuration()
+    if ipc is not None or ratio is not None:
+        values |= {"ipc": ipc, "ratio": ratio}
+    for section in ("data", "labels", "optimiser"):
+        values[section] = mapping(values.get(section), section)
+    for name, value in given.items():
+        if value is not None:
+            *sections, last = name.split(".")
+            (values[sections[0]] if sections else values)[last] = value
+    config = build(DistilConfig, values)
+    if chosen.info.kind == "coreset" and any(v is not None for v in config.optimiser.model_dump().values()):
+        raise ConfigError("is given", where="optimiser", allowed=f"none: {chosen.info.name} learns nothing")
+    return chosen, config
+
+
+def optimiser_of(method: Method, config: DistilConfig, problem: DistillationProblem) -> Optimiser:
+    """What moves the images: the method's own, with what the configuration asks for instead."""
+    return method.optimiser(problem).configured(config.optimiser)

@@ -1,0 +1,66 @@
+"""What takes a step down a gradient, apart from the methods: any learns by any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medistill.aliases import Json
+from medistill.config import OptimiserConfig
+
+DECAY = 0.999
+"""Of Adam's mean of squared gradients."""
+
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """Gradient descent on images, and on labels where they are learned.
+
+    Args:
+        name: "sgd" with momentum, or "adam" (Kingma, Ba, ICLR 2015), whose steps do not depend on the loss's scale.
+        learning_rate: of the images, in normalised units.
+        momentum: of both.
+    """
+
+    name: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 1.0
+    momentum: float = 0.5
+
+    def configured(self, asked: OptimiserConfig) -> Optimiser:
+        """This one, with what somebody asks for instead. What is learned at another rate of the images' own keeps the
+        proportion.
+        """
+        given = {name: value for name, value in asked.model_dump().items() if value is not None}
+        return Optimiser(**{**self.as_json(), **given})
+
+    def as_json(self) -> Json:
+        """Its settings."""
+        return {"name": self.name, "learning_rate": self.learning_rate, "momentum": self.momentum}
+
+    def buffers(self, learned: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What it keeps between steps, at rest, by name."""
+        kinds = ("momentum", "square") if self.name == "adam" else ("momentum",)
+        return {f"{kind}.{name}": torch.zeros_like(tensor) for name, tensor in learned.items() for kind in kinds}
+
+    def direction(self, buffers: dict[str, Tensor], name: str, gradient: Tensor, done: int) -> Tensor:
+        """Where it goes, before it is multiplied by the learning rate; its buffers are brought up to date.
+
+        Args:
+            buffers: from :meth:`buffers`.
+            name: of what is learned.
+            gradient: of the loss by it.
+            done: steps done before this one.
+        """
+        momentum = buffers[f"momentum.{name}"]
+        if self.name == "sgd":
+            return momentum.mul_(self.momentum).add_(gradient)
+        momentum.mul_(self.momentum).add_(gradient, alpha=1 - self.momentum)
+        square = buffers[f"square.{name}"].mul_(DECAY).addcmul_(gradient, gradient, value=1 - DECAY)
+        taken = done + 1
+        mean, root = momentum / (1 - self.momentum**taken), (square / (1 - DECAY**taken)).sqrt()
+        return mean / (root + EPSILON)

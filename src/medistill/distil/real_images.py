@@ -1,0 +1,260 @@
+"""The only way from a method to real images: named queries, each answered with the rows and patients it touched.
+
+A method declares in its :class:`~medistill.distil.method.MethodInfo` which queries it needs, and gets no other
+answered. Nothing else in ``medistill.distil`` reaches real pixels; a test over the syntax tree keeps it so. With
+exact answers this is what distillation always did. A mechanism that answers some queries with counted noise makes of
+the same method a private one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medistill.data.image import Normalisation, Shape, encode
+from medistill.data.preprocess import TensorSplit
+from medistill.keys import Key
+from medistill.nets.bank import PixelBank
+from medistill.tasks.task import Task
+
+Query = Literal["mean", "gradient", "embeddings", "draw", "statistics", "training"]
+"""What may be asked:
+
+- ``mean``: mean of a statistic over images of a stratum,
+- ``gradient``: what a function, as a gradient of a loss, gives for images of a stratum,
+- ``embeddings``: what a function gives for each image of a stratum,
+- ``draw``: images of a stratum themselves,
+- ``statistics``: mean and deviations of the pixels of a stratum,
+- ``training``: all images in batches, to train a network on.
+"""
+
+CHUNK = 64
+"""Images given to a network at once where nothing of them is kept, few enough for the cache."""
+
+Value = TypeVar("Value")
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Answer(Generic[Value]):
+    """What a query gives.
+
+    Args:
+        value: the answer.
+        rows: which training images it was computed from.
+        owners: the patient of every training image; None where unknown.
+    """
+
+    value: Value
+    rows: Rows
+    owners: npt.NDArray[np.str_] | None = None
+
+    @property
+    def patients(self) -> npt.NDArray[np.str_] | None:
+        """Whose images were touched, each patient once; None where unknown."""
+        return None if self.owners is None else np.unique(self.owners[self.rows])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Real images: normalised (n, c, *spatial), and their targets (n, outputs)."""
+
+    images: Tensor
+    targets: Tensor
+
+
+class RealImages:
+    """The training images of a distillation, behind queries.
+
+    Args:
+        data: prepared training images; may lie in a file.
+        task: what their targets mean, and so which strata there are.
+        normalisation: how networks see them.
+        device: where they are given.
+        patients: (n,) whose they are, or None.
+        micro_batch_size: how many go through a network together at most; None: as many as a query likes.
+    """
+
+    def __init__(
+        self,
+        data: TensorSplit,
+        task: Task,
+        normalisation: Normalisation,
+        device: torch.device,
+        patients: npt.NDArray[np.str_] | None = None,
+        micro_batch_size: int | None = None,
+    ) -> None:
+        self._data, self.task, self.normalisation, self.device = data, task, normalisation, device
+        self._patients, self._micro_batch_size = patients, micro_batch_size
+        self._strata = [np.flatnonzero(column) for column in task.membership(data.targets).T]
+        self._bank = PixelBank(data.pixels, device)
+        self._allowed: frozenset[Query] = frozenset()
+
+    def _like(self) -> RealImages:
+        """The same images, which are not copied."""
+        other = object.__new__(RealImages)
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def queried_by(self, queries: Sequence[Query]) -> RealImages:
+        """The same images for a method that declares these queries."""
+        other = self._like()
+        other._allowed = frozenset(queries)
+        return other
+
+    def in_micro_batches(self, size: int | None) -> RealImages:
+        """The same images, of which no more go through a network together."""
+        other = self._like()
+        other._micro_batch_size = size
+        return other
+
+    # What may be known without a query
+
+    @property
+    def per_stratum(self) -> tuple[int, ...]:
+        """Training images in each stratum."""
+        return tuple(len(rows) for rows in self._strata)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self._data.channels
+
+    @property
+    def shape(self) -> Shape:
+        """Lengths in space of an image."""
+        return self._data.shape
+
+    # Queries
+
+    def mean(self, statistic: Callable[[Tensor], Tensor], stratum: int, count: int, key: Key) -> Answer[Tensor]:
+        """Mean of a statistic over images of a stratum.
+
+        Args:
+            statistic: of normalised images (n, c, *spatial), (n, d).
+            stratum: which.
+            count: images, drawn without replacement, at most as many as there are.
+            key: of the draw.
+
+        Returns:
+            (d,).
+        """
+        self._require("mean")
+        rows = self._drawn(stratum, count, key)
+        with torch.no_grad():
+            total: Tensor | float = 0.0
+            for chunk in torch.from_numpy(rows).split(self._at_once(CHUNK)):
+                total = total + statistic(self._images(chunk)).sum(0)
+        assert isinstance(total, Tensor)
+        return self._answer(total / len(rows), rows)
+
+    def gradient(
+        self, function: Callable[[Batch], list[Tensor]], stratum: int, count: int, key: Key
+    ) -> Answer[list[Tensor]]:
+        """What a function, as the gradient of a network's loss, gives for images of a stratum."""
+        self._require("gradient")
+        rows = self._drawn(stratum, count, key)
+        return self._answer([g.detach() for g in function(self._batch(rows))], rows)
+
+    def embeddings(
+        self, function: Callable[[Tensor], Tensor], stratum: int, count: int | None = None, key: Key | None = None
+    ) -> Answer[Batch]:
+        """What a function gives for each image of a stratum, (n, d) in ``images`` of the batch, and their targets.
+
+        Args:
+            function: of normalised images.
+            stratum: which.
+            count: images drawn without replacement; all, in the order in which they lie, if None.
+            key: of the draw.
+        """
+        self._require("embeddings")
+        rows = self._strata[stratum] if count is None or key is None else self._drawn(stratum, count, key)
+        chunk = CHUNK if count is None else max(1, len(rows))
+        with torch.no_grad():
+            parts = torch.from_numpy(rows).split(self._at_once(chunk))
+            found = torch.cat([function(self._images(part)) for part in parts])
+        return self._answer(Batch(found, self._targets(rows)), rows)
+
+    def draw(self, stratum: int, places: Tensor | int, key: Key | None = None) -> Answer[Batch]:
+        """Images of a stratum themselves.
+
+        Args:
+            stratum: which.
+            places: places within the stratum, or how many to draw without replacement.
+            key: of the draw.
+        """
+        self._require("draw")
+        if isinstance(places, Tensor):
+            rows = self._strata[stratum][places.cpu().numpy()]
+        else:
+            assert key is not None
+            rows = self._drawn(stratum, places, key)
+        return self._answer(self._batch(rows), rows)
+
+    def statistics(self, stratum: int | None, shape: Shape) -> Answer[tuple[Tensor, Tensor]]:
+        """Mean and deviations of the pixels of a stratum, or of all images, at another shape.
+
+        Returns:
+            Mean (d,) and the square root of the covariance as its factors, (n, d): a random combination of its rows
+            has the pixels' covariance. Both float64, of normalised images made smaller to ``shape``.
+        """
+        self._require("statistics")
+        rows = np.arange(len(self)) if stratum is None else self._strata[stratum]
+        parts = torch.from_numpy(rows).split(self._at_once(1024))
+        flat = torch.cat([encode(self._images(part), shape).flatten(1).double() for part in parts])
+        mean = flat.mean(0)
+        return self._answer((mean, (flat - mean) / len(flat) ** 0.5), rows)
+
+    def training(self, batch_size: int, key: Key) -> Iterator[Answer[Batch]]:
+        """All images once, in batches, in an order drawn from the key."""
+        self._require("training")
+        order = torch.randperm(len(self), generator=key.generator())
+        for rows in order.split(batch_size):
+            yield self._answer(self._batch(rows.numpy()), rows.numpy())
+
+    def digest(self) -> str:
+        """SHA-256 of images and targets, hexadecimal: what experts are known by in the user's own cache."""
+        import hashlib
+
+        from medistill.data.arrays import feed
+
+        self._require("training")
+        content = hashlib.sha256(f"{self._data.pixels.shape}{self._data.targets.shape}".encode())
+        feed(content, self._data.pixels)
+        content.update(np.ascontiguousarray(self._data.targets).data)
+        return content.hexdigest()
+
+    # How
+
+    def _require(self, query: Query) -> None:
+        if query not in self._allowed:
+            raise TypeError(f"a method that asks for '{query}' must declare it: MethodInfo(queries=('{query}', ...))")
+
+    def _drawn(self, stratum: int, count: int, key: Key) -> Rows:
+        own = self._strata[stratum]
+        return np.asarray(own[torch.randperm(len(own), generator=key.generator())[:count].numpy()])
+
+    def _images(self, rows: Tensor) -> Tensor:
+        return self.normalisation.normalise(self._bank[rows])
+
+    def _targets(self, rows: Rows) -> Tensor:
+        return torch.from_numpy(self._data.targets[rows]).to(self.device)
+
+    def _batch(self, rows: Rows) -> Batch:
+        return Batch(self._images(torch.from_numpy(np.asarray(rows))), self._targets(rows))
+
+    def _at_once(self, images: int) -> int:
+        return images if self._micro_batch_size is None else min(images, self._micro_batch_size)
+
+    def _answer(self, value: Value, rows: Rows) -> Answer[Value]:
+        return Answer(value, rows, self._patients)

@@ -1,0 +1,69 @@
+"""Reading a data set the way a package needs it: its size, its channels, its class numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from medistill.config import DataConfig
+from medistill.data.align import align
+from medistill.data.dataset import Dataset
+from medistill.data.load import load
+from medistill.data.preprocess import MINIMUM_SIDE
+from medistill.data.split import complete
+from medistill.errors import DataError
+from medistill.keys import Key
+from medistill.package.package import Package
+
+
+def load_for(package: Package, on: str | Path, complete_splits: bool = True) -> tuple[Dataset, list[str]]:
+    """Read a data set whose images may have any size, and number its classes like the package's.
+
+    Args:
+        package: what the data will be used with.
+        on: the data set.
+        complete_splits: split off val and test where the source has none. The package's own
+            source is always split as it was for distilling, so that nobody tests on what was
+            distilled.
+
+    Returns:
+        The data set, and notes on how classes were matched.
+
+    Raises:
+        DataError: it cannot be read, or its classes are not the package's.
+    """
+    config = data_config(package)
+    raw = load(on, config, complete_splits=False)
+    completed = complete(raw, Key(config.split_seed))
+    if not is_source(package, completed) and MINIMUM_SIDE in package.preprocessing.image.shape:
+        completed = _not_enlarged(on, config, completed)
+    if is_source(package, completed):
+        flips = package.manifest.image.flips
+        described = replace(completed.description, task=package.task, flips=flips)
+        return Dataset(completed.splits, described), []
+    return align(completed if complete_splits else raw, package.task)
+
+
+def _not_enlarged(on: str | Path, config: DataConfig, enlarged: Dataset) -> Dataset:
+    """The data as they were before folders of smaller images were brought to the package's size."""
+    try:
+        raw = load(on, config.model_copy(update={"size": None, "channels": None}), complete_splits=False)
+    except DataError:  # of several sizes: they were brought to one for distilling too
+        return enlarged
+    return complete(raw, Key(config.split_seed))
+
+
+def is_source(package: Package, dataset: Dataset) -> bool:
+    """Whether the package was made from these very data."""
+    return bool(dataset.fingerprint["sha256"] == package.manifest.provenance.data.fingerprint)
+
+
+def data_config(package: Package) -> DataConfig:
+    """How to read data for a package: its images' size and channels, its task, its seed of splits."""
+    image, configuration = package.preprocessing.image, package.manifest.provenance.configuration
+    return DataConfig(
+        size=image.shape,
+        channels=1 if image.channels == 1 else 3,
+        split_seed=configuration.data.split_seed,
+        task=package.task.kind if configuration.data.task is not None else None,
+    )

@@ -1,0 +1,1 @@
+"""What studies found: runs, and the file that keeps them."""

@@ -1,0 +1,1 @@
+"""What labels mean: one file for each kind of task, and all that follows from labels."""

@@ -1,0 +1,166 @@
+"""Tasks: their metrics against definitions and against scikit-learn, their contract, and how they are told apart."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+
+from medistill.errors import ConfigError, DataError
+from medistill.tasks.measures import auroc, average_precision
+from medistill.tasks.multilabel import NONE
+from medistill.tasks.task import inferred_task, make_task, retasked, tasks
+from medistill.testing import TaskConformance
+from reference import measures as reference
+
+NAMES = ("a", "b", "c")
+
+
+def pytest_generate_tests(metafunc):
+    if "kind" in metafunc.fixturenames:
+        metafunc.parametrize("kind", sorted(tasks()))
+
+
+class TestMultiClass(TaskConformance):
+    kind = "multi-class"
+
+
+class TestBinary(TaskConformance):
+    kind, class_names = "binary", ("no", "yes")
+
+
+class TestOrdinal(TaskConformance):
+    kind, class_names = "ordinal", ("none", "mild", "moderate", "severe")
+
+
+class TestMultiLabel(TaskConformance):
+    kind = "multi-label"
+
+
+def test_conformance_is_asked_of_every_task(kind):
+    assert kind in {case.kind for case in TaskConformance.__subclasses__()}
+
+
+def drawn(outputs=4, images=80, seed=0, ties=True):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(images, outputs))
+    return rng, np.round(scores, 1) if ties else scores
+
+
+def test_area_under_the_curve_is_that_of_pairs():
+    rng, scores = drawn(1)
+    positive = rng.random(80) < 0.3
+    found = auroc(scores[:, 0], positive, np.ones((1, 80)))[0]
+    assert found == pytest.approx(reference.auroc(scores[:, 0], positive))
+    assert found == pytest.approx(sk.roc_auc_score(positive, scores[:, 0]))
+
+
+def test_average_precision_is_that_of_scikit_learn_ties_and_weights_included():
+    rng, scores = drawn(1)
+    positive = rng.random(80) < 0.3
+    weights = rng.integers(0, 4, (5, 80)).astype(float)
+    found = average_precision(scores[:, 0], positive, weights)
+    for row, weight in zip(found, weights, strict=True):
+        assert row == pytest.approx(sk.average_precision_score(positive, scores[:, 0], sample_weight=weight))
+
+
+def test_metrics_of_classes_are_those_of_scikit_learn():
+    rng, scores = drawn(ties=False)
+    task = make_task("multi-class", ("a", "b", "c", "d"))
+    labels = rng.integers(0, 4, 80)
+    p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    found, answer = task.scores(p, task.targets(labels)), p.argmax(1)
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, answer))
+    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, answer))
+    assert found["f1_macro"] == pytest.approx(sk.f1_score(labels, answer, average="macro"))
+    assert found["auroc"] == pytest.approx(sk.roc_auc_score(np.eye(4)[labels], p))
+
+
+def test_metrics_of_grades_are_those_of_scikit_learn_and_of_the_definition():
+    rng, scores = drawn(ties=False)
+    task = make_task("ordinal", ("a", "b", "c", "d"))
+    labels = rng.integers(0, 4, 80)
+    p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    found, answer = task.scores(p, task.targets(labels)), p.argmax(1)
+    assert found["quadratic_kappa"] == pytest.approx(sk.cohen_kappa_score(labels, answer, weights="quadratic"))
+    assert found["quadratic_kappa"] == pytest.approx(reference.quadratic_kappa(labels, answer, 4))
+    assert found["mean_absolute_error"] == pytest.approx(sk.mean_absolute_error(labels, answer))
+
+
+def test_metrics_of_findings_are_those_of_scikit_learn_and_of_the_definition():
+    rng, scores = drawn(ties=False)
+    task = make_task("multi-label", ("a", "b", "c", "d"))
+    targets = (rng.random((80, 4)) < 0.3).astype(np.uint8)
+    p = 1 / (1 + np.exp(-scores))
+    found, answer = task.scores(p, targets), p >= 0.5
+    assert found["auroc"] == pytest.approx(sk.roc_auc_score(targets, p))
+    assert found["average_precision"] == pytest.approx(sk.average_precision_score(targets, p))
+    assert found["f1_macro"] == pytest.approx(sk.f1_score(targets, answer, average="macro"))
+    each = [reference.balanced_accuracy_of_finding(t, a) for t, a in zip(targets.T, answer.T, strict=True)]
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(each))
+    details = task.details([p], targets)
+    assert details["by_class"]["balanced_accuracy"] == pytest.approx(each)
+    assert details["confusion"] is None
+
+
+def test_a_finding_that_nobody_has_is_left_out_of_means():
+    rng, scores = drawn(3)
+    task = make_task("multi-label", NAMES)
+    targets = (rng.random((80, 3)) < 0.3).astype(np.uint8)
+    targets[:, 1] = 0
+    p = 1 / (1 + np.exp(-scores))
+    two = make_task("multi-label", ("a", "c"))
+    assert task.scores(p, targets)["auroc"] == two.scores(p[:, [0, 2]], targets[:, [0, 2]])["auroc"]
+    assert task.details([p], targets)["by_class"]["auroc"][1] is None
+
+
+def test_one_grade_on_both_sides_leaves_kappa_undefined():
+    task = make_task("ordinal", NAMES)
+    p = np.tile([1.0, 0.0, 0.0], (5, 1))
+    assert np.isnan(task.scores(p, task.targets(np.zeros(5, dtype=int)))["quadratic_kappa"])
+
+
+def test_losses_are_torchs():
+    rng, scores = drawn(3)
+    logits = torch.from_numpy(scores).float()
+    labels = torch.from_numpy(rng.integers(0, 3, 80))
+    task = make_task("multi-class", NAMES)
+    targets = torch.from_numpy(task.targets(labels.numpy()))
+    wanted = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    assert torch.equal(task.loss(logits, targets, 0.1), wanted)
+    several = torch.from_numpy((rng.random((80, 3)) < 0.4).astype(np.uint8))
+    found = make_task("multi-label", NAMES).loss(logits, several)
+    assert torch.equal(found, torch.nn.functional.binary_cross_entropy_with_logits(logits, several.float()))
+
+
+def test_strata_of_findings_overlap_and_none_has_its_own():
+    task = make_task("multi-label", NAMES)
+    targets = np.array([[1, 1, 0], [0, 0, 0], [0, 0, 1]], dtype=np.uint8)
+    assert task.strata == (*NAMES, NONE)
+    assert task.membership(targets).tolist() == [
+        [True, True, False, False], [False, False, False, True], [False, False, True, False],
+    ]  # fmt: skip
+    assert task.counts(targets) == [1, 1, 1, 1]
+
+
+def test_what_labels_are_by_themselves_and_grades_are_never_guessed():
+    assert inferred_task(np.zeros(3), ("no", "yes")).kind == "binary"
+    assert inferred_task(np.zeros(3), NAMES).kind == "multi-class"
+    assert inferred_task(np.zeros((3, 3)), NAMES).kind == "multi-label"
+    numbered = [f"grade {i}" for i in range(4)]
+    assert inferred_task(np.zeros(3), numbered).kind == "multi-class"
+
+
+def test_one_hot_findings_can_be_called_classes_and_others_cannot():
+    found = make_task("multi-label", NAMES)
+    assert retasked(found, {"train": np.eye(3, dtype=np.uint8)}, "ordinal").kind == "ordinal"
+    with pytest.raises(DataError, match=r"train_labels: \[0\] has 2 of 3 ones"):
+        retasked(found, {"train": np.array([[1, 1, 0]], dtype=np.uint8)}, "multi-class")
+
+
+def test_unknown_kinds_and_wrong_numbers_are_refused():
+    with pytest.raises(ConfigError, match="did you mean 'ordinal'"):
+        make_task("ordnal", NAMES)
+    with pytest.raises(ConfigError, match="3 classes"):
+        make_task("binary", NAMES)
+    with pytest.raises(DataError, match=r"\[1\] is 7 \(1 images\)"):
+        make_task("multi-class", NAMES).targets(np.array([0, 7]))
