@@ -222,6 +222,8 @@ def test_twice_and_killed_in_the_middle_give_the_same_bytes(tmp_path):
     options = [
         "--ipc",
         2,
+        "--teachers",
+        1,
         "--seed",
         3,
         "--set",
