@@ -62,6 +62,6 @@ def test_ten_images_per_class_recover_nine_tenths(name, real, tmp_path):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["pneumoniamnist.npz", "bloodcells_28.npz"])
 def test_one_image_per_class_beats_a_random_one(name, real, tmp_path):
-    medistill.distill(real(name), out=tmp_path / "p", method="dm", ipc=1)
+    medistill.distill(real(name), out=tmp_path / "p", ipc=1)
     gain = medistill.evaluate(tmp_path / "p", on=real(name))["gain_over_random"]
     assert gain["balanced_accuracy"]["ci95"][0] > 0
