@@ -7,13 +7,9 @@ card, the report and the commands show findings without knowing which check they
 
 from __future__ import annotations
 
-import functools
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import ClassVar
 
 import numpy as np
@@ -21,10 +17,10 @@ import numpy.typing as npt
 
 from medistill.aliases import Pixels, Targets
 from medistill.data.preprocess import PreparedDataset
-from medistill.errors import ConfigError
 from medistill.keys import Key
 from medistill.package.finding import Finding
 from medistill.package.package import Package
+from medistill.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ class Audit(ABC):
         """
 
 
-_REGISTRY: dict[str, type[Audit]] = {}
+_REGISTRY: Registry[type[Audit]] = Registry("audit check", "medistill.audit.checks", "medistill.audits")
 
 
 def register_audit(check: type[Audit]) -> type[Audit]:
@@ -106,27 +102,12 @@ def register_audit(check: type[Audit]) -> type[Audit]:
     Raises:
         ConfigError: another check has that name.
     """
-    known = _REGISTRY.get(check.name)
-    if known is not None and (known.__module__, known.__qualname__) != (check.__module__, check.__qualname__):
-        raise ConfigError(f"audit check '{check.name}' exists already", where=check.__module__)
-    _REGISTRY[check.name] = check
-    return check
-
-
-@functools.cache
-def _discover() -> None:
-    import medistill.audit.checks as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    for point in entry_points(group="medistill.audits"):
-        point.load()
+    return _REGISTRY.add(check.name, check)
 
 
 def audits() -> dict[str, type[Audit]]:
     """Every check by name: ours, and those of installed packages (entry point ``medistill.audits``)."""
-    _discover()
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def audit_when_packing(package: Package, prepared: PreparedDataset, seed: int) -> list[Finding]:

@@ -6,17 +6,13 @@ records (image, targets, patient, site) for each split; whatever a source does n
 
 from __future__ import annotations
 
-import functools
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import ClassVar
 
 from medistill.config import DataConfig
 from medistill.data.dataset import Dataset
-from medistill.errors import ConfigError
+from medistill.registry import Registry
 
 
 class Reader(ABC):
@@ -55,7 +51,7 @@ class Reader(ABC):
         """
 
 
-_REGISTRY: dict[str, type[Reader]] = {}
+_REGISTRY: Registry[type[Reader]] = Registry("reader", "medistill.data.readers", "medistill.readers")
 
 
 def register_reader(reader: type[Reader]) -> type[Reader]:
@@ -64,26 +60,11 @@ def register_reader(reader: type[Reader]) -> type[Reader]:
     Raises:
         ConfigError: another reader has that name.
     """
-    known = _REGISTRY.get(reader.name)
-    if known is not None and (known.__module__, known.__qualname__) != (reader.__module__, reader.__qualname__):
-        raise ConfigError(f"reader '{reader.name}' exists already", where=reader.__module__)
-    _REGISTRY[reader.name] = reader
-    return reader
-
-
-@functools.cache
-def _discover() -> None:
-    import medistill.data.readers as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    for point in entry_points(group="medistill.readers"):
-        point.load()
+    return _REGISTRY.add(reader.name, reader)
 
 
 def readers() -> list[type[Reader]]:
     """Every reader in the order in which they are asked: ours, and those of installed packages (entry point
     ``medistill.readers``).
     """
-    _discover()
-    return sorted(_REGISTRY.values(), key=lambda reader: (reader.order, reader.name))
+    return sorted(_REGISTRY.all().values(), key=lambda reader: (reader.order, reader.name))

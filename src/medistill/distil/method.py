@@ -7,14 +7,10 @@ a few hooks say what it does. The loop, checkpoints, resuming, configuration che
 
 from __future__ import annotations
 
-import functools
-import importlib
 import math
-import pkgutil
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -28,6 +24,7 @@ from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import Query, RealImages
 from medistill.errors import ConfigError, nearest
 from medistill.keys import Key
+from medistill.registry import Registry
 from medistill.tasks.task import Task
 
 IMAGE_COPIES = 8
@@ -269,35 +266,17 @@ class Coreset(Method):
         raise TypeError(f"{type(self).__name__} chooses nothing")
 
 
-_REGISTRY: dict[str, type[Method]] = {}
+_REGISTRY: Registry[type[Method]] = Registry("method", "medistill.distil.methods", "medistill.methods")
 
 
 def register(method: type[Method]) -> type[Method]:
     """Class decorator: make a method known under ``info.name``."""
-    known = _REGISTRY.get(method.info.name)
-    if known is not None and (known.__module__, known.__qualname__) != (
-        method.__module__,
-        method.__qualname__,
-    ):
-        raise ConfigError(f"method '{method.info.name}' exists already", where=method.__module__)
-    _REGISTRY[method.info.name] = method
-    return method
-
-
-@functools.cache
-def _discover() -> None:
-    import medistill.distil.methods as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    for point in entry_points(group="medistill.methods"):
-        point.load()
+    return _REGISTRY.add(method.info.name, method)
 
 
 def methods() -> dict[str, type[Method]]:
     """Every method by name: ours, and those of installed packages (entry point ``medistill.methods``)."""
-    _discover()
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 MOVED = ("learning_rate", "momentum", "optimiser")

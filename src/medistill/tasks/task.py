@@ -8,13 +8,9 @@ Nothing outside ``medistill.tasks`` computes a loss, a softmax or a maximum of l
 
 from __future__ import annotations
 
-import functools
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,6 +18,7 @@ import numpy.typing as npt
 
 from medistill.aliases import Json, Probabilities, SoftLabels, Targets
 from medistill.errors import ConfigError, DataError, nearest
+from medistill.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -235,7 +232,7 @@ class Task(ABC):
         """
 
 
-_REGISTRY: dict[str, type[Task]] = {}
+_REGISTRY: Registry[type[Task]] = Registry("task", "medistill.tasks", "medistill.tasks")
 
 
 def register_task(task: type[Task]) -> type[Task]:
@@ -244,27 +241,12 @@ def register_task(task: type[Task]) -> type[Task]:
     Raises:
         ConfigError: another task has that kind.
     """
-    known = _REGISTRY.get(task.kind)
-    if known is not None and (known.__module__, known.__qualname__) != (task.__module__, task.__qualname__):
-        raise ConfigError(f"task '{task.kind}' exists already", where=task.__module__)
-    _REGISTRY[task.kind] = task
-    return task
-
-
-@functools.cache
-def _discover() -> None:
-    import medistill.tasks as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    for point in entry_points(group="medistill.tasks"):
-        point.load()
+    return _REGISTRY.add(task.kind, task)
 
 
 def tasks() -> dict[str, type[Task]]:
     """Every task by kind: ours, and those of installed packages (entry point ``medistill.tasks``)."""
-    _discover()
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def make_task(kind: str, class_names: Sequence[str]) -> Task:

@@ -1,0 +1,51 @@
+"""What finds methods, tasks, readers and audit checks: one file each, ours or those of an installed package."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from medistill.errors import ConfigError
+
+Kind = TypeVar("Kind", bound=type[Any])
+
+
+class Registry(Generic[Kind]):
+    """Classes by name: those of a package of ours and those of an entry point, imported when first asked for."""
+
+    def __init__(self, what: str, package: str, group: str) -> None:
+        """Know nothing yet.
+
+        Args:
+            what: what the classes are, for messages.
+            package: dotted name of the package whose modules register ours.
+            group: entry points of installed packages.
+        """
+        self.what, self.package, self.group = what, package, group
+        self._classes: dict[str, Kind] = {}
+        self._discovered = False
+
+    def add(self, name: str, kind: Kind) -> Kind:
+        """Make a class known, again too where a module is imported anew.
+
+        Raises:
+            ConfigError: another one has that name.
+        """
+        known = self._classes.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+            raise ConfigError(f"{self.what} '{name}' exists already", where=kind.__module__)
+        self._classes[name] = kind
+        return kind
+
+    def all(self) -> dict[str, Kind]:
+        """Every class, sorted by name."""
+        if not self._discovered:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+            for point in entry_points(group=self.group):
+                point.load()
+            self._discovered = True
+        return dict(sorted(self._classes.items()))
