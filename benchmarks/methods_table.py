@@ -1,10 +1,10 @@
 """Measure every method on real sets: one command, resumed by giving it again.
 
-Every method under its ``quick`` settings at ten images per class, the default, the default from real
-first images and random images also at 1 and 50 with three seeds, each measured by ``medistill evaluate``
-on test images. What is measured already lies in ``docs/results/methods`` and is not measured again, but
-for what an earlier version distilled: that began with real images. Packages and trained networks are kept
-in the user's cache. ``make docs`` writes the table from it.
+The default from noise and from real first images at ten images per class with three seeds, on six sets; then,
+on the first three of them, every method under its ``quick`` settings, and the default and random images also at
+1 and 50. Each is measured by ``medistill evaluate`` on test images. What is measured already lies in
+``docs/results/methods`` and is not measured again, but for methods that an earlier version distilled: those began
+with real images. Packages and trained networks are kept in the user's cache. ``make docs`` writes the table from it.
 
     python benchmarks/methods_table.py [FOLDER OF SETS] [SET ...]
 """
@@ -27,7 +27,17 @@ from medistill.files import CACHE_VARIABLE, pretty_json, user_cache, write_atomi
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "methods"
-SETS = ("pneumoniamnist", "breastmnist", "bloodcells_28")
+SETS = ("breastmnist", "pneumoniamnist", "bloodcells_28")
+STARTS_SETS = (
+    "breastmnist",
+    "chestxray_nih_28",
+    "ct_sarscov2_28",
+    "all_leukemia4_28",
+    "pneumoniamnist",
+    "bloodcells_28",
+)
+"""Sets on which both starts are compared; the quick ones first."""
+
 DEFAULT, REAL_START = "default", "default-real-start"
 OPTIONS = {DEFAULT: [], REAL_START: ["--set", "method.start=real"]}
 """What ``distill`` is asked for where no method is named."""
@@ -41,24 +51,26 @@ KEPT = (
 
 def cells(sets: list[str]) -> list[tuple[str, str, int, int]]:
     """Set, method, images per class and seed of every package; what is asked first of the table comes first."""
-    names = [DEFAULT, REAL_START, "random", *(name for name in methods() if name != "random")]
-    first = [(s, name, 10, 0) for name in names for s in sets]
+    starts = [(s, name, 10, seed) for seed in (0, 1, 2) for s in sets for name in (DEFAULT, REAL_START)]
+    whole = [s for s in sets if s in SETS]
+    names = ["random", *(name for name in methods() if name != "random")]
+    first = [(s, name, 10, 0) for name in names for s in whole]
     more = [
         (s, name, ipc, seed)
         for sizes in ((1, 10), (50,))  # the larger ones take longer than all others together
         for seed in (0, 1, 2)
         for ipc in sizes
         for name in (DEFAULT, REAL_START, "random")
-        for s in sets
+        for s in whole
     ]
-    return [*first, *(cell for cell in more if cell not in first)]
+    return list(dict.fromkeys((*starts, *first, *more)))
 
 
 def distilled(folder: Path, data: str, method: str, ipc: int, seed: int) -> tuple[Path, Any]:
     """A package and what ``distill`` said of it; made in a process of its own, so that memory is that of one command.
 
     Distilling gets an empty cache: its seconds hold the training of teachers and experts too. What it
-    trained is kept for what comes after.
+    trained is kept for what comes after: the default from real images has the teachers of the default.
     """
     # Not the folder of format version 1, whose packages this version would refuse to go on with.
     out = user_cache() / "methods-table-2" / f"{data}-{method}-ipc{ipc}-seed{seed}"
@@ -66,6 +78,8 @@ def distilled(folder: Path, data: str, method: str, ipc: int, seed: int) -> tupl
     if "quick" in presets().get(method, []):
         asked = [*asked, "--preset", "quick"]
     given = ["--ipc", str(ipc), "--seed", str(seed), "--out", str(out), *asked]
+    if method == REAL_START:
+        return out, medistill_json("distill", str(folder / f"{data}.npz"), *given)
     with tempfile.TemporaryDirectory() as empty:
         made = medistill_json("distill", str(folder / f"{data}.npz"), *given, cache=empty)
         shutil.copytree(empty, user_cache(), dirs_exist_ok=True)
@@ -88,8 +102,8 @@ def is_measured(path: Path, method: str) -> bool:
     """Whether a file holds what this version would measure; what an earlier one distilled tells no start."""
     if not path.exists():
         return False
-    chosen = method in methods() and methods()[method].info.kind == "coreset"
-    return chosen or "start" in json.loads(path.read_text())
+    real = method == REAL_START or (method in methods() and methods()[method].info.kind == "coreset")
+    return real or "start" in json.loads(path.read_text())
 
 
 def medistill_json(*words: str, cache: str | None = None) -> Any:
@@ -106,7 +120,7 @@ def main() -> None:
         print(__doc__)
         return
     folder = Path(arguments[0] if arguments else os.environ.get("MEDISTILL_DATA", ROOT.parent / "shared" / "data"))
-    todo = cells(arguments[1:] or list(SETS))
+    todo = cells(arguments[1:] or list(STARTS_SETS))
     for number, (data, method, ipc, seed) in enumerate(todo, 1):
         path = RESULTS / f"{data}-{method}-ipc{ipc}-seed{seed}.json"
         if is_measured(path, method):

@@ -121,7 +121,7 @@ def methods_page() -> str:
         "[methods/](methods/)), each package on the test images of its set, on two CPU cores. `default` is "
         "what `distill` does where no method is named; every other method runs at its `quick` preset or "
         "defaults, with plain images and plain labels. `default-real-start` is the default with "
-        "`--set method.start=real`. *Start* is what the first images were; packages that began with real ones may "
+        "`--set method.start=real`, as it was until version 0.1.0. *Start* is what the first images were; packages that began with real ones may "
         "show patients, and those of methods that choose images are of patients. *Audits* is the verdict of each "
         "check that a package carries, `-` where it was measured before packages were audited; every method measured "
         "then began with real images. Gains are over random images of the same bytes of pixels and, "
