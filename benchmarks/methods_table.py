@@ -12,20 +12,19 @@ with real images. Packages and trained networks are kept in the user's cache. ``
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from sets import ROOT, folder_and_sets, medistill_json
+
 import medistill
 from medistill.distil.method import methods
 from medistill.distil.presets import presets
-from medistill.files import CACHE_VARIABLE, pretty_json, user_cache, write_atomically
+from medistill.files import pretty_json, user_cache, write_atomically
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "methods"
 SETS = ("breastmnist", "pneumoniamnist", "bloodcells_28")
 STARTS_SETS = (
@@ -106,21 +105,10 @@ def is_measured(path: Path, method: str) -> bool:
     return real or "start" in json.loads(path.read_text())
 
 
-def medistill_json(*words: str, cache: str | None = None) -> Any:
-    """What a command prints as JSON."""
-    environment = {**os.environ, **({} if cache is None else {CACHE_VARIABLE: cache})}
-    command = [sys.executable, "-m", "medistill.cli", *words, "--json"]
-    return json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
-
-
 def main() -> None:
     """Measure what is missing."""
-    arguments = sys.argv[1:]
-    if "--help" in arguments:
-        print(__doc__)
-        return
-    folder = Path(arguments[0] if arguments else os.environ.get("MEDISTILL_DATA", ROOT.parent / "shared" / "data"))
-    todo = cells(arguments[1:] or list(STARTS_SETS))
+    folder, sets = folder_and_sets(__doc__ or "", STARTS_SETS)
+    todo = cells(sets)
     for number, (data, method, ipc, seed) in enumerate(todo, 1):
         path = RESULTS / f"{data}-{method}-ipc{ipc}-seed{seed}.json"
         if is_measured(path, method):

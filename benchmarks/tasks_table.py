@@ -9,13 +9,13 @@ seconds of every command, lie in ``docs/results/tasks``; ``make docs`` writes th
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from methods_table import KEPT, ROOT, medistill_json
+from methods_table import KEPT
+from sets import ROOT, folder_and_sets, medistill_json
 
 import medistill
 from medistill.files import pretty_json, user_cache, write_atomically
@@ -32,19 +32,19 @@ def measure(folder: Path, data: str) -> dict[str, Any]:
     out = user_cache() / "tasks-table" / data
     task = ["--task", "ordinal"] if data in GRADES else []
 
-    def asked(command: str, *words: str) -> Any:
+    def run(command: str, *words: str) -> Any:
         begun = time.monotonic()
         print(f"{data}: {command}", file=sys.stderr, flush=True)
         answer = medistill_json(command, *words)
         seconds[command] = round(time.monotonic() - begun, 1)
         return answer
 
-    asked("check", source, "--ipc", "10", *task)
-    made = asked("distill", source, "--ipc", "10", "--out", str(out), *task)
-    asked("verify", str(out))
-    result = asked("evaluate", str(out), "--on", source)
-    asked("report", str(out), "--on", source, "--out", str(out.with_suffix(".html")))
-    trained = asked("train", str(out), "--on", source)
+    run("check", source, "--ipc", "10", *task)
+    made = run("distill", source, "--ipc", "10", "--out", str(out), *task)
+    run("verify", str(out))
+    result = run("evaluate", str(out), "--on", source)
+    run("report", str(out), "--on", source, "--out", str(out.with_suffix(".html")))
+    trained = run("train", str(out), "--on", source)
     return {
         "set": data, "ipc": 10, "seed": 0, "start": made["start"], "audits": made["audits"], "bytes": made["bytes"],
         "distillation": made["cost"], "seconds": seconds, "trained": trained["metrics"],
@@ -54,12 +54,8 @@ def measure(folder: Path, data: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure what is missing."""
-    arguments = sys.argv[1:]
-    if "--help" in arguments:
-        print(__doc__)
-        return
-    folder = Path(arguments[0] if arguments else os.environ.get("MEDISTILL_DATA", ROOT.parent / "shared" / "data"))
-    for data in arguments[1:] or SETS:
+    folder, sets = folder_and_sets(__doc__ or "", SETS)
+    for data in sets:
         path = RESULTS / f"{data}-ipc10.json"
         if not path.exists():
             write_atomically(path, pretty_json(measure(folder, data)))

@@ -10,12 +10,10 @@ trained networks are kept in the user's cache, finished sets in ``docs/results/t
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
 from typing import get_args
 
-from methods_table import DEFAULT, ROOT, SCORES, SETS, distilled, is_measured, medistill_json
+from methods_table import DEFAULT, SCORES, SETS, distilled, is_measured
+from sets import ROOT, folder_and_sets, medistill_json
 
 from medistill.config import Net
 from medistill.files import pretty_json, write_atomically
@@ -27,12 +25,8 @@ FEWER = ("--set", "repeats=2", "--set", "random_draws=3", "--set", "recipe.preci
 
 def main() -> None:
     """Measure what is missing."""
-    arguments = sys.argv[1:]
-    if "--help" in arguments:
-        print(__doc__)
-        return
-    folder = Path(arguments[0] if arguments else os.environ.get("MEDISTILL_DATA", ROOT.parent / "shared" / "data"))
-    for data in arguments[1:] or SETS:
+    folder, sets = folder_and_sets(__doc__ or "", SETS)
+    for data in sets:
         path = RESULTS / f"{data}-ipc10.json"
         if is_measured(path, DEFAULT):
             continue
