@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow bench study-smoke study methods-table transfer-table lint types docs golden clean
+.PHONY: help install demo test test-slow bench study-smoke study methods-table tasks-table transfer-table lint types docs golden clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ study: $(READY) ## go on with the study that the guidelines come from (hours; ne
 
 methods-table: $(READY) ## measure every method on real sets (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/methods_table.py
+
+tasks-table: $(READY) ## measure the default on findings, grades and volumes (an hour; goes on where it stopped)
+	$(BIN)/python benchmarks/tasks_table.py
 
 transfer-table: $(READY) ## measure the default's packages with other networks (hours; goes on where it stopped)
 	$(BIN)/python benchmarks/transfer_table.py

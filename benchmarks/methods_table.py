@@ -1,10 +1,11 @@
 """Measure every method on real sets: one command, resumed by giving it again.
 
 The default from noise and from real first images at ten images per class with three seeds, on six sets; then,
-on the first three of them, every method under its ``quick`` settings, and the default and random images also at
-1 and 50. Each is measured by ``medistill evaluate`` on test images. What is measured already lies in
-``docs/results/methods`` and is not measured again, but for methods that an earlier version distilled: those began
-with real images. Packages and trained networks are kept in the user's cache. ``make docs`` writes the table from it.
+on three of them, every method under its ``quick`` settings, and the default and random images also at 1 and 50.
+Each is measured by ``medistill evaluate`` on test images. What is measured already lies in
+``docs/results/methods`` and is not measured again, but for methods that an earlier version distilled: those
+began with real images, and their packages tell no resemblance. Packages and trained networks are kept in the
+user's cache. ``make docs`` writes the table from it.
 
     python benchmarks/methods_table.py [FOLDER OF SETS] [SET ...]
 """
@@ -101,8 +102,8 @@ def is_measured(path: Path, method: str) -> bool:
     """Whether a file holds what this version would measure; what an earlier one distilled tells no start."""
     if not path.exists():
         return False
-    real = method == REAL_START or (method in methods() and methods()[method].info.kind == "coreset")
-    return real or "start" in json.loads(path.read_text())
+    chosen = method in methods() and methods()[method].info.kind == "coreset"
+    return chosen or "start" in json.loads(path.read_text())
 
 
 def main() -> None:

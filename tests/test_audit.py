@@ -1,13 +1,14 @@
 """Audit checks: their contract, and resemblance against images that were planted."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import medistill
 from medistill.audit.audit import Population, audits, populations
-from medistill.audit.checks.resemblance import nearest_images
+from medistill.audit.checks.resemblance import Resemblance, nearest_images
 from medistill.data.load import load
 from medistill.data.preprocess import prepare
 from medistill.keys import Key
@@ -94,6 +95,66 @@ def test_images_near_training_images_but_not_copies_are_a_warning(package, prepa
     )
 
 
+def smooth_images(rng, number):
+    """Independent images of one smooth family."""
+    waves = rng.normal(size=(number, 6, 1, 1)) * np.cos(np.outer(range(1, 7), np.arange(16) / 5))[:, None, :]
+    return np.clip(128 + 25 * waves.sum(axis=1, keepdims=True) + np.zeros((1, 1, 16, 1)), 0, 255).astype(np.uint8)
+
+
+def population(images, patients=None):
+    return Population([images], np.ones((len(images), 1), np.uint8), patients)
+
+
+@pytest.mark.parametrize(("members", "others"), [(2000, 250), (250, 2000)])
+def test_the_verdict_does_not_depend_on_how_many_images_took_part(members, others):
+    rng = np.random.default_rng(1)
+    package = SimpleNamespace(pixels=smooth_images(rng, 200)[:, :, ::2, ::2])
+    sides = [population(smooth_images(rng, number)) for number in (members, others)]
+    finding = Resemblance().run(package, *sides, Key(0))
+    raw = finding.details["share_over_0.95_training"] - finding.details["share_over_0.95_held_out"]
+    assert abs(raw) > 0.03, "the nearest of many is nearer"
+    assert finding.verdict == "pass"
+
+
+@pytest.mark.parametrize("images", [3, 12, 40])
+def test_copies_are_noticed_beside_few_held_out_images(prepared, images):
+    rng = np.random.default_rng(images)
+    everybody = rng.normal(128, 40, size=(1060, 1, 8, 8)).clip(0, 255).astype(np.uint8)
+    noisy = everybody[:images] + rng.normal(0, 8, size=(images, 1, 8, 8))
+    package = SimpleNamespace(pixels=noisy.clip(0, 255).astype(np.uint8))
+    for key in range(5):
+        finding = Resemblance().run(package, population(everybody[:1000]), population(everybody[1000:]), Key(key))
+        assert finding.verdict == "warn" and finding.details["stand_out"] == images
+
+
+def test_images_of_training_patients_are_no_held_out_images(prepared):
+    rng = np.random.default_rng(0)
+    faces = rng.normal(128, 40, size=(40, 1, 8, 8))
+
+    def photographs(rows):
+        return (faces[rows] + rng.normal(0, 6, size=(len(rows), 1, 8, 8))).clip(0, 255).astype(np.uint8)
+
+    seen, unseen = np.arange(30), np.arange(20, 40)
+    members = population(photographs(seen), seen.astype(str))
+    package = SimpleNamespace(pixels=photographs(seen))
+    finding = Resemblance().run(package, members, population(photographs(unseen), unseen.astype(str)), Key(0))
+    assert finding.verdict == "warn"
+    assert finding.details["held_out_images"] == 10
+    assert finding.details["held_out_images_of_training_patients"] == 10
+
+
+def test_a_patient_is_ahead_of_other_patients_not_of_the_own_images():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(128, 40, size=(2, 1, 1, 8, 8)).clip(0, 255).astype(np.uint8)
+    apart = np.corrcoef(one.ravel(), other.ravel())[0, 1]
+    real = np.concatenate([one, one, other, one])
+    for split in range(1, 4):
+        parts = [real[:split], real[split:]]
+        near = nearest_images(one, parts, np.array(["a", "a", "b", "a"]))
+        assert near.row == [0] and near.second == pytest.approx(apart, abs=1e-6)
+        assert nearest_images(one, parts).second == pytest.approx(1)
+
+
 def test_copies_stored_smaller_are_found(prepared, tmp_path):
     medistill.distill(PHANTOM, out=tmp_path / "p", ipc=2, method="random", factor=2)
     package = read_package(tmp_path / "p")
@@ -118,7 +179,7 @@ def test_one_step_from_real_images_is_called_real_on_console_card_and_manifest(t
     settings = ("--set", "method.start=real", "--set", "method.iterations=1")
     status, out, err = cli("distill", "phantom", "--method", "dm", "--ipc", 3, "--out", tmp_path / "p", *settings)
     assert status == 0
-    assert "attention: these are real patient images" in out and "images are training images" in out
+    assert "attention: these are real patient images" in out and "nearly identical to training images" in out
     assert "warning: start: images are computed from real ones" in err
     package = read_package(tmp_path / "p")
     privacy = package.manifest.privacy

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, recall_score, roc_auc_score
 
+from medistill.evaluation.cache import TrainedRun
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights, gain, recovery
+from medistill.evaluation.protocol import defined_points
 from medistill.keys import Key
 from medistill.package.results import Estimate
 from medistill.tasks.task import numbered
@@ -89,8 +91,9 @@ def test_details_of_findings():
     assert found["confusion"] is None
     assert found["recall"] == pytest.approx(recall_score(y, p >= 0.5, average=None))
     assert found["by_class"]["specificity"] == pytest.approx(recall_score(1 - y, p < 0.5, average=None))
-    sure = numbered("multi-label", 2).details([np.array([[1.0, 0.0], [1.0, 0.0]])], np.array([[1, 0], [0, 0]]))
-    assert sure["calibration_error"] == pytest.approx(0.25), "three of four answers, all sure, are right"
+    certain = np.array([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    sure = numbered("multi-label", 3).details([certain], np.array([[1, 0, 0], [0, 1, 0]]))
+    assert sure["calibration_error"] == pytest.approx(0.25), "three of four answers, to findings that there are"
 
 
 def _baseline(kind, train, test, outputs):
@@ -194,8 +197,17 @@ def test_recovery_of_next_to_nothing_is_not_told():
     low = full.summary("accuracy").ci95[0]
     assert recovery(full, full, "accuracy", low + 1e-6).mean is None, "the interval reaches below the baseline"
     assert recovery(full, full, "accuracy", low - 1e-6).mean is not None
+    grades, guesses, _, graded = _predictions(kind="ordinal", skill=0.05)
+    hardly = Bootstrap.of(grades, [guesses], graded, bootstrap_weights(len(guesses), 200, Key(0)), Key(0))
+    assert hardly.summary("quadratic_kappa").ci95[0] < 0 < hardly.mean("quadratic_kappa")
+    assert recovery(hardly, hardly, "quadratic_kappa", 0.0).mean is None, "chance is a kappa of exactly zero"
     weak = Bootstrap.of(task, [np.eye(2)[np.zeros(len(y), int)]], targets, weights, Key(0))
     assert recovery(weak, full, "balanced_accuracy", 0.5).mean == pytest.approx(0)
+
+
+def test_points_of_a_curve_that_are_not_defined_are_left_out():
+    curve = np.array([[1, 32, np.nan], [2, 64, 0.5]])
+    assert defined_points(TrainedRun(np.ones((1, 1)), curve)) == [[2, 64, 0.5]]
 
 
 def test_no_share_of_an_error_is_recovered():

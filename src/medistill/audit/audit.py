@@ -42,6 +42,21 @@ class Population:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def without(self, patients: npt.NDArray[np.str_] | None) -> Population:
+        """Those images that are of none of these patients; all, where patients are not known."""
+        if patients is None or self.patients is None:
+            return self
+        kept = ~np.isin(self.patients, patients)
+        if kept.all():
+            return self
+        starts = np.cumsum([0, *(len(part) for part in self.pixels)])
+        return Population(
+            [part[kept[start : start + len(part)]] for part, start in zip(self.pixels, starts, strict=False)],
+            self.targets[kept],
+            self.patients[kept],
+            None if self.sites is None else self.sites[kept],
+        )
+
     @classmethod
     def of(cls, prepared: PreparedDataset, names: Sequence[str]) -> Population:
         """Those splits of a data set together."""

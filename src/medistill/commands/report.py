@@ -78,7 +78,8 @@ def _shown_images(measured: Measured) -> ShownImages:
 def _closest(package: Package, prepared: PreparedDataset) -> tuple[list[Pair], list[Pair]]:
     """The pairs most alike, with training images and with images that took no part, most alike first."""
     found: list[list[Pair]] = []
-    for population in populations(prepared):
+    members, others = populations(prepared)
+    for population in (members, others.without(members.patients)):
         pairs: list[Pair] = []
         if len(population):
             near = nearest_images(package.pixels, population.pixels)

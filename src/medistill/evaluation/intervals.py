@@ -122,13 +122,14 @@ def gain(first: Bootstrap, second: Bootstrap, metric: str) -> Estimate:
     )
 
 
-def recovery(first: Bootstrap, full: Bootstrap, metric: str, baseline: float = 0.0) -> Estimate:
+def recovery(first: Bootstrap, full: Bootstrap, metric: str, baseline: float | None = None) -> Estimate:
     """(first − baseline) / (full − baseline), paired; None where full training is nothing above it, and for errors.
 
-    Above a baseline that is not zero it must be surely, with its whole 95 % interval: else a share of hardly anything
-    would be told.
+    Without a baseline it is first / full. Above a baseline full training must be surely, with its whole interval:
+    else a share of hardly anything would be told.
     """
-    whole = interval(full.means(metric)) if baseline else [full.mean(metric)]
+    whole = [full.mean(metric)] if baseline is None else interval(full.means(metric))
+    baseline = baseline or 0.0
     # Not above also where one of both is NaN.
     if not first.task.metric(metric).higher_is_better or whole is None or not whole[0] > baseline:
         return Estimate(mean=None)

@@ -96,7 +96,7 @@ class Comparison:
                 arm: Details(**self.task.details([run.probabilities for run in self.runs[arm]], self.targets))
                 for arm in self.arms
             },
-            curves={arm: [run.curve.tolist() for run in self.runs[arm]] for arm in self.arms},
+            curves={arm: [defined_points(run) for run in self.runs[arm]] for arm in self.arms},
             compression=self.compression,
             images=self.images,
             test_images=len(self.targets),
@@ -127,6 +127,12 @@ class Comparison:
             gain_over_random=gains["random"],
             gain_over_random_matched=gains.get(MATCHED),
         )
+
+
+def defined_points(run: TrainedRun) -> list[list[float]]:
+    """A learning curve without points whose images do not define the metric, as findings that none of them has."""
+    points: list[list[float]] = run.curve[np.isfinite(run.curve).all(axis=1)].tolist()
+    return points
 
 
 def compare(

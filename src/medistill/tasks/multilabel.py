@@ -160,13 +160,17 @@ class MultiLabel(Task):
     def details(self, runs: Sequence[Probabilities], targets: Targets) -> Json:
         """Sensitivity, specificity, balanced accuracy, AUROC, average precision and F1 of each finding.
 
-        The calibration error is that of all decisions on all findings.
+        The calibration error is that of all decisions on the findings that an image has; a site that does not look
+        for a finding has none.
         """
         unit = np.ones((1, len(targets)))
         each = [self._by_class(run, targets, unit) for run in runs]
         by_class = {name: over_runs(np.concatenate([found[name] for found in each])) for name in each[0]}
+        present = targets.any(axis=0)
         errors = [
-            calibration_error(np.maximum(run, 1 - run).ravel(), (self.decisions(run) == targets).ravel())
+            calibration_error(
+                np.maximum(run, 1 - run)[:, present].ravel(), (self.decisions(run) == targets)[:, present].ravel()
+            )
             for run in runs
         ]
         return {
