@@ -110,7 +110,8 @@ def first_images(problem: DistillationProblem, settings: dict[str, Any], seed: i
 
 def real_images(problem: DistillationProblem, stratum: int, key: Key) -> Tensor:
     """A batch of real images of a stratum."""
-    return problem.real.queried_by(("draw",)).draw(stratum, REAL_BATCH, key).value.images
+    places = torch.randperm(problem.real_per_stratum[stratum], generator=key.generator())[:REAL_BATCH]
+    return problem.real.queried_by(("draw",)).draw(stratum, places).value.images
 
 
 def random_images(problem: DistillationProblem) -> TensorSplit:

@@ -43,7 +43,7 @@ def measure(folder: Path, data: str) -> dict[str, Any]:
 
     run("check", source, "--ipc", "10", *task)
     with tempfile.TemporaryDirectory() as empty:  # so that the seconds hold the training of teachers
-        made = run("distill", source, "--ipc", "10", "--out", str(out), *task, cache=empty)
+        made = run("distill", source, "--ipc", "10", "--out", str(out), "--overwrite", *task, cache=empty)
         shutil.copytree(empty, user_cache(), dirs_exist_ok=True)
     run("verify", str(out))
     result = run("evaluate", str(out), "--on", source)

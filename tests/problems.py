@@ -24,7 +24,8 @@ def float64():
 
 def drawn(problem, stratum, count, key):
     """Real images of a stratum and their targets, drawn as every query draws them."""
-    answer = problem.real.queried_by(("draw",)).draw(stratum, count, key).value
+    places = torch.randperm(problem.real_per_stratum[stratum], generator=key.generator())[:count]
+    answer = problem.real.queried_by(("draw",)).draw(stratum, places).value
     return answer.images, answer.targets
 
 

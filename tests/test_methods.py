@@ -1,5 +1,6 @@
 """Each method against its formula, and all of them against the contract."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,9 +56,20 @@ class TestConformanceDMAsPublished(MethodConformance):
     settings = {**SMALL["dm"], "networks": 0, "start": "real"}
 
 
-class TestConformanceDMFromStatistics(MethodConformance):
-    method = "dm"
-    settings = {**SMALL["dm"], "start": "statistics"}
+@pytest.mark.parametrize("name", ["random", "herding", "k-centre", "k-means", "dm"])
+def test_no_image_stands_for_two_findings_while_others_are_left(name):
+    problem = small_problem(8, task="findings", images=200)
+    settings = {"start": "real", "iterations": 1} if name == "dm" else {}
+    problem = problem.queried_by((*make_method({"name": name}).queries, "draw"))
+    state = make_method({"name": name, **settings}).setup(problem, Key(0))
+    assert len(np.unique(state.images.flatten(1).numpy(), axis=0)) == len(state.images) == 32
+
+
+def test_a_ratio_is_of_images_where_one_has_several_findings():
+    problem = small_problem(1, task="findings", images=200)
+    sizes, images = list(problem.real_per_stratum), len(problem.real)
+    assert sum(sizes) > images
+    assert images_per_stratum(sizes, None, 0.5, "finding", images) == images // 2 // len(sizes)
 
 
 @pytest.mark.parametrize("name", sorted(methods()))

@@ -268,6 +268,13 @@ KINDS = {
 """Types of values in the words of YAML rather than of Python."""
 
 
+RENAMED = {
+    "least_steps": "min_steps", "most_steps": "max_steps", "batch": "batch_size", "networks": "repeats",
+    "nets": "architectures",
+}  # fmt: skip
+"""Settings by the names that they had until version 0.1.0."""
+
+
 def build(model: type[Model], values: Mapping[str, Any], where: str = "") -> Model:
     """Check values against a model; the first thing wrong becomes one line with the allowed range.
 
@@ -282,7 +289,9 @@ def build(model: type[Model], values: Mapping[str, Any], where: str = "") -> Mod
         name = ".".join(([where] if where else []) + path)
         if first["type"] == "extra_forbidden":
             known = _fields(model, path[:-1])
-            raise ConfigError(f"unknown setting '{name}'", remedy=nearest(path[-1], known)) from problem
+            now = RENAMED.get(path[-1], "")
+            hint = f"it is called '{now}' now" if now in known else nearest(path[-1], known)
+            raise ConfigError(f"unknown setting '{name}'", remedy=hint) from problem
         if first["type"] == "value_error":  # a rule of ours about several settings, told in its own words
             raise ConfigError(str(first["ctx"]["error"]), where=name or model.__name__) from problem
         if first["type"] == "missing":

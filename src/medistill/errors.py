@@ -65,4 +65,4 @@ def nearest(name: str, options: Iterable[str]) -> str:
     """
     known = sorted(options)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(known)
+    return f"did you mean '{close[0]}'?" if close else "known: " + (", ".join(known) or "none")

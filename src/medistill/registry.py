@@ -40,12 +40,23 @@ class Registry(Generic[Kind]):
         return kind
 
     def all(self) -> dict[str, Kind]:
-        """Every class, sorted by name."""
+        """Every class, sorted by name.
+
+        Raises:
+            ConfigError: an installed package's cannot be imported.
+        """
         if not self._discovered:
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self.package}.{module.name}")
             for point in entry_points(group=self.group):
-                point.load()
+                try:
+                    point.load()
+                except Exception as problem:  # whatever another's module raises
+                    raise ConfigError(
+                        f"cannot be loaded ({type(problem).__name__}: {problem})",
+                        where=f"the {self.what} '{point.name}' of an installed package ({point.value})",
+                        remedy="mend or uninstall that package",
+                    ) from problem
             self._discovered = True
         return dict(sorted(self._classes.items()))

@@ -310,7 +310,7 @@ def _manifest(
         privacy=PrivacySection(
             contains_real_images=info.contains_real_images,
             starts_from_real_images=method.starts_from_real_images,
-            queries=list(info.queries),
+            queries=list(method.queries),
         ),
         provenance=ProvenanceSection.model_validate(provenance),
     )  # fmt: skip

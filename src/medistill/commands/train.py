@@ -81,7 +81,7 @@ def train(
     )
     patients = [split.patients for split in asked if split.patients is not None]
     normalisation, data = preprocessing.normalisation, read.data
-    network = make_network("convnet", data.channels, data.shape, task.outputs, config.recipe.width)
+    network = make_network(config.architectures[0], data.channels, data.shape, task.outputs, config.recipe.width)
     saved, runs = None, []
     steps = steps_for(config.recipe, len(data))
     with Progress("training", steps * config.repeats, enabled=progress) as shown:

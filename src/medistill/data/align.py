@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from medistill.data.dataset import Dataset, Split
 from medistill.errors import DataError, nearest
-from medistill.tasks.task import Task, make_task
+from medistill.tasks.task import Task, exclusive_kind, make_task
 
 
 def align(dataset: Dataset, task: Task) -> tuple[Dataset, list[str]]:
@@ -98,7 +98,7 @@ def renamed(dataset: Dataset, mapping: Mapping[str, str | None]) -> Dataset:
             splits[part] = split
     kind = task.kind
     if task.exclusive and not task.ordered:
-        kind = "binary" if len(known) == 2 else "multi-class"
+        kind = exclusive_kind(len(known))
     return renumbered(Dataset(splits, dataset.description), numbers, make_task(kind, known))
 
 

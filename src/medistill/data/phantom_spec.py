@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from medistill.errors import ConfigError, nearest
-from medistill.tasks.task import Task, make_task
+from medistill.tasks.task import Task, exclusive_kind, make_task
 
 LESIONS = (
     "no lesion",
@@ -124,4 +124,4 @@ def phantom_task(spec: Phantom) -> Task:
         return make_task("ordinal", [f"grade {grade}" for grade in range(spec.classes)])
     if spec.task == "findings":
         return make_task("multi-label", LESIONS[1 : spec.classes + 1])
-    return make_task("binary" if spec.classes == 2 else "multi-class", LESIONS[: spec.classes])
+    return make_task(exclusive_kind(spec.classes), LESIONS[: spec.classes])

@@ -7,6 +7,7 @@ images; mean and standard deviation per channel come from the training images al
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from medistill.aliases import Pixels, RawImages, SoftLabels, Targets
 from medistill.config import DataConfig
-from medistill.data.arrays import blocks, empty, held, release
+from medistill.data.arrays import blocks, empty, feed, held, release
 from medistill.data.dataset import Dataset, Split
 from medistill.data.image import ImageSpec, Normalisation, Shape, shape_in_words
 from medistill.data.resize import resize
@@ -89,6 +90,16 @@ class TensorSplit:
     def channels(self) -> int:
         """Channels of an image."""
         return int(self.pixels.shape[1])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of pixels and labels, hexadecimal: what results are known by in the user's own cache."""
+        content = hashlib.sha256(f"{self.pixels.shape}{self.targets.shape}".encode())
+        feed(content, self.pixels)
+        content.update(np.ascontiguousarray(self.targets).data)
+        if self.soft_labels is not None:
+            content.update(np.ascontiguousarray(self.soft_labels).data)
+        return content.hexdigest()
 
     def with_soft_labels(self, soft_labels: SoftLabels | None) -> TensorSplit:
         """The same images with these labels to train on."""

@@ -70,7 +70,7 @@ def trajectory(problem: DistillationProblem, real: RealImages, settings: ExpertS
                 "version": VERSION,
                 "settings": asdict(settings),
                 "key": [key.seed, *key.path],
-                "data": real.digest(),
+                "data": real.digest,
                 "problem": [problem.task.kind, asdict(problem.normalisation)],
                 "torch": torch.__version__,
                 **device_key(),

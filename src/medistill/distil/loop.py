@@ -32,6 +32,7 @@ class DivergenceError(MedistillError):
 
 def start(method: Method, problem: DistillationProblem, key: Key, optimiser: Optimiser | None = None) -> State:
     """The state before the first step, in the stored size, with the optimiser at rest."""
+    problem = problem.queried_by(method.queries)
     state = method.setup(problem, key.child("setup"))
     state.images = problem.encode(state.images)
     if method.steps(problem):
@@ -68,6 +69,7 @@ def run(
     Raises:
         DivergenceError: the images became NaN or infinite.
     """
+    problem = problem.queried_by(method.queries)
     low, high = problem.bounds
     optimiser = optimiser or method.optimiser(problem)
     steps, rate = method.steps(problem), optimiser.learning_rate

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -21,7 +22,7 @@ from medistill.aliases import Json
 from medistill.config import Settings, build
 from medistill.distil.optimiser import Optimiser
 from medistill.distil.problem import DistillationProblem
-from medistill.distil.real_images import Query, RealImages
+from medistill.distil.real_images import Batch, Query, RealImages
 from medistill.errors import ConfigError, nearest
 from medistill.keys import Key
 from medistill.registry import Registry
@@ -48,7 +49,7 @@ class MethodInfo:
         kind: "distillation" makes synthetic images, "coreset" chooses real ones.
         cost: "seconds", "minutes" or "hours", for ten images per class at 28×28 on two cores.
         bibtex: the paper.
-        queries: what it asks real images; nothing else is answered.
+        queries: what it asks real images, whatever its settings; see :attr:`Method.queries`.
         learns_labels: whether labels are learned too.
         couples_classes: whether the loss is of all strata together, so that they cannot be divided.
         tasks: kinds of tasks that it is made for; all, if None.
@@ -213,9 +214,14 @@ class Method(Settings, ABC):
         """Megabytes of the synthetic images, float32, as networks see them."""
         return 4e-6 * sum(problem.synthetic_per_stratum) * problem.channels * math.prod(problem.shape)
 
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        """What it asks real images under its settings; nothing else is answered."""
+        return self.info.queries
+
     def real(self, problem: DistillationProblem) -> RealImages:
-        """The real images, which answer the queries that ``info`` declares."""
-        return problem.real.queried_by(self.info.queries)
+        """The real images, which answer :attr:`queries`."""
+        return problem.real.queried_by(self.queries)
 
     @property
     def starts_from_real_images(self) -> bool:
@@ -249,21 +255,42 @@ class Coreset(Method):
     """A method that chooses real images; its result contains patient images."""
 
     def setup(self, problem: DistillationProblem, key: Key) -> State:
-        real = self.real(problem)
-        chosen = [
-            real.draw(stratum, self.choose(problem, stratum, count, key.child("class", stratum))).value
-            for stratum, count in enumerate(problem.synthetic_per_stratum)
-            if count
-        ]
-        return State(torch.cat([b.images for b in chosen]), torch.cat([b.targets for b in chosen]))
+        drawn = different_images(
+            problem,
+            self.real(problem),
+            lambda stratum, count: self.choose(problem, stratum, count, key.child("class", stratum)),
+        )
+        return State(drawn.images, drawn.targets)
 
     @property
     def starts_from_real_images(self) -> bool:
         return True
 
     def choose(self, problem: DistillationProblem, stratum: int, count: int, key: Key) -> Tensor:
-        """Places within the stratum, ``count`` different ones, (count,) integers."""
+        """Places within the stratum, ``count`` different ones, the best first, (count,) integers."""
         raise TypeError(f"{type(self).__name__} chooses nothing")
+
+
+def different_images(problem: DistillationProblem, real: RealImages, choose: Callable[[int, int], Tensor]) -> Batch:
+    """Real images for every stratum, sorted by stratum. Where strata overlap, no image stands for two of them while
+    others are left.
+
+    Args:
+        problem: how many of each.
+        real: the images, which answer ``draw``.
+        choose: from stratum and number to so many places within it, the best first.
+    """
+    taken = np.zeros(0, dtype=np.int64)
+    drawn: dict[int, Batch] = {}
+    for stratum in real.serving_order:
+        if count := problem.synthetic_per_stratum[stratum]:
+            used = real.places(stratum, taken)
+            places = choose(stratum, min(count + len(used), problem.real_per_stratum[stratum])).cpu()
+            again = torch.isin(places, used)
+            answer = real.draw(stratum, torch.cat([places[~again], places[again]])[:count])
+            taken, drawn[stratum] = np.concatenate([taken, answer.rows]), answer.value
+    batches = [drawn[stratum] for stratum in sorted(drawn)]
+    return Batch(torch.cat([b.images for b in batches]), torch.cat([b.targets for b in batches]))
 
 
 _REGISTRY: Registry[type[Method]] = Registry("method", "medistill.distil.methods", "medistill.methods")

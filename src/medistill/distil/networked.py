@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from medistill.augment import Augmentation, siamese
-from medistill.distil.method import IMAGE_COPIES, LearnedMethod
+from medistill.distil.method import IMAGE_COPIES, LearnedMethod, different_images
 from medistill.distil.problem import DistillationProblem
+from medistill.distil.real_images import Query
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 from medistill.runtime import has_bfloat16
@@ -20,10 +21,7 @@ from medistill.runtime import has_bfloat16
 COPIES_INSIDE = 4
 """Of the synthetic images, float32, while they are in a network (measured at 224 pixels)."""
 
-FEWEST = 100
-"""Images of a stratum from which on its own statistics show nobody; of fewer, those of all images are taken."""
-
-Start = Literal["noise", "statistics", "real"]
+Start = Literal["noise", "real"]
 
 
 def in_parts(compute: Callable[[Tensor], Tensor], images: Tensor, at_once: int) -> Tensor:
@@ -51,11 +49,7 @@ class NetworkMethod(LearnedMethod):
     filters: int = Field(128, ge=1, le=4096, description="filters per convolution")
     depth: int | None = Field(None, ge=1, le=10, description="blocks of the network; by image size if not given")
     augment: bool = Field(True, description="siamese augmentation")
-    start: Start = Field(
-        "noise",
-        description="first images: noise; statistics, random images with mean and covariance of a class's pixels; "
-        "or real ones, which can stay recognisable",
-    )
+    start: Start = Field("noise", description="first images: noise, or real ones, which can stay recognisable")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",
         description="in which images are embedded, or real images' gradients computed and networks trained; "
@@ -90,46 +84,24 @@ class NetworkMethod(LearnedMethod):
         return in_parts(of, images, at_once or len(images))
 
     @property
+    def queries(self) -> tuple[Query, ...]:
+        return (*self.info.queries, "draw") if self.start == "real" else self.info.queries
+
+    @property
     def starts_from_real_images(self) -> bool:
         return self.start == "real"
 
-    @property
-    def start_name(self) -> str:
-        return self.start
-
     def first_images(self, problem: DistillationProblem, key: Key) -> Tensor:
-        """The images before the first step, as ``start`` says, at the size that networks see or as they are
-        stored.
-        """
+        """The images before the first step, as ``start`` says, at the size that networks see."""
         here = key.child("start")
         if self.start == "noise":
             return problem.noise(here)
-        if self.start == "statistics":
-            return self._random_by_statistics(problem, here)
-        real = self.real(problem)
-        drawn = [
-            real.draw(stratum, count, here.child("class", stratum)).value.images
-            for stratum, count in enumerate(problem.synthetic_per_stratum)
-            if count
-        ]
-        return torch.cat(drawn)
 
-    def _random_by_statistics(self, problem: DistillationProblem, key: Key) -> Tensor:
-        """Gaussian images with the mean and covariance of each stratum's pixels, at the stored size.
+        def choose(stratum: int, count: int) -> Tensor:
+            generator = here.child("class", stratum).generator()
+            return torch.randperm(problem.real_per_stratum[stratum], generator=generator)[:count]
 
-        Each is a mean plus a random combination of all the stratum's deviations, none of which stands out.
-        """
-        real, made = self.real(problem), []
-        for stratum, count in enumerate(problem.synthetic_per_stratum):
-            if not count:
-                continue
-            of = stratum if problem.real_per_stratum[stratum] >= FEWEST else None
-            mean, deviations = real.statistics(of, problem.stored_shape).value
-            draw = key.child("class", stratum).generator()
-            weights = torch.randn(count, len(deviations), generator=draw, dtype=torch.float64).to(problem.device)
-            flat = mean + weights @ deviations
-            made.append(flat.float().view(count, problem.channels, *problem.stored_shape))
-        return torch.cat(made).clamp(*problem.bounds)
+        return different_images(problem, self.real(problem), choose).images
 
     def with_images_mb(self, problem: DistillationProblem, inside_mb: float) -> float:
         """Megabytes of the synthetic images and of what is in the network, by whichever is more: fewer copies of

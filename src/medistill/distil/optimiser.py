@@ -16,6 +16,9 @@ DECAY = 0.999
 
 EPSILON = 1e-8
 
+RATES = {"sgd": 1.0, "adam": 0.05}
+"""Learning rates of images where a method's own is for the other kind; Adam's steps are as long as its rate."""
+
 
 @dataclass(frozen=True)
 class Optimiser:
@@ -32,11 +35,12 @@ class Optimiser:
     momentum: float = 0.5
 
     def configured(self, asked: OptimiserConfig) -> Optimiser:
-        """This one, with what somebody asks for instead. What is learned at another rate of the images' own keeps the
-        proportion.
-        """
+        """This one, with what somebody asks for instead; another kind comes with its own learning rate."""
         given = {name: value for name, value in asked.model_dump().items() if value is not None}
-        return Optimiser(**{**self.as_json(), **given})
+        own = self.as_json()
+        if given.get("name", self.name) != self.name:
+            own["learning_rate"] = RATES[given["name"]]
+        return Optimiser(**{**own, **given})
 
     def as_json(self) -> Json:
         """Its settings."""

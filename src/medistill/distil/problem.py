@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from medistill.aliases import Targets
 from medistill.data.image import Normalisation, Shape, decode, encode, shape_in_words
 from medistill.data.preprocess import PreparedDataset
-from medistill.distil.real_images import RealImages
+from medistill.distil.real_images import Query, RealImages
 from medistill.errors import ConfigError
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
@@ -122,6 +123,10 @@ class DistillationProblem:
         """So many images, or as many as may go through a network together if those are fewer."""
         return images if self.micro_batch_size is None else min(images, self.micro_batch_size)
 
+    def queried_by(self, queries: Sequence[Query]) -> DistillationProblem:
+        """The same problem for a method that declares these queries."""
+        return replace(self, real=self.real.queried_by(queries))
+
     def in_micro_batches(self, size: int) -> DistillationProblem:
         """The same problem, of which no more images go through a network together."""
         return replace(self, real=self.real.in_micro_batches(size), micro_batch_size=size)
@@ -169,7 +174,7 @@ def stored_images(
         ConfigError: see :func:`make_problem`.
     """
     sizes = prepared.real_per_stratum
-    asked = images_per_stratum(sizes, ipc, ratio, prepared.task.noun)
+    asked = images_per_stratum(sizes, ipc, ratio, prepared.task.noun, len(prepared.train))
     image = prepared.preprocessing.image
     stored = image.stored_shape(factor)
     if min(stored) < SMALLEST_SIDE:
@@ -181,8 +186,17 @@ def stored_images(
     return stored, tuple(min(asked * factor**image.dimensions, n) for n in sizes)
 
 
-def images_per_stratum(sizes: list[int], ipc: int | None, ratio: float | None, noun: str = "class") -> int:
+def images_per_stratum(
+    sizes: list[int], ipc: int | None, ratio: float | None, noun: str = "class", images: int | None = None
+) -> int:
     """Images per class, grade or finding asked for, from ``ipc`` or ``ratio``.
+
+    Args:
+        sizes: training images of each stratum.
+        ipc: images of each.
+        ratio: of training images.
+        noun: what a stratum is called.
+        images: training images, where strata overlap and their sizes do not add up to it.
 
     Raises:
         ConfigError: see :func:`make_problem`.
@@ -194,7 +208,7 @@ def images_per_stratum(sizes: list[int], ipc: int | None, ratio: float | None, n
         if not 0 < ratio < 1:
             raise ConfigError(f"{ratio}", where="--ratio", allowed="above 0, below 1")
         present = sum(size > 0 for size in sizes)
-        ipc = max(1, int(ratio * sum(sizes) / present))
+        ipc = max(1, int(ratio * (images or sum(sizes)) / present))
     assert ipc is not None
     if not 1 <= ipc <= max(sizes):
         raise ConfigError(

@@ -17,20 +17,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medistill.data.image import Normalisation, Shape, encode
+from medistill.data.image import Normalisation, Shape
 from medistill.data.preprocess import TensorSplit
+from medistill.data.sampling import serving_order
 from medistill.keys import Key
 from medistill.nets.bank import PixelBank
 from medistill.tasks.task import Task
 
-Query = Literal["mean", "gradient", "embeddings", "draw", "statistics", "training"]
+Query = Literal["mean", "gradient", "embeddings", "draw", "training"]
 """What may be asked:
 
 - ``mean``: mean of a statistic over images of a stratum,
 - ``gradient``: what a function, as a gradient of a loss, gives for images of a stratum,
 - ``embeddings``: what a function gives for each image of a stratum,
 - ``draw``: images of a stratum themselves,
-- ``statistics``: mean and deviations of the pixels of a stratum,
 - ``training``: all images in batches, to train a network on.
 """
 
@@ -49,17 +49,17 @@ class Answer(Generic[Value]):
     Args:
         value: the answer.
         rows: which training images it was computed from.
-        owners: the patient of every training image; None where unknown.
+        patient_of: the patient of every training image; None where unknown.
     """
 
     value: Value
     rows: Rows
-    owners: npt.NDArray[np.str_] | None = None
+    patient_of: npt.NDArray[np.str_] | None = None
 
     @property
     def patients(self) -> npt.NDArray[np.str_] | None:
         """Whose images were touched, each patient once; None where unknown."""
-        return None if self.owners is None else np.unique(self.owners[self.rows])
+        return None if self.patient_of is None else np.unique(self.patient_of[self.rows])
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class RealImages:
         self._patients, self._micro_batch_size = patients, micro_batch_size
         self._strata = [np.flatnonzero(column) for column in task.membership(data.targets).T]
         self._bank = PixelBank(data.pixels, device)
-        self._allowed: frozenset[Query] = frozenset()
+        self._allowed: frozenset[Query] | None = None
 
     def _like(self) -> RealImages:
         """The same images, which are not copied."""
@@ -104,9 +104,9 @@ class RealImages:
         return other
 
     def queried_by(self, queries: Sequence[Query]) -> RealImages:
-        """The same images for a method that declares these queries."""
+        """The same images for whoever declares these queries; once some are granted, no others can be."""
         other = self._like()
-        other._allowed = frozenset(queries)
+        other._allowed = frozenset(queries) if self._allowed is None else self._allowed & frozenset(queries)
         return other
 
     def in_micro_batches(self, size: int | None) -> RealImages:
@@ -121,6 +121,15 @@ class RealImages:
     def per_stratum(self) -> tuple[int, ...]:
         """Training images in each stratum."""
         return tuple(len(rows) for rows in self._strata)
+
+    @property
+    def serving_order(self) -> list[int]:
+        """Strata in the order in which they choose images, where they overlap: the rarest first."""
+        return serving_order(self.task.membership(self._data.targets))
+
+    def places(self, stratum: int, rows: Rows) -> Tensor:
+        """Where those of the rows that belong to a stratum lie within it."""
+        return torch.from_numpy(np.flatnonzero(np.isin(self._strata[stratum], rows)))
 
     def __len__(self) -> int:
         return len(self._data)
@@ -185,35 +194,11 @@ class RealImages:
             found = torch.cat([function(self._images(part)) for part in parts])
         return self._answer(Batch(found, self._targets(rows)), rows)
 
-    def draw(self, stratum: int, places: Tensor | int, key: Key | None = None) -> Answer[Batch]:
-        """Images of a stratum themselves.
-
-        Args:
-            stratum: which.
-            places: places within the stratum, or how many to draw without replacement.
-            key: of the draw.
-        """
+    def draw(self, stratum: int, places: Tensor) -> Answer[Batch]:
+        """Images of a stratum themselves, by their places within it."""
         self._require("draw")
-        if isinstance(places, Tensor):
-            rows = self._strata[stratum][places.cpu().numpy()]
-        else:
-            assert key is not None
-            rows = self._drawn(stratum, places, key)
+        rows = self._strata[stratum][places.cpu().numpy()]
         return self._answer(self._batch(rows), rows)
-
-    def statistics(self, stratum: int | None, shape: Shape) -> Answer[tuple[Tensor, Tensor]]:
-        """Mean and deviations of the pixels of a stratum, or of all images, at another shape.
-
-        Returns:
-            Mean (d,) and the square root of the covariance as its factors, (n, d): a random combination of its rows
-            has the pixels' covariance. Both float64, of normalised images made smaller to ``shape``.
-        """
-        self._require("statistics")
-        rows = np.arange(len(self)) if stratum is None else self._strata[stratum]
-        parts = torch.from_numpy(rows).split(self._at_once(1024))
-        flat = torch.cat([encode(self._images(part), shape).flatten(1).double() for part in parts])
-        mean = flat.mean(0)
-        return self._answer((mean, (flat - mean) / len(flat) ** 0.5), rows)
 
     def training(self, batch_size: int, key: Key) -> Iterator[Answer[Batch]]:
         """All images once, in batches, in an order drawn from the key."""
@@ -222,27 +207,21 @@ class RealImages:
         for rows in order.split(batch_size):
             yield self._answer(self._batch(rows.numpy()), rows.numpy())
 
+    @property
     def digest(self) -> str:
-        """SHA-256 of images and targets, hexadecimal: what experts are known by in the user's own cache."""
-        import hashlib
-
-        from medistill.data.arrays import feed
-
+        """What experts trained on the images are known by in the user's own cache."""
         self._require("training")
-        content = hashlib.sha256(f"{self._data.pixels.shape}{self._data.targets.shape}".encode())
-        feed(content, self._data.pixels)
-        content.update(np.ascontiguousarray(self._data.targets).data)
-        return content.hexdigest()
+        return self._data.digest
 
     # How
 
     def _require(self, query: Query) -> None:
-        if query not in self._allowed:
+        if query not in (self._allowed or ()):
             raise TypeError(f"a method that asks for '{query}' must declare it: MethodInfo(queries=('{query}', ...))")
 
     def _drawn(self, stratum: int, count: int, key: Key) -> Rows:
-        own = self._strata[stratum]
-        return np.asarray(own[torch.randperm(len(own), generator=key.generator())[:count].numpy()])
+        rows = self._strata[stratum]
+        return np.asarray(rows[torch.randperm(len(rows), generator=key.generator())[:count].numpy()])
 
     def _images(self, rows: Tensor) -> Tensor:
         return self.normalisation.normalise(self._bank[rows])

@@ -12,7 +12,7 @@ from medistill.data.arrays import take
 from medistill.data.image import Normalisation
 from medistill.data.preprocess import TensorSplit
 from medistill.data.sampling import balanced_counts, draw_by_stratum
-from medistill.evaluation.cache import TrainedRun, read_run, split_digest, write_run
+from medistill.evaluation.cache import TrainedRun, read_run, write_run
 from medistill.evaluation.jobs import Job, Splits
 from medistill.evaluation.workers import run_all
 from medistill.keys import Key
@@ -73,15 +73,14 @@ def jobs_of(
 ) -> list[Job]:
     """A job for each run of an arm; its images are added to ``splits``."""
 
-    def known(data: TensorSplit) -> str:
-        digest = split_digest(data)
-        splits[digest] = data
-        return digest
+    def added(data: TensorSplit) -> str:
+        splits[data.digest] = data
+        return data.digest
 
-    test, val = known(arm.asked.test), None if arm.asked.val is None else known(arm.asked.val)
+    test, val = added(arm.asked.test), None if arm.asked.val is None else added(arm.asked.val)
     return [
         Job(
-            known(data), test, val, arm.asked.normalisation, task.kind, task.outputs,
+            added(data), test, val, arm.asked.normalisation, task.kind, task.outputs,
             config.recipe, config.curve_points, config.seed, index, architecture, keep,
         )
         for index, data in enumerate(arm.sets)

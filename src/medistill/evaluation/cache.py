@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from medistill.aliases import Probabilities
-from medistill.data.arrays import feed
-from medistill.data.preprocess import TensorSplit
 from medistill.files import read_cached, write_cached
 
 
@@ -24,16 +21,6 @@ class TrainedRun:
 
     probabilities: Probabilities
     curve: np.ndarray[tuple[int, int], np.dtype[np.float64]]
-
-
-def split_digest(data: TensorSplit) -> str:
-    """Content of a split: pixels and labels."""
-    digest = hashlib.sha256(f"{data.pixels.shape}{data.targets.shape}".encode())
-    feed(digest, data.pixels)
-    digest.update(np.ascontiguousarray(data.targets).data)
-    if data.soft_labels is not None:
-        digest.update(np.ascontiguousarray(data.soft_labels).data)
-    return digest.hexdigest()
 
 
 def read_run(identity: str) -> TrainedRun | None:

@@ -23,7 +23,7 @@ from medistill.data.image import Normalisation
 from medistill.data.preprocess import TensorSplit
 from medistill.data.sampling import balanced_counts
 from medistill.evaluation.arms import rebalanced, subset
-from medistill.evaluation.cache import TrainedRun, split_digest
+from medistill.evaluation.cache import TrainedRun
 from medistill.evaluation.jobs import Job, Splits
 from medistill.evaluation.workers import run_all
 from medistill.keys import Key
@@ -159,13 +159,13 @@ class _Course:
 
     def predictions(self, sets: Sequence[TensorSplit], asked: TensorSplit) -> list[Probabilities]:
         """Train a network on each set; return its probabilities of the asked images, (n, outputs)."""
-        splits: Splits = {split_digest(data): data for data in (*sets, asked)}
-        test = split_digest(asked)
+        splits: Splits = {data.digest: data for data in (*sets, asked)}
+        test = asked.digest
         jobs = []
         for data in sets:
             jobs.append(
                 Job(
-                    split_digest(data), test, None, self.normalisation, self.task.kind, self.task.outputs,
+                    data.digest, test, None, self.normalisation, self.task.kind, self.task.outputs,
                     self.recipe, 2, self.seed, FIRST_INDEX + self.trained, keep=True,
                 )
             )  # fmt: skip

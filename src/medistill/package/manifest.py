@@ -18,7 +18,7 @@ from medistill.data.preprocess import Preprocessing
 from medistill.errors import ConfigError
 from medistill.package.finding import Finding
 from medistill.package.results import EvaluationResult
-from medistill.tasks.task import Task, make_task
+from medistill.tasks.task import Task, make_task, tasks
 
 FORMAT: Literal["medistill-package"] = "medistill-package"
 FORMAT_VERSION = 2
@@ -158,13 +158,13 @@ class PrivacySection(Section):
     Args:
         contains_real_images: whether images of the package are images of patients, or nearly so.
         starts_from_real_images: whether they were computed from such.
-        guarantee: of differential privacy; None where there is none.
-        queries: what the method asked the real images.
+        guarantee: of differential privacy; packages of this version have none.
+        queries: what the method may ask the real images under its settings; teachers of soft labels see all.
     """
 
     contains_real_images: bool
     starts_from_real_images: bool
-    guarantee: dict[str, Any] | None = None
+    guarantee: None = None
     queries: list[Name] = Field(default_factory=list)
 
 
@@ -246,6 +246,10 @@ class Manifest(BaseModel):
         real = self.method.kind == "coreset" or any(finding.real_images for finding in self.audits)
         if real and not self.privacy.contains_real_images:
             raise ValueError("real images that are not called so")
+        if (self.start == "real") != self.privacy.starts_from_real_images:
+            raise ValueError("a start that is told in two ways")
+        if self.method.kind == "coreset" and self.start != "real":
+            raise ValueError("chosen images that are not called real")
         if self.images is None:
             return self
         if any(finding.real_images > self.images.count for finding in self.audits):
@@ -267,6 +271,9 @@ class Manifest(BaseModel):
         try:
             return make_task(self.task.kind, self.task.class_names)
         except ConfigError as problem:
+            if self.task.kind not in tasks():
+                message = f"task '{self.task.kind}', which is not known here; install the package that provides it"
+                raise ValueError(message) from problem
             raise ValueError(str(problem)) from problem
 
     @property

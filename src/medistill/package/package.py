@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medistill import __version__
 from medistill.aliases import Pixels, SoftLabels, Targets
 from medistill.data.image import Shape, decoded, is_picture
 from medistill.data.preprocess import Preprocessing, TensorSplit
@@ -30,7 +29,7 @@ from medistill.errors import PackageError
 from medistill.files import canonical_json, pretty_json, sha256_text
 from medistill.package.card import card
 from medistill.package.container import Files, read_files, write_files
-from medistill.package.manifest import ImagesSection, Manifest
+from medistill.package.manifest import FORMAT_VERSION, ImagesSection, Manifest
 from medistill.package.parsing import parse_manifest
 from medistill.package.results import EvaluationResult
 from medistill.tasks.task import Task
@@ -121,9 +120,8 @@ def package_files(package: Package) -> Files:
         count=len(package), per_stratum=package.synthetic_per_stratum, folders=folders,
         labels="hard" if package.soft_labels is None else "soft",
     )  # fmt: skip
-    provenance = package.manifest.provenance.model_copy(update={"medistill": __version__})
     whole = package.manifest.model_copy(
-        update={"format_version": 2, "images": images, "provenance": provenance, "files": {}, "package_id": ""}
+        update={"format_version": FORMAT_VERSION, "images": images, "files": {}, "package_id": ""}
     )
     files["README.md"] = card(whole).encode()
     base = {k: v for k, v in whole.as_json().items() if k not in ("files", "package_id")}

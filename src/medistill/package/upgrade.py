@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from medistill.aliases import Json
+from medistill.config import RENAMED
 from medistill.package.manifest import EXPLAINED
+from medistill.tasks.task import exclusive_kind
 
 VERSION_1 = frozenset({
     "format", "format_version", "created_by", "class_names", "images", "preprocessing", "flips", "method",
@@ -17,7 +19,7 @@ VERSION_1 = frozenset({
 })  # fmt: skip
 """Fields of a manifest of version 1."""
 
-RECIPE = {"least_steps": "min_steps", "most_steps": "max_steps", "batch": "batch_size"}
+RECIPE = {old: RENAMED[old] for old in ("least_steps", "most_steps", "batch")}
 RESULT = {
     "gain_over_random_stored_alike": "gain_over_random_matched",
     "recovery_above_chance": "recovery_above_baseline",
@@ -64,7 +66,9 @@ def upgraded_distil(config: Json) -> Json:
 
 def upgraded_method(settings: Json) -> tuple[Json, Json]:
     """A method's settings and those of the optimiser, which were among them."""
-    optimiser = {new: settings[old] or None for old, new in OPTIMISER.items() if old in settings}
+    optimiser = {new: settings[old] for old, new in OPTIMISER.items() if old in settings}
+    if not optimiser.get("learning_rate", 1):  # 0 was automatic; no momentum is none
+        optimiser["learning_rate"] = None
     method = {key: value for key, value in settings.items() if key not in OPTIMISER}
     coreset = method.get("iterations") == 0 and "start" not in method
     for key in AUTOMATIC:
@@ -93,17 +97,12 @@ def upgraded_scores(scores: Json) -> Json:
 def upgraded_result(result: Json, class_names: list[str]) -> Json:
     """A whole evaluation; those of version 1 are of classes that exclude each other."""
     found = upgraded_scores(result)
-    found.setdefault("task", kind_of(class_names))
+    found.setdefault("task", exclusive_kind(len(class_names)))
     found.setdefault("class_names", class_names)
     found.setdefault("primary", "balanced_accuracy")
     if "recipe" in found:
         found["recipe"] = upgraded_recipe(found["recipe"])
     return found
-
-
-def kind_of(class_names: list[str]) -> str:
-    """The task that packages of version 1 have."""
-    return "binary" if len(class_names) == 2 else "multi-class"
 
 
 def upgraded(manifest: Json) -> Json:
@@ -128,7 +127,7 @@ def upgraded(manifest: Json) -> Json:
     return {
         "format": manifest["format"],
         "format_version": 2,
-        "task": {"kind": kind_of(names), "class_names": names},
+        "task": {"kind": exclusive_kind(len(names)), "class_names": names},
         "image": {
             "channels": how["channels"], "shape": how["size"], "stored_shape": images["stored_size"],
             "dtype": how["dtype"], "window": how["window"], "spacing": None, "mean": how["mean"],

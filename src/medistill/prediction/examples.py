@@ -72,7 +72,8 @@ def learned_from(runs: Iterable[RunRecord]) -> list[RunRecord]:
 def _can_be_used(run: RunRecord) -> bool:
     known = run.features is not None and run.features_version == VERSION
     # Levels are seen relative to guessing among classes that exclude each other; small networks see pictures.
-    alike = run.dimensions == 2 and tasks()[run.task].exclusive
+    task = tasks().get(run.task)  # perhaps of a package that is not installed here
+    alike = run.dimensions == 2 and task is not None and task.exclusive
     return run.status == "done" and run.kind == "distilled" and known and alike
 
 

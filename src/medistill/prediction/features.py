@@ -26,7 +26,6 @@ from medistill.distil.method import Coreset, Method, make_method
 from medistill.distil.problem import make_problem, stored_images
 from medistill.errors import DataError
 from medistill.evaluation.arms import run_cached, subset
-from medistill.evaluation.cache import split_digest
 from medistill.evaluation.jobs import Job, Splits
 from medistill.evaluation.protocol import same_bytes
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
@@ -133,7 +132,7 @@ def features(
 
 
 def _identity(prepared: PreparedDataset, wanted: PackageSpec) -> str:
-    identity: Json = {"version": VERSION, "data": split_digest(prepared.train)}
+    identity: Json = {"version": VERSION, "data": prepared.train.digest}
     identity |= {"config": wanted.config.model_dump(mode="json", exclude={"data", "memory_limit_mb"})}
     identity |= {"recipes": [r.model_dump(mode="json") for r in (SHORT, LONG)], **device_key()}
     patients = prepared.dataset.train.patients
@@ -208,7 +207,7 @@ class _Networks:
         return found
 
     def _job(self, data: TensorSplit, asked: TensorSplit, recipe: Recipe, index: int) -> Job:
-        digests = [split_digest(each) for each in (data, asked)]
+        digests = [each.digest for each in (data, asked)]
         self.splits |= dict(zip(digests, (data, asked), strict=True))
         task, normalisation = self.prepared.task, self.prepared.normalisation
         return Job(digests[0], digests[1], None, normalisation, task.kind, task.outputs, recipe, 2, 0, index)

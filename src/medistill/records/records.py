@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from medistill.aliases import Json
 from medistill.files import canonical_json
 from medistill.package.upgrade import upgraded_distil, upgraded_evaluate, upgraded_scores
+from medistill.tasks.task import exclusive_kind
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,8 @@ class RunRecord(RunSpec):
     @property
     def task(self) -> str:
         """What the labels mean; before there was a choice classes excluded each other."""
-        classes = (self.features or {}).get("classes", 0)
-        return str(self.measured.get("task") or ("binary" if classes == 2 else "multi-class"))
+        classes = int((self.features or {}).get("classes", 0))
+        return str(self.measured.get("task") or exclusive_kind(classes))
 
     @property
     def dimensions(self) -> int:
@@ -139,8 +140,9 @@ class RunRecord(RunSpec):
     @property
     def start(self) -> str:
         """What the package's first images were."""
-        method = self.distil.get("method", {})
-        return str(method.get("start", "real"))
+        recorded = self.measured.get("start")
+        # Before it was recorded, a method that could begin with anything else had a setting for it.
+        return str(recorded or self.distil.get("method", {}).get("start", "real"))
 
     def value(self, quantity: str, metric: str) -> float | None:
         """A figure of the package's own networks: "level", "recovery" or "gain" over random images."""

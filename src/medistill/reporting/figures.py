@@ -57,10 +57,11 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def bars(result: EvaluationResult) -> bytes:
-    """The primary metric and AUROC of the arms (or AUROC and the next) with 95 % intervals, as SVG."""
+    """The arms' primary metric, and another where there is one within 0 and 1, with 95 % intervals, as SVG."""
     figure = _figure(7.4, 1.3 + 0.4 * len(result.arms))
     named = titles(result)
-    for axes, name in zip(figure.subplots(1, 2, sharey=True), shown_metrics(result), strict=True):
+    shown = shown_metrics(result)
+    for axes, name in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
         metric = task_of(result).metric(name)
         for place, arm in enumerate(named):
             value = result.arms[arm][name]
@@ -77,7 +78,7 @@ def bars(result: EvaluationResult) -> bytes:
             axes.axvline(baseline, color="black", linewidth=0.8, linestyle=":")
         axes.set_xlim(0, 1.16)
         axes.set_xticks(np.arange(0, 1.01, 0.2))
-        axes.set_title(metric.title, fontsize=10)
+        axes.set_title(_plain(metric.title), fontsize=10)
         axes.set_yticks([-i for i in range(len(named))], list(named.values()), fontsize=9)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
@@ -136,7 +137,7 @@ def recall_bars(result: EvaluationResult) -> bytes:
         )
         for place, value in zip(places, values, strict=True):
             axes.text(value + 0.01, place, f"{value:.2f}", va="center", fontsize=7)
-    short = [name if len(name) <= 28 else name[:26] + "…" for name in names]
+    short = [_plain(name if len(name) <= 28 else name[:26] + "…") for name in names]
     axes.set_yticks(np.arange(len(names))[::-1], short, fontsize=9)
     axes.set_xlim(0, 1.1)
     axes.set_xlabel(f"share of test images of the {task_of(result).noun} that was recognised")

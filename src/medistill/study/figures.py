@@ -28,7 +28,8 @@ def figures_of(result: Json) -> list[Figure]:
     for quantity in ("robustness", "representativeness"):
         rows += [_plain("", own, quantity, name, value) for name, value in (result.get(quantity) or {}).items()]
     if result.get("validation") is not None:
-        metric = tasks()[result.get("task", "multi-class")].primary
+        task = tasks().get(result.get("task", "multi-class"))  # perhaps of a package that is not installed here
+        metric = "primary" if task is None else task.primary
         rows.append(_plain("", own, "validation", metric, result["validation"]))
     rows += [_plain("", "", "cost", name, result["cost"][name]) for name in ("seconds", "peak_memory_mb")]
     sizes = {"bytes": result["bytes"], **{f"share of {k}": v for k, v in result.get("compression", {}).items()}}

@@ -88,7 +88,7 @@ def distilled(specification: Json) -> Json:
             measured.package.data, measured.prepared.train, measured.prepared.task
         )
     kept["validation"] = _validation(measured.result.curves["distilled"])
-    kept["audits"] = made["audits"]
+    kept |= {"start": made["start"], "audits": made["audits"]}
     kept["dimensions"] = measured.prepared.preprocessing.image.dimensions
     wanted = specification["features"]
     kept |= _features(measured.prepared, specification) if wanted else {"features": None, "features_version": None}

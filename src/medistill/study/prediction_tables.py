@@ -69,7 +69,7 @@ def representativeness_table(of: list[Cell]) -> Table:
         "without the chance of the few networks they are means of would have, which no score can be expected to "
         "exceed (test images are chance too, but the same for all packages); given the size: the partial rank "
         "correlation with the number of images held fixed, with its 95 % bootstrap interval over packages. No "
-        f"such score but what training tells: {TRAINED}, the mean balanced accuracy that the very networks whose "
+        f"such score but what training tells: {TRAINED}, the mean of the primary metric that the very networks whose "
         f"level is ranked reached on at most {CURVE_IMAGES} of them."
     )
     return Table("representativeness", "Representativeness", note, columns, rows)

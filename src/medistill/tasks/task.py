@@ -265,6 +265,11 @@ def numbered(kind: str, outputs: int) -> Task:
     return make_task(kind, [str(i) for i in range(outputs)])
 
 
+def exclusive_kind(outputs: int) -> str:
+    """The task of so many classes that exclude each other and have no order."""
+    return "binary" if outputs == 2 else "multi-class"
+
+
 def inferred_task(labels: npt.NDArray[Any], class_names: Sequence[str]) -> Task:
     """The task that labels have by themselves; an order of classes is never guessed.
 
@@ -274,7 +279,7 @@ def inferred_task(labels: npt.NDArray[Any], class_names: Sequence[str]) -> Task:
     """
     if labels.ndim == 2:
         return make_task("multi-label", class_names)
-    return make_task("binary" if len(class_names) == 2 else "multi-class", class_names)
+    return make_task(exclusive_kind(len(class_names)), class_names)
 
 
 def retasked(task: Task, targets: dict[str, Targets], kind: str) -> Task:
@@ -289,10 +294,10 @@ def retasked(task: Task, targets: dict[str, Targets], kind: str) -> Task:
         DataError: the targets cannot be of that kind.
         ConfigError: unknown kind.
     """
-    found = make_task(kind, task.class_names)
-    for split, each in targets.items():
+    wanted = make_task(kind, task.class_names)
+    for split, of_split in targets.items():
         try:
-            found.require(each, f"{split}_labels")
+            wanted.require(of_split, f"{split}_labels")
         except DataError as problem:
-            raise DataError(f"the labels are no {found.title} ({problem})", where=f"--task {kind}") from problem
-    return found
+            raise DataError(f"the labels are no {wanted.title} ({problem})", where=f"--task {kind}") from problem
+    return wanted

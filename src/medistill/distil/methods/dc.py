@@ -58,7 +58,7 @@ class DC(NetworkMethod):
             "@inproceedings{zhao2021dc, title={Dataset Condensation with Gradient Matching}, "
             "author={Zhao, Bo and Mopuri, Konda Reddy and Bilen, Hakan}, booktitle={ICLR}, year={2021}}"
         ),
-        queries=("gradient", "statistics", "draw"),
+        queries=("gradient",),
     )
 
     iterations: int = Field(1000, ge=1, le=1_000_000, description="networks, each newly initialised")

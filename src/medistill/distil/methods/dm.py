@@ -38,7 +38,7 @@ class DM(PooledMatching):
             "@inproceedings{zhao2023dm, title={Dataset Condensation with Distribution Matching}, "
             "author={Zhao, Bo and Bilen, Hakan}, booktitle={WACV}, year={2023}}"
         ),
-        queries=("mean", "statistics", "draw"),
+        queries=("mean",),
     )
 
     def optimiser(self, problem: DistillationProblem) -> Optimiser:

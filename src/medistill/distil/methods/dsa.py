@@ -25,7 +25,7 @@ class DSA(DC):
             "@inproceedings{zhao2021dsa, title={Dataset Condensation with Differentiable Siamese Augmentation}, "
             "author={Zhao, Bo and Bilen, Hakan}, booktitle={ICML}, year={2021}}"
         ),
-        queries=("gradient", "statistics", "draw"),
+        queries=("gradient",),
     )
 
     augment: bool = Field(True, description="siamese augmentation")

@@ -43,7 +43,7 @@ class FRePo(NetworkMethod):
             "author={Zhou, Yongchao and Nezhadarya, Ehsan and Ba, Jimmy}, booktitle={NeurIPS}, year={2022}}"
         ),
         learns_labels=True,
-        queries=("embeddings", "statistics", "draw"),
+        queries=("embeddings",),
         couples_classes=True,
     )
 

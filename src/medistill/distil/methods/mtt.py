@@ -47,7 +47,7 @@ class MTT(NetworkMethod):
             "author={Cazenavette, George and Wang, Tongzhou and Torralba, Antonio and Efros, Alexei A. and "
             "Zhu, Jun-Yan}, booktitle={CVPR}, year={2022}}"
         ),
-        queries=("training", "statistics", "draw"),
+        queries=("training",),
         couples_classes=True,
     )
 

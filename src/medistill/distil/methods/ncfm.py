@@ -41,7 +41,7 @@ class NCFM(PooledMatching):
             "A Minmax Perspective}, author={Wang, Shaobo and Yang, Yicun and Liu, Zhiyuan and Sun, Chenghao and "
             "Hu, Xuming and He, Conghui and Zhang, Linfeng}, booktitle={CVPR}, year={2025}}"
         ),
-        queries=("mean", "statistics", "draw"),
+        queries=("mean",),
     )
 
     frequencies: int = Field(1024, ge=1, le=1_000_000, description="frequencies drawn for each network")
