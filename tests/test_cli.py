@@ -112,6 +112,7 @@ def test_bad_data(name, cli, tmp_path, tiny):
         (["--ipc", "2", "--ratio", "0.1"], "give one of --ipc and --ratio, not both"),
         (["--ipc", "2", "--method", "hearding"], "did you mean 'herding'"),
         (["--ipc", "2", "--set", "method.iteratons=3"], "did you mean 'iterations'"),
+        (["--ipc", "2", "--set", "labels.recipe.least_steps=3"], "it is called 'min_steps' now"),
         (["--ipc", "2", "--set", "methd.iterations=3"], "did you mean 'method'"),
         (["--ipc", "2", "--set", "method.iterations=many"], "method.iterations"),
         (["--ipc", "2", "--set", "method.iterations"], "name=value"),

@@ -155,6 +155,13 @@ NONSENSE = {
     "another kind of method": lambda m: m["method"].update(kind="magic"),
     "steps below zero": lambda m: m["method"].update(steps=-1),
     "a start that colours the terminal": lambda m: m.update(start="a\x1b[31m"),
+    "a real start that is not told": lambda m: m.update(start="real"),
+    "a real start told of noise": lambda m: m["privacy"].update(starts_from_real_images=True),
+    "chosen images that begin as noise": lambda m: (
+        m["method"].update(kind="coreset"),
+        m["privacy"].update(contains_real_images=True),
+    ),
+    "a guarantee": lambda m: m["privacy"].update(guarantee={"epsilon": 0.1}),
     "another verdict": lambda m: m["audits"][0].update(verdict="perfect"),
     "real images below zero": lambda m: m["audits"][0].update(real_images=-1),
     "half an interval": lambda m: m["audits"][0].update(interval=[0.5]),

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 import medistill
-from conftest import SMALL_DM, TINY
+from conftest import ROOT, SMALL_DM, TINY
 from medistill.package.finding import Finding
 from medistill.package.results import Details, Estimate, EvaluatedData, EvaluationResult
 from medistill.reporting.words import verdict
@@ -60,6 +60,20 @@ def test_every_kind_of_data_has_its_page(kind, strata, heading, tmp_path):
     for stratum in strata:
         assert re.search(rf'alt="\d+ distilled images: {stratum}"', html)
     assert ("Confusion matrix" in html) == ("findings" not in kind)
+
+
+def test_names_with_mathematics_and_markup_are_shown_as_they_are(tmp_path):
+    names = {"data": {"class_names": ["$f_{$", "<b>bold</b>", "c"]}}
+    medistill.distill(SOURCE, out=tmp_path / "p", ipc=1, settings={**SMALL_DM, **names})
+    medistill.report(tmp_path / "p", on=SOURCE, out=tmp_path / "r.html", config=TINY)
+    html = (tmp_path / "r.html").read_text()
+    assert "$f_{$" in html and "&lt;b&gt;bold&lt;/b&gt;" in html and "<b>bold" not in html
+
+
+def test_a_package_that_was_not_audited_shows_its_closest_pairs_too(tmp_path):
+    package = ROOT / "tests" / "data" / "package-v1.zip"
+    medistill.report(package, on=SOURCE, out=tmp_path / "r.html", config=TINY)
+    assert "pairs most alike" in (tmp_path / "r.html").read_text()
 
 
 def test_further_networks_are_on_the_page(package, tmp_path):

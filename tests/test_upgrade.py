@@ -7,6 +7,7 @@ import pytest
 import medistill
 from conftest import ROOT, TINY
 from medistill.package.package import read_package
+from medistill.package.upgrade import upgraded_method
 
 PACKAGE, CORESET = ROOT / "tests" / "data" / "package-v1.zip", ROOT / "tests" / "data" / "coreset-v1.zip"
 PHANTOM = "phantom:classes=3,images=36,size=16"
@@ -24,6 +25,11 @@ def test_a_package_of_version_1_is_read_under_the_names_of_now():
     assert manifest.method.optimiser == {"name": "sgd", "learning_rate": None, "momentum": 0.5}
     assert manifest.label_config.teachers == 1 and manifest.label_config.recipe.min_steps == 6
     assert manifest.provenance.medistill == "0.1.0"
+
+
+def test_automatic_and_none_are_told_apart():
+    _, optimiser = upgraded_method({"learning_rate": 0.0, "momentum": 0.0, "iterations": 5})
+    assert optimiser["learning_rate"] is None and optimiser["momentum"] == 0.0
 
 
 def test_its_evaluation_is_read_too():
@@ -54,6 +60,7 @@ def test_attaching_an_evaluation_makes_it_one_of_version_2(tmp_path):
     before = read_package(tmp_path / "p.zip")
     medistill.evaluate(tmp_path / "p.zip", on=PHANTOM, config=TINY, attach=True)
     after = read_package(tmp_path / "p.zip")
+    assert after.manifest.provenance.medistill == "0.1.0", "who made it, not who wrote it again"
     assert after.manifest.format_version == 2 and after.identity != before.identity
     assert (after.pixels == before.pixels).all() and (after.soft_labels == before.soft_labels).all()
 
