@@ -25,6 +25,14 @@ def _kinds(dataset, **options):
     return {p.kind: p for p in check(dataset, **options)}
 
 
+def test_intensities_that_no_package_can_record_are_refused():
+    images = _dataset().train.images.astype(np.float64)
+    images[7, 0, 1, 1] = 1e13
+    splits = {s: Split(images, _dataset().train.targets) for s in ("train", "val", "test")}
+    found = _kinds(Dataset(splits, Description("x", TWO, "both")))["intensities"]
+    assert found.level == "blocking" and "_images[7]" in found.found
+
+
 def test_nothing_wrong():
     assert check(_dataset(), ipc=5) == []
 

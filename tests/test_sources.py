@@ -290,6 +290,16 @@ def test_the_kind_of_task_can_stand_in_the_file(tmp_path, tiny):
         load(tmp_path / "x.npz")
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, bool])
+def test_a_single_finding_is_one_column(dtype, tmp_path):
+    images, findings = np.zeros((12, 20, 20), np.uint8), (np.arange(12) % 3 == 0).astype(dtype)[:, None]
+    entries = {"task": np.array("multi-label"), "class_names": np.array(["nodule"])}
+    np.savez(tmp_path / "x.npz", train_images=images, train_labels=findings, **entries)
+    dataset = load(tmp_path / "x.npz", complete_splits=False)
+    assert dataset.task.kind == "multi-label" and dataset.task.class_names == ("nodule",)
+    assert dataset.train.targets.tolist() == findings.astype(int).tolist()
+
+
 @pytest.mark.parametrize("shape", [(16, 18, 20), (16, 18, 20, 1), (16, 18, 20, 3)])
 def test_npz_of_volumes(tmp_path, shape):
     images = np.random.default_rng(0).integers(0, 256, (12, *shape), dtype=np.uint8)

@@ -164,3 +164,9 @@ def test_unknown_kinds_and_wrong_numbers_are_refused():
         make_task("binary", NAMES)
     with pytest.raises(DataError, match=r"\[1\] is 7 \(1 images\)"):
         make_task("multi-class", NAMES).targets(np.array([0, 7]))
+
+
+@pytest.mark.parametrize("of", ["multi-class", "multi-label"])
+def test_the_lowest_temperature_leaves_probabilities(of):
+    certain = make_task(of, NAMES).sharpened(np.array([[0.2, 0.3, 0.5], [0.1, 0.2, 0.2]]), 0.001)
+    assert np.isfinite(certain).all() and (certain >= 0).all() and (certain <= 1).all()

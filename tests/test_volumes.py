@@ -56,7 +56,10 @@ def test_the_official_name_is_read_at_its_sizes(monkeypatch, tmp_path):
 def test_a_size_of_one_number_makes_cubes_and_two_are_refused():
     assert prepared_shape(SHAPE, (32, 32)) == (32, 32, 32)
     assert prepared_shape(SHAPE, (16, 24, 32)) == (16, 24, 32)
-    assert prepared_shape((8, 20, 24), None) == (16, 40, 48)
+    assert prepared_shape((8, 20, 24), None) == (16, 20, 24), "few slices become more, and pixels stay as many"
+    assert prepared_shape((8, 20), None) == (16, 40), "a picture keeps its proportions"
+    with pytest.raises(ConfigError, match="up to 4096 a side; give --size"):
+        prepared_shape((16, 4100), None)
     with pytest.raises(ConfigError, match="one number, or 3"):
         prepared_shape(SHAPE, (16, 24))
 

@@ -18,6 +18,9 @@ from medistill.errors import DataError
 
 Level = Literal["blocking", "warning"]
 
+GREATEST_INTENSITY = 1e12
+"""What a package can record of a window."""
+
 NEAR_DUPLICATE = 0.995
 """Pixel correlation above which two images count as near-duplicates."""
 
@@ -152,14 +155,16 @@ def _pixels(dataset: Dataset) -> Iterator[Issue]:
             "give --size 28 to 224; distilling costs by the pixel",
         )
     for split, part in dataset.splits.items():
-        bad, constant = np.zeros(len(part), dtype=bool), np.zeros(len(part), dtype=bool)
+        bad, beyond, constant = (np.zeros(len(part), dtype=bool) for _ in range(3))
         for start, block in blocks(part.images):
             flat, here = block.reshape(len(block), -1), slice(start, start + len(block))
             if block.dtype.kind == "f":
                 bad[here] = ~np.isfinite(flat).all(axis=1)
+                beyond[here] = np.abs(flat).max(axis=1) > GREATEST_INTENSITY
             constant[here] = flat.min(axis=1) == flat.max(axis=1)
         faults: tuple[tuple[Level, str, npt.NDArray[np.bool_], str, str], ...] = (
             ("blocking", "nan", bad, "has NaN or infinite pixels", "remove these images or fill the pixels"),
+            ("blocking", "intensities", beyond & ~bad, f"has values beyond {GREATEST_INTENSITY:.0e}", "rescale them"),
             ("warning", "constant image", constant, "has a single value", "remove these images"),
         )
         for level, kind, rows, what, remedy in faults:
@@ -236,7 +241,8 @@ def _pairs(names: dict[str, set[str]]) -> list[tuple[str, str]]:
 
 def _duplicates(dataset: Dataset) -> Iterator[Issue]:
     present = {s: {""} for s in dataset.splits}
-    flat = {s: dataset.splits[s].images.reshape(len(dataset.splits[s]), -1) for s in present}
+    # Channels last, as files have them, so that large arrays are not copied.
+    flat = {s: np.moveaxis(part.images, 1, -1).reshape(len(part), -1) for s, part in dataset.splits.items()}
     digests = {s: _row_digests(rows) for s, rows in flat.items()}
     for first, second in _pairs(present):
         seen = set(digests[first])

@@ -70,6 +70,7 @@ def _targets(spec: Phantom, count: int, task: Task, rng: np.random.Generator) ->
     if task.exclusive:
         per_class = np.maximum(2, np.floor(count * weights / weights.sum())).astype(int)
         return task.targets(rng.permutation(np.repeat(np.arange(spec.classes), per_class)))
+    count = max(count, 2 * spec.classes + 2)
     found = (rng.random((count, spec.classes)) < PREVALENCE * weights).astype(np.uint8)
     for finding in range(spec.classes):  # every finding and its absence occur twice at least
         found[2 * finding : 2 * finding + 2, finding] = 1

@@ -28,6 +28,9 @@ MINIMUM_SIDE = 16
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 """Luma of ITU-R BT.601, as Pillow uses it."""
 
+MAXIMUM_SIDE = 4096
+"""Pixels; what a package can hold."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -178,8 +181,14 @@ def prepared_shape(given: Shape, asked: Shape | None) -> Shape:
         ConfigError: asked for in another number of dimensions.
     """
     if asked is None:
-        # Enlarging is needed only where a side is too short for the network.
-        scale = max(1.0, MINIMUM_SIDE / min(given))
+        if max(given) > MAXIMUM_SIDE:
+            raise ConfigError(
+                f"images of {shape_in_words(given)} pixels", allowed=f"up to {MAXIMUM_SIDE} a side",
+                remedy="give --size 28 to 224",
+            )  # fmt: skip
+        # Enlarging is needed only where a side is too short for the network. A volume of few slices gets more slices,
+        # a picture keeps its proportions.
+        scale = max(1.0, MINIMUM_SIDE / min(given)) if len(given) == 2 else 1.0
         return tuple(max(MINIMUM_SIDE, round(side * scale)) for side in given)
     if len(set(asked)) == 1:
         return (asked[0],) * len(given)

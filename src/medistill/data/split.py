@@ -55,15 +55,16 @@ def _stratified(split: Split, task: Task, key: Key) -> npt.NDArray[np.bool_]:
             rows[drawn] = True
         return rows
     # An image of several findings counts for each of them, the rarest first; no stratum may leave train empty.
+    left = sizes.copy()
     for stratum in np.argsort(sizes, kind="stable"):
         members = np.flatnonzero(membership[:, stratum] & ~rows)
         missing = _wanted(int(sizes[stratum])) - int(rows[membership[:, stratum]].sum())
         for row in key.child(int(stratum)).numpy().permutation(members):
             if missing <= 0:
                 break
-            left = membership[~rows].sum(axis=0) - membership[row]
-            if (left[membership[row]] > 0).all():
+            if (left[membership[row]] > 1).all():
                 rows[row], missing = True, missing - 1
+                left -= membership[row]
     return rows
 
 

@@ -321,7 +321,7 @@ def make_method(settings: dict[str, Any]) -> Method:
     if name not in methods():
         raise ConfigError(f"unknown method '{name}'", where="--method", remedy=nearest(name, methods()))
     for setting in MOVED:
-        if setting in values:
+        if setting in values and setting not in methods()[name].model_fields:
             now = "optimiser.name" if setting == "optimiser" else f"optimiser.{setting}"
             raise ConfigError(f"unknown setting 'method.{setting}'", remedy=f"the optimiser has it: {now}")
     return build(methods()[name], values, "method")

@@ -187,6 +187,8 @@ class RealImages:
             key: of the draw.
         """
         self._require("embeddings")
+        if (count is None) != (key is None):
+            raise TypeError("a number of images is drawn by a key")
         rows = self._strata[stratum] if count is None or key is None else self._drawn(stratum, count, key)
         chunk = CHUNK if count is None else max(1, len(rows))
         with torch.no_grad():

@@ -184,12 +184,13 @@ class VisionTransformer(nn.Module):
         from monai.networks.nets.vit import ViT
 
         super().__init__()
-        patch = max(2, min(shape) // 7)
-        extra = [-side % patch for side in shape]
+        # Volumes may have few slices: there each side has patches of its own length.
+        patch = [max(2, (side if len(shape) == 3 else min(shape)) // 7) for side in shape]
+        extra = [-side % length for side, length in zip(shape, patch, strict=True)]
         self.border = _behind(extra)
         self.body = ViT(
             in_channels=channels, img_size=tuple(side + more for side, more in zip(shape, extra, strict=True)),
-            patch_size=(patch,) * len(shape), hidden_size=128, mlp_dim=256, num_layers=6, num_heads=4,
+            patch_size=tuple(patch), hidden_size=128, mlp_dim=256, num_layers=6, num_heads=4,
             classification=True, num_classes=outputs, spatial_dims=len(shape), post_activation="none",
         )  # fmt: skip
 

@@ -85,7 +85,8 @@ class MultiClass(Task):
         return targets * torch.tensor(certainty * others / (1 - certainty)).log()
 
     def sharpened(self, probabilities: Probabilities, temperature: float) -> Probabilities:
-        powers = probabilities ** (1 / temperature)
+        # The largest becomes one, so that no power of all of them is zero.
+        powers = (probabilities / probabilities.max(1, keepdims=True)) ** (1 / temperature)
         return np.asarray(powers / powers.sum(1, keepdims=True))
 
     def shift(self, probabilities: Probabilities, targets: Targets) -> Array:

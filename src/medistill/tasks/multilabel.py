@@ -60,10 +60,12 @@ class MultiLabel(Task):
                 row = int(np.flatnonzero(wrong)[0])
                 raise DataError(f"[{row}] is {labels[row]}", allowed=f"0 to {self.outputs - 1}")
             return np.eye(self.outputs, dtype=np.uint8)[labels]
-        if labels.shape[1] != self.outputs or not np.isin(labels, (0, 1)).all():
-            raise DataError(
-                f"has shape {labels.shape}", allowed=f"zeros and ones, one column for each of {self.outputs} findings"
-            )
+        if labels.shape[1] != self.outputs:
+            raise DataError(f"has shape {labels.shape}", allowed=f"one column for each of {self.outputs} findings")
+        odd = ~np.isin(labels, (0, 1)).all(axis=1)
+        if odd.any():
+            row = int(np.flatnonzero(odd)[0])
+            raise DataError(f"[{row}] is {labels[row].tolist()} ({int(odd.sum())} images)", allowed="zeros and ones")
         return labels.astype(np.uint8)
 
     @property
@@ -93,7 +95,8 @@ class MultiLabel(Task):
         return (2 * targets - 1) * torch.tensor(certainty / (1 - certainty)).log()
 
     def sharpened(self, probabilities: Probabilities, temperature: float) -> Probabilities:
-        yes, no = (p ** (1 / temperature) for p in (probabilities, 1 - probabilities))
+        largest = np.maximum(probabilities, 1 - probabilities)  # becomes one, so that not both powers are zero
+        yes, no = ((p / largest) ** (1 / temperature) for p in (probabilities, 1 - probabilities))
         return np.asarray(yes / (yes + no))
 
     def shift(self, probabilities: Probabilities, targets: Targets) -> Array:

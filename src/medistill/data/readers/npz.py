@@ -220,14 +220,15 @@ def _images(path: Path, name: str, arrays: dict[str, npt.NDArray[Any]]) -> npt.N
 def _labels(path: Path, name: str, arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     labels, count = arrays[f"{name}_labels"], len(_images(path, name, arrays))
     where = f"{path}, {name}_labels"
-    if labels.dtype.kind not in "ui":
+    several = _kind(arrays) == "multi-label"
+    if labels.dtype.kind not in ("uib" if several or (labels.ndim == 2 and labels.shape[1] > 1) else "ui"):
         raise DataError(
             f"has dtype {labels.dtype}",
             where=where,
             allowed="integers 0 to classes - 1",
             remedy="convert the labels with .astype('int64') once you have made sure that they are class numbers",
         )
-    if labels.ndim == 2 and labels.shape[1] == 1:
+    if labels.ndim == 2 and labels.shape[1] == 1 and not several:
         labels = labels[:, 0]
     if labels.ndim not in (1, 2) or len(labels) != count:
         raise DataError(f"has shape {labels.shape} beside {count} images", where=where, allowed="one label an image")
@@ -257,6 +258,13 @@ def _text(array: npt.NDArray[Any]) -> Names:
     return np.char.decode(array, "utf-8", "replace") if array.dtype.kind == "S" else array.astype(str)
 
 
+def _kind(arrays: dict[str, npt.NDArray[Any]]) -> str | None:
+    """The kind of task that the file names; "" where it names none in its entry."""
+    if "task" not in arrays:
+        return None
+    return str(_text(arrays["task"].ravel())[0]) if arrays["task"].size else ""
+
+
 def _task(path: Path, arrays: dict[str, npt.NDArray[Any]], train: npt.NDArray[Any]) -> Task:
     """The task that the file names, else the one that its labels have by themselves."""
     count = train.shape[1] if train.ndim == 2 else int(max(0, train.max())) + 1
@@ -268,9 +276,9 @@ def _task(path: Path, arrays: dict[str, npt.NDArray[Any]], train: npt.NDArray[An
             f"has {len(names)} names for {count} columns of labels", where=f"{path}, class_names",
             allowed="one name for each finding",
         )  # fmt: skip
-    if "task" not in arrays:
+    kind = _kind(arrays)
+    if kind is None:
         return inferred_task(train, names)
-    kind = str(_text(arrays["task"].ravel())[0]) if arrays["task"].size else ""
     try:
         return make_task(kind, names)
     except ConfigError as problem:

@@ -34,11 +34,12 @@ def herd(features: Tensor, count: int) -> Tensor:
     """Rows of (n, d) features chosen one by one so that the mean of the chosen is nearest the mean of all."""
     mean = features.mean(0)
     total = torch.zeros_like(mean)
+    squares = features.square().sum(1)
     chosen: list[int] = []
     for taken in range(count):
         # |mean − (total + x)/(taken + 1)|² without building all candidates' means.
         goal = mean * (taken + 1) - total
-        distance = features.square().sum(1) - 2 * features @ goal
+        distance = squares - 2 * features @ goal
         distance[chosen] = torch.inf
         chosen.append(int(distance.argmin()))
         total = total + features[chosen[-1]]
