@@ -11,14 +11,12 @@ from medistill.data.checks import require_usable
 from medistill.data.load import load
 from medistill.data.preprocess import PreparedDataset, prepare
 from medistill.errors import ConfigError, nearest
+from medistill.package.results import ENOUGH
 from medistill.prediction.examples import RANDOM_METHOD, read_examples, shipped
 from medistill.prediction.features import PackageSpec, features, random_counts, work
 from medistill.prediction.indicator import Indicator, Prediction
 from medistill.progress import Progress, say
 from medistill.runtime import prepare_torch
-
-ENOUGH = 0.90
-"""Share of the full data's balanced accuracy that counts as working."""
 
 HOPELESS = 0.15
 """Where even all images lift small networks less than this share of the way from chance to one, nothing will do."""

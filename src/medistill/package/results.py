@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medistill.aliases import Json
 
+ENOUGH = 0.90
+"""Share of the full data's performance from which a package counts as standing in for them."""
+
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
 ByMetric = dict[str, "Estimate"]
 

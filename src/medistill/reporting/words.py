@@ -6,11 +6,8 @@ from collections.abc import Sequence
 
 from medistill.data.checks import FEW_TESTED
 from medistill.package.finding import Finding
-from medistill.package.results import EvaluationResult
+from medistill.package.results import ENOUGH, EvaluationResult
 from medistill.tasks.task import Metric, Task, make_task
-
-GOOD_RECOVERY = 0.90
-"""Share of full training's score, above the majority baseline, that counts as standing in for the data."""
 
 PARTIAL_RECOVERY = 0.5
 
@@ -81,7 +78,7 @@ def _worth(result: EvaluationResult, metric: Metric, real: bool) -> str:
     opening = (
         f"With {tested} test {'image' if tested == 1 else 'images'} nothing can be said of its worth"
         if tested < FEW_TESTED
-        else "It can stand in for the data" if above >= GOOD_RECOVERY
+        else "It can stand in for the data" if above >= ENOUGH
         else "It is a partial substitute" if above >= PARTIAL_RECOVERY
         else "It cannot stand in for the data"
     )  # fmt: skip

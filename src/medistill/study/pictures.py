@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from medistill.package.results import ENOUGH
 from medistill.prediction.assess import held_out_predictions
 from medistill.prediction.examples import examples_of
 from medistill.prediction.indicator import LEAST_GROUPS
@@ -35,7 +36,7 @@ def _recovery(of: Sequence[Cell]) -> Iterator[tuple[str, Picture]]:
             panels.setdefault(c.data, {}).setdefault(c.method, []).append((float(c.ipc), recovered))
     if not panels:
         return
-    drawn = svg_lines(panels, "images per class", "share of full balanced accuracy", (0.9,))
+    drawn = svg_lines(panels, "images per class", "share of full balanced accuracy", (ENOUGH,))
     told = "; ".join(
         f"{data}: " + ", ".join(f"{m} {p[-1][1]:.0%} at {p[-1][0]:.0f}" for m, p in by_method.items())
         for data, by_method in panels.items()

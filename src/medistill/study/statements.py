@@ -6,6 +6,7 @@ from statistics import fmean
 
 from medistill.aliases import Json
 from medistill.formatting import listed
+from medistill.package.results import ENOUGH
 from medistill.records.records import RunRecord, current
 from medistill.reporting.page import Statement
 from medistill.study.tables import MATCHED, Cell
@@ -15,9 +16,8 @@ CHOSEN = (
 )
 """What a reader of sentences about the best should know."""
 
-ENOUGH = 0.90
 LEAST, FEW = 0.01, 0.05
-"""The mission's line: nine tenths of the full data's performance with one image in a hundred to one in twenty."""
+"""Shares of the training images that packages are meant for."""
 
 
 def statements(of: list[Cell], runs: list[RunRecord]) -> list[Statement]:
