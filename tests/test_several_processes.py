@@ -78,7 +78,7 @@ def test_what_the_first_process_alone_finds_wrong_ends_all(tmp_path: Path) -> No
 
 def test_own_classes_are_all_classes_once() -> None:
     for size in range(1, 6):
-        every = [label for rank in range(size) for label in Group(rank, size).own(4)]
+        every = [label for rank in range(size) for label in Group(rank, size).assigned(4)]
         assert sorted(every) == [0, 1, 2, 3]
 
 

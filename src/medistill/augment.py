@@ -104,10 +104,10 @@ def _rotate(u: list[float], flips: Flips) -> Augmentation:
 
     def matrix(axes: int) -> list[list[float]]:
         first, second = ((0, 1), (0, 2), (1, 2))[int(u[1] * 3) if axes == 3 else 0]
-        found = [[float(row == column) for column in range(axes)] for row in range(axes)]
-        found[first][first] = found[second][second] = math.cos(angle)
-        found[first][second], found[second][first] = -math.sin(angle), math.sin(angle)
-        return found
+        rotation = [[float(row == column) for column in range(axes)] for row in range(axes)]
+        rotation[first][first] = rotation[second][second] = math.cos(angle)
+        rotation[first][second], rotation[second][first] = -math.sin(angle), math.sin(angle)
+        return rotation
 
     return _affine(matrix)
 

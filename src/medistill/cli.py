@@ -92,12 +92,12 @@ def _data_config(
     return build(DataConfig, _data_settings(settings, size, channels, flips, task), "data")
 
 
-def _require_known(settings: dict[str, Any], known: list[str]) -> None:
+def _require_known(settings: dict[str, Any], allowed: list[str]) -> None:
     from medistill.errors import ConfigError, nearest
 
     for name in settings:
-        if name not in known:
-            raise ConfigError(f"unknown setting '{name}'", remedy=nearest(name, known))
+        if name not in allowed:
+            raise ConfigError(f"unknown setting '{name}'", remedy=nearest(name, allowed))
 
 
 def _evaluate_config(
@@ -107,8 +107,8 @@ def _evaluate_config(
 
     if "evaluate" in settings:  # a file shared with `distill`, whose own settings do not matter here
         _require_known(settings, ["evaluate", *EvaluateConfig.model_fields, *DistilConfig.model_fields])
-        own = {k: v for k, v in settings.items() if k in EvaluateConfig.model_fields and k != "seed"}
-        settings = {**mapping(settings["evaluate"], "evaluate"), **own}
+        top_level = {k: v for k, v in settings.items() if k in EvaluateConfig.model_fields and k != "seed"}
+        settings = {**mapping(settings["evaluate"], "evaluate"), **top_level}
     given = {"repeats": repeats, "seed": seed, "architectures": architectures}
     return build(EvaluateConfig, {**settings, **{k: v for k, v in given.items() if v is not None}})
 
@@ -267,8 +267,8 @@ def methods(as_json: AsJson = False) -> None:
     from medistill import methods as run
     from medistill.texts import methods_text
 
-    found = run()
-    _print({"methods": found} if as_json else found, as_json, methods_text)
+    entries = run()
+    _print({"methods": entries} if as_json else entries, as_json, methods_text)
 
 
 @app.command()

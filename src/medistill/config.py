@@ -288,9 +288,9 @@ def build(model: type[Model], values: Mapping[str, Any], where: str = "") -> Mod
         path = [str(part) for part in first["loc"]]
         name = ".".join(([where] if where else []) + path)
         if first["type"] == "extra_forbidden":
-            known = _fields(model, path[:-1])
+            field_names = _fields(model, path[:-1])
             now = RENAMED.get(path[-1], "")
-            hint = f"it is called '{now}' now" if now in known else nearest(path[-1], known)
+            hint = f"it is called '{now}' now" if now in field_names else nearest(path[-1], field_names)
             raise ConfigError(f"unknown setting '{name}'", remedy=hint) from problem
         if first["type"] == "value_error":  # a rule of ours about several settings, told in its own words
             raise ConfigError(str(first["ctx"]["error"]), where=name or model.__name__) from problem

@@ -22,9 +22,9 @@ class MedistillError(Exception):
     """
 
     def __init__(
-        self, found: str, *, where: object = None, allowed: str | None = None, remedy: str | None = None
+        self, what: str, *, where: object = None, allowed: str | None = None, remedy: str | None = None
     ) -> None:
-        parts = [f"{where}: {found}" if where is not None else found]
+        parts = [f"{where}: {what}" if where is not None else what]
         if allowed:
             parts.append(f"allowed: {allowed}")
         if remedy:
@@ -63,6 +63,6 @@ def nearest(name: str, options: Iterable[str]) -> str:
     >>> nearest("herdng", ["dm", "herding"])
     "did you mean 'herding'?"
     """
-    known = sorted(options)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else "known: " + (", ".join(known) or "none")
+    choices = sorted(options)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else "known: " + (", ".join(choices) or "none")

@@ -33,8 +33,8 @@ class Registry(Generic[Kind]):
         Raises:
             ConfigError: another one has that name.
         """
-        known = self._classes.get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
+        former = self._classes.get(name)
+        if former is not None and (former.__module__, former.__qualname__) != (kind.__module__, kind.__qualname__):
             raise ConfigError(f"{self.what} '{name}' exists already", where=kind.__module__)
         self._classes[name] = kind
         return kind

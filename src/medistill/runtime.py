@@ -55,7 +55,7 @@ def use_device(name: str) -> None:
     Raises:
         ConfigError: another name, or a device that torch does not find.
     """
-    _found(name)
+    _device_named(name)
     os.environ[DEVICE_VARIABLE] = name
 
 
@@ -65,11 +65,11 @@ def device() -> torch.device:
     Raises:
         ConfigError: torch does not find the device.
     """
-    return _found(os.environ.get(DEVICE_VARIABLE) or "auto")
+    return _device_named(os.environ.get(DEVICE_VARIABLE) or "auto")
 
 
 @functools.cache
-def _found(name: str) -> torch.device:
+def _device_named(name: str) -> torch.device:
     import torch
 
     match = re.fullmatch(r"auto|cpu|cuda(:\d+)?", name)
@@ -176,9 +176,9 @@ def _own_mb(entry: str) -> float:
     """
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        found = re.search(rf"{entry}:\s*(\d+) kB", status)
-        if found:
-            return int(found[1]) * 1024 / 1e6
+        matched = re.search(rf"{entry}:\s*(\d+) kB", status)
+        if matched:
+            return int(matched[1]) * 1024 / 1e6
     except OSError:
         pass
     try:
@@ -198,10 +198,10 @@ def give_memory_back() -> None:
 
 def machine_memory_mb() -> float | None:
     """Memory of the machine, or of the container, in MB; None where the system does not tell."""
-    found = []
+    limits = []
     with suppress(OSError, ValueError, AttributeError):
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):  # "max" is no number
-            found.append(int(Path(file).read_text(encoding="ascii")))
-    return min(found) / 1e6 if found else None
+            limits.append(int(Path(file).read_text(encoding="ascii")))
+    return min(limits) / 1e6 if limits else None

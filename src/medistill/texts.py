@@ -23,18 +23,18 @@ def _metrics(result: Json) -> dict[str, str]:
 
 
 def check_text(result: Json) -> str:
-    known = result["fingerprint"]
+    fingerprint = result["fingerprint"]
     task = make_task(result["task"], result["classes"])
-    shape = "x".join(map(str, known["shape"]))
+    shape = "x".join(map(str, fingerprint["shape"]))
     lines = [
         f"{result['name']}: {task.title}, {task.outputs} {task.plural}, {shape} pixels, "
-        f"{'gray' if known['channels'] == 1 else 'RGB'}, {known['dtype']}",
+        f"{'gray' if fingerprint['channels'] == 1 else 'RGB'}, {fingerprint['dtype']}",
         *(
             f"  {split}: {v['images']} images; "
             + ", ".join(f"{name} {n}" for name, n in zip(result["strata"], v["per_stratum"], strict=True))
-            for split, v in known["splits"].items()
+            for split, v in fingerprint["splits"].items()
         ),
-        f"  fingerprint {known['sha256']}",
+        f"  fingerprint {fingerprint['sha256']}",
         *(f"  note: {note}" for note in result["notes"]),
     ]
     lines += [f"{p['level']}: {p['kind']}: {p['found']}; {p['remedy']}" for p in result["problems"]]
@@ -106,9 +106,9 @@ def verify_text(result: Json) -> str:
     return "\n".join([line, *_findings(result)])
 
 
-def methods_text(found: list[Json]) -> str:
+def methods_text(methods: list[Json]) -> str:
     rows = []
-    for m in found:
+    for m in methods:
         real = "contains real patient images" if m["contains_real_images"] else (
             "starts from real images" if m["starts_from_real_images"] else "starts from noise"
         )  # fmt: skip
@@ -131,13 +131,13 @@ def predict_text(result: Json) -> str:
     styles = {"gain": "+.3f"}
     ordered = sorted(result["predictions"].items(), key=lambda item: -item[1]["balanced_accuracy"]["mean"])
     rows = [[name, *(with_interval(p[q], styles.get(q, ".3f")) for q in titles)] for name, p in ordered]
-    known = result["learned_from"]
+    basis = result["learned_from"]
     return "\n".join(
         [
             _table(["expected of", *titles.values()], rows),
             f"{result['verdict']['code']}: {result['verdict']['words']}",
             *(f"note: {note}" for note in result["notes"]),
-            f"learned from {known['runs']} runs on {known['data_sets']} data sets of {known['origins']} origins; in "
+            f"learned from {basis['runs']} runs on {basis['data_sets']} data sets of {basis['origins']} origins; in "
             "brackets: meant to hold 95 % of results on an origin like those of the studies",
         ]
     )

@@ -71,8 +71,8 @@ class Population:
 
 
 def _joined(names: Sequence[npt.NDArray[np.str_] | None]) -> npt.NDArray[np.str_] | None:
-    known = [each for each in names if each is not None]
-    return np.concatenate(known) if known and len(known) == len(names) else None
+    present = [part for part in names if part is not None]
+    return np.concatenate(present) if present and len(present) == len(names) else None
 
 
 def populations(prepared: PreparedDataset) -> tuple[Population, Population]:

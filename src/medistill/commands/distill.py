@@ -161,11 +161,11 @@ def _finished(out: Path, identity: Json) -> Package:
     except PackageError as problem:
         raise PackageError(f"was made by this command and changed since ({problem})", remedy=remedy) from problem
     provenance = package.manifest.provenance
-    known = {
+    recorded = {
         "configuration": provenance.configuration.model_dump(mode="json"),
         "data": provenance.data.fingerprint,
     }
-    if determining(known) != determining({name: identity[name] for name in known}):
+    if determining(recorded) != determining({name: identity[name] for name in recorded}):
         raise PackageError("is not the package that this command made", where=out, remedy=remedy)
     return package
 
@@ -178,21 +178,21 @@ def _prepare(data: str | Path, config: DataConfig) -> tuple[PreparedDataset, lis
 
 def _warnings(method: Method, prepared: PreparedDataset, problem: DistillationProblem, plan: WorkPlan) -> list[str]:
     task, most = prepared.task, max(problem.synthetic_per_stratum)
-    found = [
+    warnings = [
         f"small {task.noun}: '{task.strata[stratum]}' has {size} training images and gives {size}, not {most}"
         for stratum, size in enumerate(problem.real_per_stratum)
         if 0 < size < most
     ]
     if method.starts_from_real_images and not method.info.contains_real_images:
-        found.append(REAL_START)
+        warnings.append(REAL_START)
     there = machine_memory_mb()
     if there is not None and plan.needed_mb > there and problem.device.type == "cpu":
         # Told, not refused: what the system can swap, only it knows.
-        found.append(
+        warnings.append(
             f"memory: distilling takes about {plan.needed_mb:.0f} MB and this machine has {there:.0f}; "
             "--memory-limit divides the work, or says what is needed at least"
         )
-    return found
+    return warnings
 
 
 def _identity(config: DistilConfig, prepared: PreparedDataset) -> Json:

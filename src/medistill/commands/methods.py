@@ -10,10 +10,10 @@ from medistill.tasks.task import tasks
 
 def methods() -> list[Json]:
     """Every registered method with its hyperparameters, defaults and citation."""
-    found = []
+    entries = []
     for name, method in registry().items():
         info = method.info
-        found.append(
+        entries.append(
             {
                 "name": name,
                 "title": info.title,
@@ -34,4 +34,4 @@ def methods() -> list[Json]:
                 },
             }
         )
-    return found
+    return entries

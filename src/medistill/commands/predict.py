@@ -59,8 +59,8 @@ def predict(
     """
     prepare_torch()
     started = time.monotonic()
-    known = read_examples([*shipped(), *([] if db is None else [Path(db)])])
-    indicator = Indicator(tuple(known))
+    examples = read_examples([*shipped(), *([] if db is None else [Path(db)])])
+    indicator = Indicator(tuple(examples))
     if method is not None and method not in indicator.methods:
         raise ConfigError(
             f"no study measured '{method}'", where="--method", remedy=nearest(method, indicator.methods)
@@ -75,22 +75,22 @@ def predict(
     with Progress(
         "training small networks on few images", work(prepared, list(packages.values())), enabled=progress
     ) as shown:
-        found = features(prepared, packages, shown.advance)
-    predictions = {name: indicator.predict(each, name) for name, each in found.items()}
+        by_method = features(prepared, packages, shown.advance)
+    predictions = {name: indicator.predict(inputs, name) for name, inputs in by_method.items()}
     return {
         "data": dataset.description.name,
         "images_per_class": list(counts),
         "predictions": {
-            name: {quantity: {"mean": p.mean, "ci95": [p.low, p.high]} for quantity, p in each.items()}
-            for name, each in predictions.items()
+            name: {quantity: {"mean": p.mean, "ci95": [p.low, p.high]} for quantity, p in by_quantity.items()}
+            for name, by_quantity in predictions.items()
         },
-        "verdict": _verdict(next(iter(found.values())), predictions),
+        "verdict": _verdict(next(iter(by_method.values())), predictions),
         "notes": _notes(indicator, list(predictions)),
-        "features": found,
+        "features": by_method,
         "learned_from": {
-            "runs": len(known),
-            "data_sets": len({e.data for e in known}),
-            "origins": len({e.group for e in known}),
+            "runs": len(examples),
+            "data_sets": len({e.data for e in examples}),
+            "origins": len({e.group for e in examples}),
         },
         "seconds": round(time.monotonic() - started, 3),
     }
@@ -133,26 +133,26 @@ def _packages(
 
     Methods that cannot be used on these data, or are not installed, are left out where others can.
     """
-    found = {}
+    packages = {}
     problem: ConfigError | None = None
     for name in indicator.methods if only is None else [only]:
         try:
             package = PackageSpec.of({**indicator.configurations[name], **size})
             package.counts(prepared)
-            found[name] = package
+            packages[name] = package
         except ConfigError as refused:
             problem = refused
             if only is None:
                 say(f"warning: {name} left out: {refused}", progress)
-    if not found and problem is not None:
+    if not packages and problem is not None:
         raise problem
-    return found
+    return packages
 
 
-def _verdict(found: dict[str, float], predictions: dict[str, dict[str, Prediction]]) -> Json:
+def _verdict(inputs: dict[str, float], predictions: dict[str, dict[str, Prediction]]) -> Json:
     """What to do, by the method that is expected to reach most."""
-    chance = 1 / found["classes"]
-    reach = (found["all.balanced_accuracy"] - chance) / (1 - chance)
+    chance = 1 / inputs["classes"]
+    reach = (inputs["all.balanced_accuracy"] - chance) / (1 - chance)
     others = {name: p for name, p in predictions.items() if name != RANDOM_METHOD} or predictions
     name = max(others, key=lambda m: others[m]["balanced_accuracy"].mean)
     recovery, gain = others[name]["recovery"], others[name]["gain"]

@@ -77,7 +77,7 @@ def _shown_images(measured: Measured) -> ShownImages:
 
 def _closest(package: Package, prepared: PreparedDataset) -> tuple[list[Pair], list[Pair]]:
     """The pairs most alike, with training images and with images that took no part, most alike first."""
-    found: list[list[Pair]] = []
+    by_population: list[list[Pair]] = []
     members, others = populations(prepared)
     for population in (members, others.without(members.patients)):
         pairs: list[Pair] = []
@@ -89,5 +89,5 @@ def _closest(package: Package, prepared: PreparedDataset) -> tuple[list[Pair], l
                 real = population.pixels[part][near.row[index] - starts[part]]
                 small = encoded(np.ascontiguousarray(real[None]), package.stored_shape)[0]
                 pairs.append(Pair(float(near.correlation[index]), package.pixels[index], small))
-        found.append(pairs)
-    return found[0], found[1]
+        by_population.append(pairs)
+    return by_population[0], by_population[1]

@@ -98,8 +98,8 @@ def train(
                 write_atomically(target, serialise(parameters, header), "--save")
                 saved = str(target)
     key = Key(config.seed).child("bootstrap")
-    known = np.concatenate(patients) if len(patients) == len(asked) else None
-    weights = bootstrap_weights(len(test), config.bootstrap, key, known)
+    clusters = np.concatenate(patients) if len(patients) == len(asked) else None
+    weights = bootstrap_weights(len(test), config.bootstrap, key, clusters)
     measured = Bootstrap.of(task, runs, test.targets, weights, key.child("distilled"))
     return {
         "package_id": read.identity,
@@ -108,7 +108,7 @@ def train(
         "class_names": list(read.class_names),
         "test_images": len(test),
         "repeats": config.repeats,
-        "metrics": {name: each.as_json() for name, each in measured.summaries().items()},
+        "metrics": {name: summary.as_json() for name, summary in measured.summaries().items()},
         **task.details(runs, test.targets),
         "saved": saved,
         "notes": notes,

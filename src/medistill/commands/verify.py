@@ -14,16 +14,16 @@ def verify(package: str | Path) -> Json:
     Raises:
         PackageError: the first thing found wrong.
     """
-    found = read_package(package)
-    manifest = found.manifest
+    read = read_package(package)
+    manifest = read.manifest
     return {
         "package": str(package),
-        "package_id": found.identity,
+        "package_id": read.identity,
         "valid": True,
         "files": len(manifest.files) + 1,
-        "images": len(found),
+        "images": len(read),
         "task": manifest.task.kind,
-        "classes": list(found.class_names),
+        "classes": list(read.class_names),
         "method": manifest.method.name,
         "start": manifest.start,
         "contains_real_images": manifest.privacy.contains_real_images,

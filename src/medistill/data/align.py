@@ -33,37 +33,37 @@ def align(dataset: Dataset, task: Task) -> tuple[Dataset, list[str]]:
 
 
 def matched(
-    own: tuple[str, ...], class_names: tuple[str, ...], where: str
+    data_names: tuple[str, ...], class_names: tuple[str, ...], where: str
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """The number among ``class_names`` of each own class, and notes on how they were matched.
+    """The number among ``class_names`` of each class of the data, and notes on how they were matched.
 
     Raises:
         DataError: a class is not among them, or the numbers of classes differ where one side has no names.
     """
-    if own == class_names:
-        return np.arange(len(own)), []
+    if data_names == class_names:
+        return np.arange(len(data_names)), []
     notes: list[str] = []
-    numbered = [all(name.isdigit() for name in names) for names in (own, class_names)]
+    numbered = [all(name.isdigit() for name in names) for names in (data_names, class_names)]
     if any(numbered) and not all(numbered):
-        if len(own) != len(class_names):
+        if len(data_names) != len(class_names):
             raise DataError(
-                f"has {len(own)} classes without names, the package has {len(class_names)}",
+                f"has {len(data_names)} classes without names, the package has {len(class_names)}",
                 where=where,
                 remedy="give the data class names (a class_names array in the npz, or class folders)",
             )
         notes.append("classes were matched by number, because one side has no class names")
-        numbers = np.arange(len(own))
+        numbers = np.arange(len(data_names))
     else:
         folded = _folded(class_names, "the package")
-        _folded(own, where)
-        unknown = [name for name in own if _plain(name) not in folded]
+        _folded(data_names, where)
+        unknown = [name for name in data_names if _plain(name) not in folded]
         if unknown:
             raise DataError(
                 f"class '{unknown[0]}' is not in the package ({len(unknown)} such)",
                 where=where,
                 allowed=", ".join(class_names),
             )
-        numbers = np.array([folded[_plain(name)] for name in own])
+        numbers = np.array([folded[_plain(name)] for name in data_names])
         absent = [name for number, name in enumerate(class_names) if number not in numbers]
         if absent:
             notes.append(f"the data have no {', '.join(absent)}; metrics are over the other classes")
@@ -76,19 +76,19 @@ def renamed(dataset: Dataset, mapping: Mapping[str, str | None]) -> Dataset:
     Raises:
         DataError: a name in the mapping is none of the data set's.
     """
-    own = dataset.description.class_names
-    unknown = [name for name in mapping if name not in own]
+    class_names = dataset.description.class_names
+    unknown = [name for name in mapping if name not in class_names]
     if unknown:
         raise DataError(
             f"has no class '{unknown[0]}' to rename",
             where=dataset.description.name,
-            remedy=nearest(unknown[0], own),
+            remedy=nearest(unknown[0], class_names),
         )
-    names = [mapping.get(name, name) for name in own]
+    names = [mapping.get(name, name) for name in class_names]
     if "" in names:
         raise DataError("gives a class an empty name", where=dataset.description.name, remedy="null leaves it out")
-    known = tuple(dict.fromkeys(name for name in names if name is not None))
-    numbers = np.array([-1 if name is None else known.index(name) for name in names])
+    new_names = tuple(dict.fromkeys(name for name in names if name is not None))
+    numbers = np.array([-1 if name is None else new_names.index(name) for name in names])
     task, splits = dataset.task, {}
     for part, split in dataset.splits.items():
         if task.exclusive:  # an image of a class that is left out goes with it; one of several findings stays
@@ -98,8 +98,8 @@ def renamed(dataset: Dataset, mapping: Mapping[str, str | None]) -> Dataset:
             splits[part] = split
     kind = task.kind
     if task.exclusive and not task.ordered:
-        kind = exclusive_kind(len(known))
-    return renumbered(Dataset(splits, dataset.description), numbers, make_task(kind, known))
+        kind = exclusive_kind(len(new_names))
+    return renumbered(Dataset(splits, dataset.description), numbers, make_task(kind, new_names))
 
 
 def _plain(name: str) -> str:

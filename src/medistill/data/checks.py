@@ -59,10 +59,10 @@ def check(dataset: Dataset, ipc: int | None = None, thorough: bool = True) -> li
         ipc: images per class, grade or finding that will be asked for, if known.
         thorough: also look for duplicates across splits, which compares all images.
     """
-    found = [*_labels(dataset), *_pixels(dataset), *_splits(dataset, ipc)]
-    if thorough and not any(issue.level == "blocking" for issue in found):
-        found += _duplicates(dataset)
-    return sorted(found, key=lambda issue: issue.level != "blocking")
+    issues = [*_labels(dataset), *_pixels(dataset), *_splits(dataset, ipc)]
+    if thorough and not any(issue.level == "blocking" for issue in issues):
+        issues += _duplicates(dataset)
+    return sorted(issues, key=lambda issue: issue.level != "blocking")
 
 
 def require_usable(dataset: Dataset, absent_classes: bool = False) -> list[Issue]:
@@ -169,8 +169,8 @@ def _pixels(dataset: Dataset) -> Iterator[Issue]:
         )
         for level, kind, rows, what, remedy in faults:
             if rows.any():
-                found = f"{split}_images[{int(rows.argmax())}] {what} ({int(rows.sum())} images)"
-                yield Issue(level, kind, found, remedy)
+                message = f"{split}_images[{int(rows.argmax())}] {what} ({int(rows.sum())} images)"
+                yield Issue(level, kind, message, remedy)
 
 
 def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Issue]:
@@ -210,9 +210,9 @@ def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Issue]:
             f"test: {len(dataset.splits['test'])} images",
             "figures on so few are chance; provide more of them",
         )
-    known = {s: set(p.patients.tolist()) for s, p in dataset.splits.items() if p.patients is not None}
-    for first, second in _pairs(known):
-        both = sorted(known[first] & known[second])
+    patients = {s: set(p.patients.tolist()) for s, p in dataset.splits.items() if p.patients is not None}
+    for first, second in _pairs(patients):
+        both = sorted(patients[first] & patients[second])
         if both:
             yield Issue(
                 "warning",
@@ -282,25 +282,25 @@ def _near_duplicates(
     """
     if first.shape[1] <= 1024 and len(first) * len(second) <= 10**9:
         a, b = unit_rows(first), unit_rows(second)
-        found = np.zeros(len(b), dtype=bool)
+        duplicate = np.zeros(len(b), dtype=bool)
         for i in range(0, len(b), block):
             for j in range(0, len(a), block):
-                found[i : i + block] |= (b[i : i + block] @ a[j : j + block].T).max(axis=1) > NEAR_DUPLICATE
-        return found
+                duplicate[i : i + block] |= (b[i : i + block] @ a[j : j + block].T).max(axis=1) > NEAR_DUPLICATE
+        return duplicate
     mixer = np.random.default_rng(0).standard_normal((first.shape[1], 64), dtype=np.float32)
     low_a, low_b = (_projected(x, mixer) for x in (first, second))
-    found = np.zeros(len(second), dtype=bool)
+    duplicate = np.zeros(len(second), dtype=bool)
     for i in range(0, len(low_b), block):
         for j in range(0, len(low_a), block):
             rows, columns = np.nonzero(low_b[i : i + block] @ low_a[j : j + block].T > 0.985)
-            for row in np.unique(rows[~found[i + rows]]):
+            for row in np.unique(rows[~duplicate[i + rows]]):
                 candidates = first[j + columns[rows == row]]
-                own = unit_rows(second[i + row : i + row + 1])[0]
-                found[i + row] |= any(
-                    (unit_rows(candidates[k : k + 256]) @ own).max() > NEAR_DUPLICATE
+                normalised = unit_rows(second[i + row : i + row + 1])[0]
+                duplicate[i + row] |= any(
+                    (unit_rows(candidates[k : k + 256]) @ normalised).max() > NEAR_DUPLICATE
                     for k in range(0, len(candidates), 256)
                 )
-    return found
+    return duplicate
 
 
 def _projected(flat: npt.NDArray[np.generic], mixer: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

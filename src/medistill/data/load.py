@@ -67,7 +67,7 @@ def _describe(dataset: Dataset, config: DataConfig) -> Dataset:
             )
         task = task.renamed(config.class_names)
     if config.task is not None and config.task != task.kind:
-        task = retasked(task, {split: each.targets for split, each in dataset.splits.items()}, config.task)
+        task = retasked(task, {split: part.targets for split, part in dataset.splits.items()}, config.task)
     if task != dataset.task:
         changes["task"] = task
     for key in ("flips", "licence", "source"):

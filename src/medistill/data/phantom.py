@@ -71,11 +71,11 @@ def _targets(spec: Phantom, count: int, task: Task, rng: np.random.Generator) ->
         per_class = np.maximum(2, np.floor(count * weights / weights.sum())).astype(int)
         return task.targets(rng.permutation(np.repeat(np.arange(spec.classes), per_class)))
     count = max(count, 2 * spec.classes + 2)
-    found = (rng.random((count, spec.classes)) < PREVALENCE * weights).astype(np.uint8)
+    targets = (rng.random((count, spec.classes)) < PREVALENCE * weights).astype(np.uint8)
     for finding in range(spec.classes):  # every finding and its absence occur twice at least
-        found[2 * finding : 2 * finding + 2, finding] = 1
-    found[-2:] = 0
-    return found
+        targets[2 * finding : 2 * finding + 2, finding] = 1
+    targets[-2:] = 0
+    return targets
 
 
 def lesions_of(spec: Phantom, target: npt.NDArray[np.uint8]) -> Lesions:
@@ -179,8 +179,8 @@ def _image(
     for *ellipse, bright in anatomy.organs:
         tissue += bright * _blob(ys, xs, tuple(ellipse), 2 * edge)
     grain = gaussian_filter(np.random.default_rng(anatomy.texture).standard_normal(shape), 1.3 * unit)
-    own = gaussian_filter(rng.standard_normal(shape), 1.0 * unit)
-    tissue += spec.difficulty * 0.022 * (grain / grain.std() + own / own.std())
+    speckle = gaussian_filter(rng.standard_normal(shape), 1.0 * unit)
+    tissue += spec.difficulty * 0.022 * (grain / grain.std() + speckle / speckle.std())
     picture = body * tissue
     for kind, share in lesions:
         contrast = rng.uniform(0.5, 0.85) / spec.difficulty

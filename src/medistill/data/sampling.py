@@ -32,16 +32,16 @@ def draw_by_stratum(
         Row numbers for each stratum, in the order in which they were drawn.
     """
     taken = np.zeros(len(membership), dtype=bool)
-    found: dict[int, Rows] = {}
+    rows: dict[int, Rows] = {}
     for stratum in serving_order(membership):
         count = counts[stratum]
         members = np.flatnonzero(membership[:, stratum] & ~taken)
         draw = key(stratum).numpy()
         passes = -(-count // len(members)) if repeat and count and len(members) else 1
-        found[stratum] = np.concatenate([draw.permutation(members) for _ in range(passes)])[:count]
+        rows[stratum] = np.concatenate([draw.permutation(members) for _ in range(passes)])[:count]
         if not repeat:
-            taken[found[stratum]] = True
-    return [found[stratum] for stratum in range(membership.shape[1])]
+            taken[rows[stratum]] = True
+    return [rows[stratum] for stratum in range(membership.shape[1])]
 
 
 def serving_order(membership: npt.NDArray[np.bool_]) -> list[int]:
@@ -53,6 +53,6 @@ def serving_order(membership: npt.NDArray[np.bool_]) -> list[int]:
     return sorted(strata, key=lambda stratum: (sizes[stratum], stratum))
 
 
-def balanced_counts(sizes: Sequence[int], each: int) -> list[int]:
-    """``each`` images of every stratum that has any."""
-    return [each if size else 0 for size in sizes]
+def balanced_counts(sizes: Sequence[int], count: int) -> list[int]:
+    """``count`` images of every stratum that has any."""
+    return [count if size else 0 for size in sizes]

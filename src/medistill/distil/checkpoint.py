@@ -108,15 +108,15 @@ class RunFolder:
                         shutil.rmtree(file)
                     elif file.name != LOCK:
                         file.unlink()
-        known = self._read("run.json")
-        if known is not None and determining(known) != determining(identity):
-            names = differing(determining(known), determining(identity))
+        earlier = self._read("run.json")
+        if earlier is not None and determining(earlier) != determining(identity):
+            names = differing(determining(earlier), determining(identity))
             raise ConfigError(
                 f"belongs to a run with another configuration: {', '.join(names)}",
                 where=self.out,
                 remedy="give another --out, or --overwrite to start over",
             )
-        if known is None:
+        if earlier is None:
             if self.out.exists() and not overwrite and not _is_empty(self.out):
                 raise ConfigError(
                     "exists and was not made by this command",

@@ -52,7 +52,7 @@ class Group:
                 allowed="one process, or a method that matches class by class (dm, ncfm, dc, dsa)",
             )
 
-    def own(self, strata: int) -> range:
+    def assigned(self, strata: int) -> range:
         """The strata of this process: every ``size``-th, so that neighbours of like size are spread."""
         return range(self.rank, strata, self.size)
 

@@ -75,12 +75,12 @@ def run(
     steps, rate = method.steps(problem), optimiser.learning_rate
     rates = {IMAGES: rate, LABELS: method.label_rate()}
     group = group or Group()
-    own = problem.present(group.own(problem.strata))
+    strata = problem.present(group.assigned(problem.strata))
     every = SYNC_INTERVAL[problem.device.type]
     losses: list[Tensor] = []
     while state.step < steps:
         total, gradients, extra = _gradients(
-            method, problem, key, state, _chunks(own, None if method.info.couples_classes else strata_per_backward)
+            method, problem, key, state, _chunks(strata, None if method.info.couples_classes else strata_per_backward)
         )
         group.add([*gradients.values(), *extra.values(), total])
         learned = _learned(state)
@@ -120,13 +120,13 @@ def _gradients(
     for strata in chunks:
         view = replace(state, images=decoded.detach())
         observed = method.observe(view, problem, strata, key)
-        found = method.gradients(view, observed, problem, strata, key)
+        gradients = method.gradients(view, observed, problem, strata, key)
         state.buffers = view.buffers
-        total += found.loss
-        for name, gradient in ((IMAGES, found.images), (LABELS, found.labels)):
+        total += gradients.loss
+        for name, gradient in ((IMAGES, gradients.images), (LABELS, gradients.labels)):
             if gradient is not None:
                 sums[name] = sums[name] + gradient if name in sums else gradient
-        for name, gradient in found.extra.items():
+        for name, gradient in gradients.extra.items():
             extra[name] = extra[name] + gradient if name in extra else gradient
     if IMAGES in sums and decoded is not stored:
         sums[IMAGES] = torch.autograd.grad(decoded, stored, sums[IMAGES])[0]

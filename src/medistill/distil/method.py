@@ -182,10 +182,10 @@ class Method(Settings, ABC):
         with torch.enable_grad():
             loss = self.loss(state, observed, problem, strata, key)
         # Networks' parameters may have gradients within a loss, but nobody asks for its gradient by them.
-        found = torch.autograd.grad(loss, learned, allow_unused=True)
+        gradients = torch.autograd.grad(loss, learned, allow_unused=True)
         for tensor in learned:
             tensor.requires_grad_(False)
-        return Gradients(loss.detach(), found[0], found[1] if len(found) > 1 else None)
+        return Gradients(loss.detach(), gradients[0], gradients[1] if len(gradients) > 1 else None)
 
     def after_update(
         self, state: State, problem: DistillationProblem, key: Key, gradients: Mapping[str, Tensor]

@@ -37,10 +37,10 @@ class Optimiser:
     def configured(self, asked: OptimiserConfig) -> Optimiser:
         """This one, with what somebody asks for instead; another kind comes with its own learning rate."""
         given = {name: value for name, value in asked.model_dump().items() if value is not None}
-        own = self.as_json()
+        settings = self.as_json()
         if given.get("name", self.name) != self.name:
-            own["learning_rate"] = RATES[given["name"]]
-        return Optimiser(**{**own, **given})
+            settings["learning_rate"] = RATES[given["name"]]
+        return Optimiser(**{**settings, **given})
 
     def as_json(self) -> Json:
         """Its settings."""

@@ -87,7 +87,7 @@ class PooledMatching(NetworkMethod):
         """
         slot, here = self._network_of(state, key)
         unknown = [s for s in strata if not self.networks or not state.buffers["known"][slot, s]]
-        found: dict[int, Tensor] = {}
+        means: dict[int, Tensor] = {}
         if unknown:
             network = self.network(problem)
             parameters = problem.parameters(network, here)
@@ -98,13 +98,13 @@ class PooledMatching(NetworkMethod):
                     return self.statistic(self.embed(network, parameters, augment(images)), here.child("statistic"))
 
                 asked = self.real(problem).mean(statistic, stratum, self.real_batch, here.child("real", stratum))
-                found[stratum] = asked.value
+                means[stratum] = asked.value
                 if self.networks:
                     state.buffers["means"][slot, stratum] = asked.value
                     state.buffers["known"][slot, stratum] = True
         if self.networks:
             return {"means": state.buffers["means"][slot, list(strata)]}
-        return {"means": torch.stack([found[stratum] for stratum in strata])}
+        return {"means": torch.stack([means[stratum] for stratum in strata])}
 
     def loss(
         self, state: State, observed: Observed, problem: DistillationProblem, strata: Sequence[int], key: Key
@@ -115,9 +115,9 @@ class PooledMatching(NetworkMethod):
         synthetic = [self._augmentation(problem, here, s)(state.images[problem.synthetic(s)]) for s in strata]
         # One forward for all strata; normalisation is per image, so they do not mix.
         embedded = self.embed(network, parameters, torch.cat(synthetic), problem.micro_batch_size)
-        own = self.statistic(embedded, here.child("statistic")).split([len(images) for images in synthetic])
+        by_stratum = self.statistic(embedded, here.child("statistic")).split([len(images) for images in synthetic])
         total = state.images.new_zeros(())
-        for statistics, mean in zip(own, observed["means"], strict=True):
+        for statistics, mean in zip(by_stratum, observed["means"], strict=True):
             total = total + self.distance(statistics.mean(0), mean)
         return total
 

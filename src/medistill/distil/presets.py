@@ -20,11 +20,11 @@ from medistill.errors import ConfigError, nearest
 
 def presets() -> dict[str, list[str]]:
     """Names of the presets that there are for each method."""
-    found: dict[str, list[str]] = {}
+    by_method: dict[str, list[str]] = {}
     for file in sorted(Path(str(resources.files("medistill"))).glob("recipes/*-*.yaml")):
         method, _, preset = file.stem.rpartition("-")
-        found.setdefault(method, []).append(preset)
-    return found
+        by_method.setdefault(method, []).append(preset)
+    return by_method
 
 
 def read_preset(method: str, preset: str) -> Json:
@@ -35,12 +35,12 @@ def read_preset(method: str, preset: str) -> Json:
     """
     if method not in methods():
         raise ConfigError(f"unknown method '{method}'", where="--method", remedy=nearest(method, methods()))
-    known = presets().get(method, [])
-    if preset not in known:
+    available = presets().get(method, [])
+    if preset not in available:
         raise ConfigError(
             f"'{method}' has no preset '{preset}'",
             where="--preset",
-            allowed=", ".join(known) or "none, the defaults are its only setting",
+            allowed=", ".join(available) or "none, the defaults are its only setting",
         )
     settings = read_yaml(Path(str(resources.files("medistill"))) / "recipes" / f"{method}-{preset}.yaml")
     return {"optimiser": settings.pop("optimiser", {}), "method": {"name": method, **settings}}

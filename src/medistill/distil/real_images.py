@@ -193,8 +193,8 @@ class RealImages:
         chunk = CHUNK if count is None else max(1, len(rows))
         with torch.no_grad():
             parts = torch.from_numpy(rows).split(self._at_once(chunk))
-            found = torch.cat([function(self._images(part)) for part in parts])
-        return self._answer(Batch(found, self._targets(rows)), rows)
+            embedded = torch.cat([function(self._images(part)) for part in parts])
+        return self._answer(Batch(embedded, self._targets(rows)), rows)
 
     def draw(self, stratum: int, places: Tensor) -> Answer[Batch]:
         """Images of a stratum themselves, by their places within it."""

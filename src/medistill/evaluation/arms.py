@@ -64,8 +64,8 @@ def balanced(data: TensorSplit, task: Task, key: Key) -> TensorSplit:
 def rebalanced(data: TensorSplit, task: Task, key: Key) -> TensorSplit:
     """As many images as before, of each stratum equally many: frequent ones are left out, rare ones repeated."""
     sizes = task.counts(data.targets)
-    each = -(-len(data) // sum(size > 0 for size in sizes))
-    return subset(data, task, balanced_counts(sizes, each), key, repeat=True)
+    per_stratum = -(-len(data) // sum(size > 0 for size in sizes))
+    return subset(data, task, balanced_counts(sizes, per_stratum), key, repeat=True)
 
 
 def jobs_of(
@@ -115,10 +115,10 @@ def train_all(
         }
         for architecture in config.architectures
     }
-    every = [job for by_arm in jobs.values() for each in by_arm.values() for job in each]
-    found = run_cached(every, splits, lambda total, done, jobs, known: progress(total, done, known, jobs))
+    every = [job for by_arm in jobs.values() for arm_jobs in by_arm.values() for job in arm_jobs]
+    runs = run_cached(every, splits, lambda total, done, jobs, finished: progress(total, done, finished, jobs))
     return {
-        architecture: {name: [found[job] for job in each] for name, each in by_arm.items()}
+        architecture: {name: [runs[job] for job in arm_jobs] for name, arm_jobs in by_arm.items()}
         for architecture, by_arm in jobs.items()
     }
 
@@ -137,19 +137,19 @@ def run_cached(
         news: told all the work, what is done of it, the number of jobs, and how many of them are known.
         max_workers: networks trained at once, at most; None: one for each core.
     """
-    known = {job: read_run(job.identity) for job in jobs}
-    found = {job: run for job, run in known.items() if run is not None}
-    left = [job for job in known if job not in found]
+    cached = {job: read_run(job.identity) for job in jobs}
+    runs = {job: run for job, run in cached.items() if run is not None}
+    left = [job for job in cached if job not in runs]
     total, done = sum(job.work(splits) for job in left), 0
 
     def advance(work: int) -> None:
         nonlocal done
         done += work
-        news(total, done, len(known), len(found))
+        news(total, done, len(cached), len(runs))
 
     def keep(job: Job, run: TrainedRun) -> None:
-        found[job] = run
+        runs[job] = run
         write_run(job.identity, run)
 
     run_all(left, splits, advance, keep, max_workers)
-    return found
+    return runs

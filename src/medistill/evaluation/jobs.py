@@ -67,8 +67,8 @@ class Job:
 
     @classmethod
     def from_json(cls, value: Json) -> Job:
-        known = value["normalisation"]
-        normalisation = Normalisation(tuple(known["mean"]), tuple(known["std"]), known["flips"])
+        stored = value["normalisation"]
+        normalisation = Normalisation(tuple(stored["mean"]), tuple(stored["std"]), stored["flips"])
         return cls(**{**value, "normalisation": normalisation, "recipe": Recipe.model_validate(value["recipe"])})
 
     @property
@@ -87,9 +87,9 @@ class Job:
         return self._identity("keep", "test", "val", "curve_points")
 
     def _identity(self, *irrelevant: str) -> str:
-        known = {k: v for k, v in self.as_json().items() if k not in irrelevant}
+        relevant = {k: v for k, v in self.as_json().items() if k not in irrelevant}
         version = VERSION if self.architecture == "convnet" else f"{VERSION}.{zoo.VERSION}"
-        return sha256_text(canonical_json({"version": version, **known, **device_key()}))
+        return sha256_text(canonical_json({"version": version, **relevant, **device_key()}))
 
     @property
     def key(self) -> Key:
@@ -159,8 +159,8 @@ def _training(job: Job, splits: Splits, device: torch.device | None = None, begu
 
 def kept_network(job: Job, device: torch.device | None) -> Parameters | None:
     """The trained network from the cache, if it is to be kept and was."""
-    found = read_cached("networks", job.network_identity) if job.keep else None
-    return None if found is None else {name: tensor.to(device) for name, tensor in found.items()}
+    parameters = read_cached("networks", job.network_identity) if job.keep else None
+    return None if parameters is None else {name: tensor.to(device) for name, tensor in parameters.items()}
 
 
 def keep_network(job: Job, parameters: Parameters) -> None:
@@ -196,8 +196,8 @@ class Watch:
             return
         stride = -(-len(self.val) // CURVE_IMAGES)
         plain, task = replace(self.job.normalisation, flips="none"), self.job.task
-        found = predict_probabilities(self.network, parameters, self.val.pixels[::stride], task, plain)
-        score = task.scores(found, self.val.targets[::stride])[task.primary]
+        probabilities = predict_probabilities(self.network, parameters, self.val.pixels[::stride], task, plain)
+        score = task.scores(probabilities, self.val.targets[::stride])[task.primary]
         self.curve.append((done, done * self.batch, score))
 
     def asked(self, parameters: Parameters) -> TrainedRun:

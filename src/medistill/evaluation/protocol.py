@@ -256,7 +256,7 @@ def _arms(package: Package, prepared: PreparedDataset, config: EvaluateConfig, p
     """The recipient trains with the package's statistics, the owner of the data with their own."""
     theirs, raw, task = package.preprocessing, prepared.dataset.splits, package.task
     normalisation = replace(prepared.normalisation, flips=theirs.normalisation.flips)
-    own = EvaluationData(prepared.splits["test"], prepared.splits.get("val"), normalisation)
+    local = EvaluationData(prepared.splits["test"], prepared.splits.get("val"), normalisation)
     sent = EvaluationData(
         prepare_split(raw["test"], theirs),
         prepare_split(raw["val"], theirs) if "val" in raw else None,
@@ -266,18 +266,18 @@ def _arms(package: Package, prepared: PreparedDataset, config: EvaluateConfig, p
     key, draws = Key(config.seed), config.draws(sum(counts))
     random = [arms.subset(prepared.train, task, counts, key.child("random", i)) for i in range(draws)]
     even = [arms.balanced(prepared.train, task, key.child("balanced", i)) for i in range(config.repeats)]
-    matched = _matched(package, prepared, own, config, progress)
+    matched = _matched(package, prepared, local, config, progress)
     return [
         Arm("distilled", (package.data,) * config.repeats, sent),
-        Arm("random", tuple(random), own),
-        *([Arm(MATCHED, tuple(matched), own)] if matched else []),
-        Arm("full", (prepared.train,) * config.repeats, own),
-        Arm("full_balanced", tuple(even), own, first_only=True),
+        Arm("random", tuple(random), local),
+        *([Arm(MATCHED, tuple(matched), local)] if matched else []),
+        Arm("full", (prepared.train,) * config.repeats, local),
+        Arm("full_balanced", tuple(even), local, first_only=True),
     ]
 
 
 def _matched(
-    package: Package, prepared: PreparedDataset, own: EvaluationData, config: EvaluateConfig, progress: bool
+    package: Package, prepared: PreparedDataset, local: EvaluationData, config: EvaluateConfig, progress: bool
 ) -> list[TensorSplit]:
     """Draws of random images, each stored and labelled as the package's are; none where that is the random arm.
 
@@ -296,8 +296,8 @@ def _matched(
         return drawn
     seed = package.manifest.provenance.seed
     with Progress("labelling random images as the package's are", 0, enabled=progress) as shown:
-        each = soft_labels(prepared.train, drawn, task, own.normalisation, labels, seed, shown.reach)
-    return [data.with_soft_labels(restored(task, soft)) for data, soft in zip(drawn, each, strict=True)]
+        labelled = soft_labels(prepared.train, drawn, task, local.normalisation, labels, seed, shown.reach)
+    return [data.with_soft_labels(restored(task, soft)) for data, soft in zip(drawn, labelled, strict=True)]
 
 
 def original_bytes(data: TensorSplit) -> int:

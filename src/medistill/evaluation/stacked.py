@@ -36,12 +36,12 @@ def do_stacked(
             done(job, do_job(job, splits, advance, device))
         else:
             alike[_how(job, splits)].append(job)
-    for own in alike.values():
-        first = own[0]
+    for group in alike.values():
+        first = group[0]
         batch = min(first.recipe.batch_size, len(splits[first.train]))
         size = together_at_most(first.make_network(splits), batch, _free_mb(device))
-        for start in range(0, len(own), size):
-            some = own[start : start + size]
+        for start in range(0, len(group), size):
+            some = group[start : start + size]
             if size == 1:  # it divides its batches where they are too large
                 done(some[0], do_job(some[0], splits, advance, device))
             else:
@@ -57,8 +57,8 @@ def together_at_most(network: Network, batch: int, free_mb: float) -> int:
         batch: images of each in a step.
         free_mb: memory that the device has, in MB (10⁶ bytes).
     """
-    each = network.activation_mb
-    return AT_ONCE if each is None else max(1, int(min(AT_ONCE, SHARE * free_mb / (batch * each))))
+    image_mb = network.activation_mb
+    return AT_ONCE if image_mb is None else max(1, int(min(AT_ONCE, SHARE * free_mb / (batch * image_mb))))
 
 
 def _free_mb(device: torch.device) -> float:
@@ -71,8 +71,8 @@ def _free_mb(device: torch.device) -> float:
 
 def _how(job: Job, splits: Splits) -> object:
     """What must be equal for networks to be trained together."""
-    data, known = splits[job.train], job.as_json()
-    recipe = {name: known[name] for name in ("normalisation", "kind", "outputs", "recipe")}
+    data, settings = splits[job.train], job.as_json()
+    recipe = {name: settings[name] for name in ("normalisation", "kind", "outputs", "recipe")}
     return (job.architecture, canonical_json(recipe), data.pixels.shape, data.soft_labels is None)
 
 
@@ -85,8 +85,8 @@ def _together(
     def after_step(step: int, parameters: Parameters) -> None:
         advance(work)
         if any(step in watch.points for watch in watches):
-            for watch, own in zip(watches, unstack(parameters, len(jobs)), strict=True):
-                watch(step, own)
+            for watch, network_parameters in zip(watches, unstack(parameters, len(jobs)), strict=True):
+                watch(step, network_parameters)
 
     first = jobs[0]
     trained = train_stacked(

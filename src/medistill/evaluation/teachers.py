@@ -93,15 +93,15 @@ def soft_labels(
     course = _Course(task, normalisation, config.recipe, seed, total, progress, max_workers)
     mean = np.mean(course.predictions(taught, every), axis=0)
     labels = _halved(task.sharpened(mean, config.temperature))
-    each = np.split(labels, np.cumsum([len(s) for s in sets])[:-1])
+    by_set = np.split(labels, np.cumsum([len(s) for s in sets])[:-1])
     if not config.calibrate:
-        return each
+        return by_set
     real = calibration_images(train, task, Key(seed).child("calibration"))
-    students = [s.with_soft_labels(restored(task, soft)) for s, soft in zip(sets, each, strict=True)]
+    students = [s.with_soft_labels(restored(task, soft)) for s, soft in zip(sets, by_set, strict=True)]
     answers = course.predictions(students, real)
     return [
         _halved(task.shifted(restored(task, soft), task.shift(answer, real.targets)))
-        for soft, answer in zip(each, answers, strict=True)
+        for soft, answer in zip(by_set, answers, strict=True)
     ]
 
 
@@ -113,8 +113,8 @@ def restored(task: Task, halved: SoftLabels) -> SoftLabels:
 def calibration_images(train: TensorSplit, task: Task, key: Key) -> TensorSplit:
     """Random real training images, equally many of each stratum as far as there are."""
     sizes = task.counts(train.targets)
-    each = -(-CALIBRATION_IMAGES // sum(size > 0 for size in sizes))
-    return subset(train, task, balanced_counts(sizes, each), key)
+    per_stratum = -(-CALIBRATION_IMAGES // sum(size > 0 for size in sizes))
+    return subset(train, task, balanced_counts(sizes, per_stratum), key)
 
 
 def training_ways(
@@ -170,13 +170,13 @@ class _Course:
                 )
             )  # fmt: skip
             self.trained += 1
-        found: dict[int, TrainedRun] = {}
+        runs: dict[int, TrainedRun] = {}
 
         def keep(job: Job, run: TrainedRun) -> None:
-            found[job.index] = run
+            runs[job.index] = run
 
         run_all(jobs, splits, self._advance, keep, self.max_workers)
-        return [found[job.index].probabilities for job in jobs]
+        return [runs[job.index].probabilities for job in jobs]
 
     def _advance(self, images: int) -> None:
         self.done += images

@@ -78,9 +78,9 @@ def run_all(
             for job in sorted(jobs, key=lambda job: -job.work(splits)):
                 done(job, do_job(job, splits, advance))
         return
-    known = {d for job in jobs for d in (job.train, job.test, job.val) if d is not None}
-    with scratch_folder(sum(splits[digest].pixels.nbytes for digest in known)) as folder:
-        for digest in known:
+    digests = {d for job in jobs for d in (job.train, job.test, job.val) if d is not None}
+    with scratch_folder(sum(splits[digest].pixels.nbytes for digest in digests)) as folder:
+        for digest in digests:
             data = splits[digest]
             soft = {} if data.soft_labels is None else {"soft_labels": data.soft_labels}
             (folder / digest).write_bytes(save({"targets": np.ascontiguousarray(data.targets), **soft}))

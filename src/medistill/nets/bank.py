@@ -35,9 +35,9 @@ class PixelBank:
         """``uint8`` images of a slice, or of row numbers on the CPU, on the device."""
         if self.resident is not None:
             return self.resident[rows if isinstance(rows, slice) else rows.to(self.device)]
-        found = torch.from_numpy(self.array[rows if isinstance(rows, slice) else rows.numpy()]).to(self.device)
+        images = torch.from_numpy(self.array[rows if isinstance(rows, slice) else rows.numpy()]).to(self.device)
         release(self.array)
-        return found
+        return images
 
 
 def _fits(size: int, device: torch.device) -> bool:

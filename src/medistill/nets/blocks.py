@@ -104,8 +104,8 @@ class _CompiledGradient(torch.autograd.Function):
         images, weight, bias, mean, root, coming = ctx.saved_tensors
         if torch.is_grad_enabled() or kernels.transformed():
             return _differentiable_twice(images, weight, bias, coming, gradients)
-        found = kernels.norm_relu_pool_second(images, weight, bias, mean, root, coming, *gradients)
-        by_images, by_weight, by_coming = found
+        second = kernels.norm_relu_pool_second(images, weight, bias, mean, root, coming, *gradients)
+        by_images, by_weight, by_coming = second
         return by_images, by_weight, None, None, None, by_coming
 
 
@@ -120,13 +120,13 @@ class _NormReluPool(torch.autograd.Function):
         if bool((mean.square() > FAR**2 * variance).any()):
             # Normalising takes any number from all pixels, and near their mean few bits are enough. Nobody sees what
             # is changed in place: the layer that it comes from does not need it again.
-            x.flatten(2).sub_(_each(mean, x))
+            x.flatten(2).sub_(_repeated(mean, x))
             mean, variance = _moments(x)
         root = (variance + EPSILON).rsqrt()
         scale = root * weight.to(wide)
         shift, flat = bias.to(wide) - mean * scale, x.flatten(2)
         out = None if any(ctx.needs_input_grad) else flat
-        kept = torch.addcmul(_each(shift, x), flat, _each(scale, x), out=out)
+        kept = torch.addcmul(_repeated(shift, x), flat, _repeated(scale, x), out=out)
         kept = kept.relu_().view(x.shape)
         pooled = functional.avg_pool2d(kept.permute(0, 3, 1, 2), 2)
         ctx.save_for_backward(images, weight, bias, kept, pooled, mean, root)
@@ -153,17 +153,17 @@ class _NormReluPool(torch.autograd.Function):
             along = (_sum(coming * pooled.permute(0, 2, 3, 1)) - bias.to(wide) * total) / scale
         else:
             along = (_sum(back * x) / (4 * factor) - mean * total) * root
-        found = None
+        by_images = None
         if ctx.needs_input_grad[0]:
             per_pixel = root * scale / (height * width)
             slope = -per_pixel * along * root
             offset = -per_pixel * total - slope * mean
             flat = back.flatten(2)
             if not divisible:
-                flat.mul_(_each(scale.expand_as(root), x))
-            flat.addcmul_(x.flatten(2), _each(slope, x)).add_(_each(offset, x))
-            found = back.permute(0, 3, 1, 2)
-        return found, along.sum(0).to(weight.dtype), total.sum(0).to(bias.dtype)
+                flat.mul_(_repeated(scale.expand_as(root), x))
+            flat.addcmul_(x.flatten(2), _repeated(slope, x)).add_(_repeated(offset, x))
+            by_images = back.permute(0, 3, 1, 2)
+        return by_images, along.sum(0).to(weight.dtype), total.sum(0).to(bias.dtype)
 
 
 def _differentiable(images: Tensor, weight: Tensor, bias: Tensor, coming: Tensor) -> tuple[Tensor | None, ...]:
@@ -172,8 +172,8 @@ def _differentiable(images: Tensor, weight: Tensor, bias: Tensor, coming: Tensor
     with torch.enable_grad():
         # Torch differentiates its normalisation in the usual order only.
         out = plain_norm_relu_pool(images.contiguous(), weight, bias)
-        found = iter(torch.autograd.grad(out, asked, coming, create_graph=True))
-    return tuple(next(found) if t.requires_grad else None for t in (images, weight, bias))
+        computed = iter(torch.autograd.grad(out, asked, coming, create_graph=True))
+    return tuple(next(computed) if t.requires_grad else None for t in (images, weight, bias))
 
 
 def _differentiable_twice(
@@ -185,7 +185,7 @@ def _differentiable_twice(
         given = [t.view_as(t) for t in (images, weight, coming)]
         first = _differentiable(given[0], given[1], bias, given[2])
         pairs = [(f, g) for f, g in zip(first, of, strict=True) if f is not None and f.requires_grad]
-        found = iter(
+        computed = iter(
             torch.autograd.grad(
                 [f for f, _ in pairs],
                 [t for t in given if t.requires_grad],
@@ -194,7 +194,7 @@ def _differentiable_twice(
                 allow_unused=True,
             )
         )
-    by_images, by_weight, by_coming = (next(found) if t.requires_grad else None for t in (images, weight, coming))
+    by_images, by_weight, by_coming = (next(computed) if t.requires_grad else None for t in (images, weight, coming))
     return by_images, by_weight, None, None, None, by_coming
 
 
@@ -215,7 +215,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (_sum(x * x) / pixels - mean * mean).clamp_min_(0)
 
 
-def _each(values: Tensor, like: Tensor) -> Tensor:
+def _repeated(values: Tensor, like: Tensor) -> Tensor:
     """(n, c) for every pixel of a row of ``like``, in its precision, (n, 1, w * c): torch likes long rows."""
     n, _, width, c = like.shape
     return values.to(like.dtype)[:, None, None, :].expand(n, 1, width, c).reshape(n, 1, width * c)

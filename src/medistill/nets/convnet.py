@@ -73,11 +73,11 @@ class ConvNet:
     @property
     def padding(self) -> tuple[int, ...]:
         """Zeros added before and behind along each axis, the last axis first, as torch wants them."""
-        found: tuple[int, ...] = ()
+        widths: tuple[int, ...] = ()
         for side in reversed(self.shape):
             extra = -side % self.unit
-            found = (*found, extra // 2, extra - extra // 2)
-        return found
+            widths = (*widths, extra // 2, extra - extra // 2)
+        return widths
 
     @property
     def embedding_size(self) -> int:

@@ -47,10 +47,10 @@ def library() -> ctypes.CDLL | None:
     source = int(hashlib.sha256((here / "kernels.c").read_bytes()).hexdigest()[:15], 16)
     for name in {"avx512": ("avx512", "avx2"), "avx2": ("avx2",)}.get(capability, ()):
         try:
-            found = ctypes.CDLL(str(here / f"kernels-{name}.so"))
-            found.medistill_source.restype = ctypes.c_long
-            if found.medistill_source() == source:
-                return found
+            compiled = ctypes.CDLL(str(here / f"kernels-{name}.so"))
+            compiled.medistill_source.restype = ctypes.c_long
+            if compiled.medistill_source() == source:
+                return compiled
         except (OSError, AttributeError):
             continue
     return None
@@ -97,8 +97,8 @@ def _call(name: str, *given: Tensor | int | float) -> None:
         MemoryError: a function of the first layer got none.
         TypeError: a tensor of another kind, which it would misread.
     """
-    found = library()
-    assert found is not None
+    compiled = library()
+    assert compiled is not None
     words: list[Any] = []
     for one in given:
         if isinstance(one, Tensor):
@@ -107,7 +107,7 @@ def _call(name: str, *given: Tensor | int | float) -> None:
             words.append(ctypes.c_void_p(one.data_ptr()))
         else:
             words.append(ctypes.c_float(one) if isinstance(one, float) else ctypes.c_long(one))
-    if getattr(found, name)(*words, ctypes.c_int(torch.get_num_threads())) and name.startswith("first"):
+    if getattr(compiled, name)(*words, ctypes.c_int(torch.get_num_threads())) and name.startswith("first"):
         raise MemoryError(f"no memory for {name}")
 
 
@@ -147,8 +147,8 @@ def convolution(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     for start, part in _chunks(x, max(channels, filters)):
         shape = part.shape[:3]
         points = _points("tiles_to_points", part)
-        found = torch.bmm(points, kernel)
-        _call("points_to_tiles", found, bias.contiguous(), out[start : start + len(part)], *shape, filters)
+        products = torch.bmm(points, kernel)
+        _call("points_to_tiles", products, bias.contiguous(), out[start : start + len(part)], *shape, filters)
     return _columns(out)
 
 
@@ -162,9 +162,9 @@ def convolution_images(gradient: Tensor, weight: Tensor) -> Tensor:
     n, height, width, filters = coming.shape
     flat = weight.permute(0, 2, 3, 1).reshape(filters, -1)
     flat = torch.nn.functional.pad(flat, (0, -flat.shape[1] % LANES)).contiguous()
-    found = coming.new_empty(n, height, width, channels)
-    _call("first_images", coming, flat, found, n, height, width, channels, filters)
-    return _columns(found)
+    by_images = coming.new_empty(n, height, width, channels)
+    _call("first_images", coming, flat, by_images, n, height, width, channels, filters)
+    return _columns(by_images)
 
 
 def convolution_parameters(images: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,8 +182,8 @@ def convolution_parameters(images: Tensor, gradient: Tensor) -> tuple[Tensor, Te
         points = _points("tiles_to_points", part)
         back = _points("tiles_back_to_points", coming[start : start + len(part)])
         total.baddbmm_(points.transpose(1, 2), back)
-    found = (BOTH_WAYS.T @ total.view(36, -1)).view(3, 3, channels, filters)
-    return found.permute(3, 2, 0, 1).contiguous(), coming.sum((0, 1, 2))
+    by_weight = (BOTH_WAYS.T @ total.view(36, -1)).view(3, 3, channels, filters)
+    return by_weight.permute(3, 2, 0, 1).contiguous(), coming.sum((0, 1, 2))
 
 
 def norm_relu_pool(images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,12 +207,12 @@ def norm_relu_pool_gradient(
     """Gradients by images, weight and bias; arguments as given to and by :func:`norm_relu_pool`."""
     x = _rows(images)
     n, height, width, channels = x.shape
-    found, total, along = torch.empty_like(x), x.new_empty(n, channels), x.new_empty(n, channels)
+    by_images, total, along = torch.empty_like(x), x.new_empty(n, channels), x.new_empty(n, channels)
     _call(
-        "norm_relu_pool_gradient", x, weight.contiguous(), bias.contiguous(), mean, root, _rows(coming), found,
+        "norm_relu_pool_gradient", x, weight.contiguous(), bias.contiguous(), mean, root, _rows(coming), by_images,
         total, along, n, height, width, channels,
     )  # fmt: skip
-    return _columns(found), along.sum(0), total.sum(0)
+    return _columns(by_images), along.sum(0), total.sum(0)
 
 
 def norm_relu_pool_second(
@@ -247,6 +247,6 @@ def _points(name: str, part: Tensor) -> Tensor:
 
 def _chunks(x: Tensor, channels: int) -> list[tuple[int, Tensor]]:
     """Images (n, h, w, c) in parts whose points fit into the cache, with the number of the first."""
-    each = 36 * 4 * x.shape[1] * x.shape[2] // 16 * channels
-    size = max(1, CHUNK_BYTES // each)
+    image_bytes = 36 * 4 * x.shape[1] * x.shape[2] // 16 * channels
+    size = max(1, CHUNK_BYTES // image_bytes)
     return [(start, x[start : start + size]) for start in range(0, len(x), size)]

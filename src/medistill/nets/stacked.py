@@ -63,7 +63,7 @@ def train_stacked(
     bank = PixelBank(pixels[0] if len(pixels) == 1 else np.concatenate(pixels), device)
     targets = torch.cat([training_targets(part) for part in distinct.values()]).to(device)
     new = [network.parameters(key.child("parameters")) for key in keys]
-    parameters = {n: torch.stack([own[n] for own in new]).to(device).requires_grad_(True) for n in new[0]}
+    parameters = {n: torch.stack([initial[n] for initial in new]).to(device).requires_grad_(True) for n in new[0]}
     steps, batch = steps_for(recipe, len(parts[0])), min(recipe.batch_size, len(parts[0]))
     optimiser = AdamW(parameters, recipe, steps)
     samplers = [BatchSampler(len(part), batch, key) for part, key in zip(parts, keys, strict=True)]

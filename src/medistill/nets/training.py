@@ -87,8 +87,8 @@ PREDICTED_AT_ONCE = 64
 
 def micro_batch_size(network: Network, images: int) -> int:
     """How many of so many images go through a network together, in training and when it is asked."""
-    each = network.activation_mb
-    return images if each is None else max(1, min(images, int(AT_ONCE_MB / each)))
+    image_mb = network.activation_mb
+    return images if image_mb is None else max(1, min(images, int(AT_ONCE_MB / image_mb)))
 
 
 class AdamW:
@@ -177,17 +177,17 @@ class Training:
         batch = min(recipe.batch_size, len(data))
         self.steps, self.micro_batch_size = steps_for(recipe, len(data)), micro_batch_size(network, batch)
         # Copies, which are aligned like what was just computed, and which the one who stopped does not see change.
-        known = {name: tensor.clone() for name, tensor in (begun or {}).items()}
-        new = _below("parameters", known) or network.parameters(key.child("parameters"))
+        resumed = {name: tensor.clone() for name, tensor in (begun or {}).items()}
+        new = _below("parameters", resumed) or network.parameters(key.child("parameters"))
         self.parameters = {name: tensor.to(self.device) for name, tensor in new.items()}
         fixed = network.buffers
         learned = {name: t.requires_grad_(True) for name, t in self.parameters.items() if name not in fixed}
         self.optimiser, self.sampler = AdamW(learned, recipe, self.steps), BatchSampler(len(data), batch, key)
-        if known:
+        if resumed:
             moments = {
-                n: t if n.startswith("count.") else t.to(self.device) for n, t in _below("moments", known).items()
+                n: t if n.startswith("count.") else t.to(self.device) for n, t in _below("moments", resumed).items()
             }
-            self.optimiser.load_state(int(known["done"]), moments)
+            self.optimiser.load_state(int(resumed["done"]), moments)
             for _ in range(self.optimiser.done):
                 self.sampler.next()
 
@@ -263,6 +263,6 @@ def predict_probabilities(
         for start in range(0, len(pixels), size):
             x = normalisation.normalise(bank[start : start + size])
             views = [x, x.flip(x.ndim - 1)] if mirrored else [x]
-            found = [task.probabilities(network.logits(parameters, view).double()) for view in views]
-            chunks.append(sum(found[1:], found[0]) / len(found))
+            probabilities = [task.probabilities(network.logits(parameters, view).double()) for view in views]
+            chunks.append(sum(probabilities[1:], probabilities[0]) / len(probabilities))
     return torch.cat(chunks).cpu().numpy()

@@ -219,8 +219,8 @@ def preview(pixels: Pixels) -> Pixels:
     if is_picture(pixels.shape[1:]):
         return pixels
     slices = [np.take(pixels, pixels.shape[axis] // 2, axis=axis) for axis in (1, 2, 3)]
-    height = max(each.shape[1] for each in slices)
-    padded = [np.pad(each, ((0, 0), (0, height - each.shape[1]), (0, 0))) for each in slices]
+    height = max(plane.shape[1] for plane in slices)
+    padded = [np.pad(plane, ((0, 0), (0, height - plane.shape[1]), (0, 0))) for plane in slices]
     return np.ascontiguousarray(np.concatenate(padded, axis=2))
 
 
@@ -256,9 +256,9 @@ def _read_npz(content: bytes, kinds: Kinds) -> dict[str, npt.NDArray[Any]]:
             raw = io.BytesIO(archive.read(f"{name}.npy"))
             if np.lib.format.read_magic(raw) != (1, 0):
                 raise ValueError(f"{name} has an unknown header")
-            found, fortran, dtype = np.lib.format.read_array_header_1_0(raw)
-            if found != shape or fortran or dtype != kind:
-                raise ValueError(f"{name} is {dtype} {found}, expected {np.dtype(kind)} {shape}")
+            actual, fortran, dtype = np.lib.format.read_array_header_1_0(raw)
+            if actual != shape or fortran or dtype != kind:
+                raise ValueError(f"{name} is {dtype} {actual}, expected {np.dtype(kind)} {shape}")
             arrays[name] = np.frombuffer(raw.read(), dtype=kind).reshape(shape).copy()
     return arrays
 

@@ -50,10 +50,10 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         missing = sorted(set(Manifest.model_fields) - set(manifest))
         if missing:
             raise ValueError(f"'{missing[0]}' is missing")
-        found = Manifest.model_validate(manifest)
-        if found.images is None or len(found.package_id) != 64:
+        parsed = Manifest.model_validate(manifest)
+        if parsed.images is None or len(parsed.package_id) != 64:
             raise ValueError("has no images")
-        return found
+        return parsed
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"])) or "its fields"

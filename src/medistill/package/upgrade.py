@@ -38,7 +38,7 @@ OPTIMISER = {"optimiser": "name", "learning_rate": "learning_rate", "momentum": 
 
 def rekeyed(value: Json, names: dict[str, str]) -> Json:
     """The same with other keys."""
-    return {names.get(key, key): each for key, each in value.items()}
+    return {names.get(key, key): item for key, item in value.items()}
 
 
 def upgraded_recipe(recipe: Json) -> Json:
@@ -48,20 +48,20 @@ def upgraded_recipe(recipe: Json) -> Json:
 
 def upgraded_evaluate(config: Json) -> Json:
     """Settings of an evaluation."""
-    found = rekeyed(config, {"nets": "architectures", "networks": "repeats"})
-    return {**found, "recipe": upgraded_recipe(found["recipe"])} if "recipe" in found else found
+    settings = rekeyed(config, {"nets": "architectures", "networks": "repeats"})
+    return {**settings, "recipe": upgraded_recipe(settings["recipe"])} if "recipe" in settings else settings
 
 
 def upgraded_distil(config: Json) -> Json:
     """A configuration of distilling: the optimiser apart from the method, nothing where a value is automatic."""
-    found = dict(config)
+    settings = dict(config)
     if "method" in config and "optimiser" not in config:
         method, optimiser = upgraded_method(config["method"])
-        found |= {"method": method, "optimiser": optimiser}
+        settings |= {"method": method, "optimiser": optimiser}
     if "labels" in config:
         labels = dict(config["labels"])
-        found["labels"] = {**labels, "recipe": upgraded_recipe(labels["recipe"])} if "recipe" in labels else labels
-    return found
+        settings["labels"] = {**labels, "recipe": upgraded_recipe(labels["recipe"])} if "recipe" in labels else labels
+    return settings
 
 
 def upgraded_method(settings: Json) -> tuple[Json, Json]:
@@ -82,27 +82,27 @@ def upgraded_method(settings: Json) -> tuple[Json, Json]:
 
 def upgraded_scores(scores: Json) -> Json:
     """Scores of one kind of network."""
-    found = rekeyed(scores, RESULT)
+    fields = rekeyed(scores, RESULT)
     for key in ("arms", "details", "images", "curves"):
-        if isinstance(found.get(key), dict):
-            found[key] = rekeyed(found[key], ARM)
+        if isinstance(fields.get(key), dict):
+            fields[key] = rekeyed(fields[key], ARM)
     for key in ("transfer", "sites"):
-        if isinstance(found.get(key), dict):
-            found[key] = {name: upgraded_scores(each) for name, each in found[key].items()}
-    if isinstance(found.get("details"), dict):
-        found["details"] = {arm: {"by_class": {}, **each} for arm, each in found["details"].items()}
-    return found
+        if isinstance(fields.get(key), dict):
+            fields[key] = {name: upgraded_scores(nested) for name, nested in fields[key].items()}
+    if isinstance(fields.get("details"), dict):
+        fields["details"] = {arm: {"by_class": {}, **details} for arm, details in fields["details"].items()}
+    return fields
 
 
 def upgraded_result(result: Json, class_names: list[str]) -> Json:
     """A whole evaluation; those of version 1 are of classes that exclude each other."""
-    found = upgraded_scores(result)
-    found.setdefault("task", exclusive_kind(len(class_names)))
-    found.setdefault("class_names", class_names)
-    found.setdefault("primary", "balanced_accuracy")
-    if "recipe" in found:
-        found["recipe"] = upgraded_recipe(found["recipe"])
-    return found
+    fields = upgraded_scores(result)
+    fields.setdefault("task", exclusive_kind(len(class_names)))
+    fields.setdefault("class_names", class_names)
+    fields.setdefault("primary", "balanced_accuracy")
+    if "recipe" in fields:
+        fields["recipe"] = upgraded_recipe(fields["recipe"])
+    return fields
 
 
 def upgraded(manifest: Json) -> Json:

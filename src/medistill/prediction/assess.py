@@ -70,18 +70,18 @@ class Assessment:
 
 def assess(examples: Sequence[Example]) -> list[Assessment]:
     """Every predictor for every quantity."""
-    found = []
+    assessments = []
     groups = np.array([e.group for e in examples])
     informed = [_informed(e) for e in examples]
-    for name, view, known in (*((n, v, examples) for n, v in PREDICTORS.items()), (INFORMED, VIEW, informed)):
-        predictions = left_out(known, view)
-        widths = _widths(known, view)
+    for name, view, basis in (*((n, v, examples) for n, v in PREDICTORS.items()), (INFORMED, VIEW, informed)):
+        predictions = left_out(basis, view)
+        widths = _widths(basis, view)
         for quantity in QUANTITIES:
             measured = np.array([e.values[quantity] for e in examples])
             predicted = np.array([p[quantity] for p in predictions])
             errors = np.abs(predicted - measured)
             spread = float(np.square(measured - measured.mean()).sum())
-            found.append(
+            assessments.append(
                 Assessment(
                     name,
                     quantity,
@@ -93,39 +93,39 @@ def assess(examples: Sequence[Example]) -> list[Assessment]:
                     {str(group): float(errors[groups == group].mean()) for group in np.unique(groups)},
                 )
             )
-    return sorted(found, key=lambda a: QUANTITIES.index(a.quantity))
+    return sorted(assessments, key=lambda a: QUANTITIES.index(a.quantity))
 
 
 def held_out_predictions(examples: Sequence[Example]) -> dict[str, list[Prediction]]:
     """By quantity what the indicator says of each example, with its interval, having never seen its origin."""
     widths = _widths(examples, VIEW)
-    found: dict[str, list[Prediction]] = {quantity: [] for quantity in QUANTITIES}
+    by_quantity: dict[str, list[Prediction]] = {quantity: [] for quantity in QUANTITIES}
     for e, values in zip(examples, left_out(examples), strict=True):
         for quantity, value in values.items():
             middle, reach = to_scale(quantity, value, e.features), widths[quantity][e.group]
             low, high = (from_scale(quantity, middle + d, e.features) for d in (-reach, reach))
-            found[quantity].append(Prediction(value, low, high))
-    return found
+            by_quantity[quantity].append(Prediction(value, low, high))
+    return by_quantity
 
 
 def _informed(example: Example) -> Example:
     """The example with what was measured on test images in place of what small networks reached on held out ones."""
     arms = {CHOSEN_BY[arm]: reached for arm, reached in example.arms.items()}
-    known = {f"{kind}.{metric}": each[metric] for kind, each in arms.items() for metric in METRICS}
-    return replace(example, features=example.features | known)
+    measured = {f"{kind}.{metric}": levels[metric] for kind, levels in arms.items() for metric in METRICS}
+    return replace(example, features=example.features | measured)
 
 
 def _widths(examples: Sequence[Example], view: View) -> dict[str, dict[str, float]]:
     """For each quantity and group half the width of the interval that an indicator without that group would give."""
-    found: dict[str, dict[str, float]] = {quantity: {} for quantity in QUANTITIES}
+    widths: dict[str, dict[str, float]] = {quantity: {} for quantity in QUANTITIES}
     apart = predictions_without_two(examples, view)
     for group in {e.group for e in examples}:
         others = [e for e in examples if e.group != group]
         predicted = [p for e, p in zip(examples, apart[group], strict=True) if e.group != group]
         for quantity in QUANTITIES:
             errors = scaled_errors(quantity, others, predicted)
-            found[quantity][group] = half_width(errors, [e.group for e in others])
-    return found
+            widths[quantity][group] = half_width(errors, [e.group for e in others])
+    return widths
 
 
 def _coverage(examples: Sequence[Example], errors: Values, widths: dict[str, float]) -> float:

@@ -30,7 +30,7 @@ def shipped() -> list[Path]:
 
 def examples_of(runs: Iterable[RunRecord]) -> list[Example]:
     """What distilled packages measured; where a metric is not defined there is nothing to learn."""
-    found = []
+    examples = []
     for run in filter(_can_be_used, runs):
         values = {
             "balanced_accuracy": run.value("level", METRIC),
@@ -42,24 +42,24 @@ def examples_of(runs: Iterable[RunRecord]) -> list[Example]:
             name: {metric: run.level(arm, metric) for metric in METRICS}
             for name, arm in ((RANDOM, "random"), (FULL, "full"))
         }
-        known = {name: v for name, v in values.items() if v is not None}
-        levels = {name: {m: v for m, v in each.items() if v is not None} for name, each in arms.items()}
-        if len(known) == len(values) and all(len(each) == len(METRICS) for each in levels.values()):
+        defined = {name: v for name, v in values.items() if v is not None}
+        levels = {name: {m: v for m, v in by_metric.items() if v is not None} for name, by_metric in arms.items()}
+        if len(defined) == len(values) and all(len(by_metric) == len(METRICS) for by_metric in levels.values()):
             method = RANDOM_METHOD if run.is_random else run.method
-            found.append(
+            examples.append(
                 Example(
                     run.group,
                     run.data,
                     method,
                     run.distil,
                     dict(run.features or {}),
-                    known,
+                    defined,
                     levels,
                     run.task,
                     run.start,
                 )
             )
-    return found
+    return examples
 
 
 def learned_from(runs: Iterable[RunRecord]) -> list[RunRecord]:
@@ -70,11 +70,11 @@ def learned_from(runs: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def _can_be_used(run: RunRecord) -> bool:
-    known = run.features is not None and run.features_version == VERSION
+    described = run.features is not None and run.features_version == VERSION
     # Levels are seen relative to guessing among classes that exclude each other; small networks see pictures.
     task = tasks().get(run.task)  # perhaps of a package that is not installed here
     alike = run.dimensions == 2 and task is not None and task.exclusive
-    return run.status == "done" and run.kind == "distilled" and known and alike
+    return run.status == "done" and run.kind == "distilled" and described and alike
 
 
 def read_examples(paths: Iterable[Path]) -> list[Example]:

@@ -117,18 +117,22 @@ def features(
         DataError: no class has two training images.
         ConfigError: more images than there are, or images stored too small.
     """
-    identities = {name: _identity(prepared, each) for name, each in wanted.items()}
-    known = {name: read_cached("features", identity) for name, identity in identities.items()}
-    found = {name: {k: float(v) for k, v in sorted(each.items())} for name, each in known.items() if each is not None}
-    missing = {name: each for name, each in wanted.items() if name not in found}
+    identities = {name: _identity(prepared, package) for name, package in wanted.items()}
+    cached = {name: read_cached("features", identity) for name, identity in identities.items()}
+    by_name = {
+        name: {k: float(v) for k, v in sorted(stored.items())}
+        for name, stored in cached.items()
+        if stored is not None
+    }
+    missing = {name: package for name, package in wanted.items() if name not in by_name}
     if missing:
         import torch
 
-        for name, each in _Networks(prepared, missing, advance).features().items():
-            found[name] = dict(sorted(each.items()))
-            values = {k: torch.tensor(v, dtype=torch.float64) for k, v in found[name].items()}
+        for name, computed in _Networks(prepared, missing, advance).features().items():
+            by_name[name] = dict(sorted(computed.items()))
+            values = {k: torch.tensor(v, dtype=torch.float64) for k, v in by_name[name].items()}
             write_cached("features", identities[name], values)
-    return {name: found[name] for name in wanted}
+    return {name: by_name[name] for name in wanted}
 
 
 def _identity(prepared: PreparedDataset, wanted: PackageSpec) -> str:
@@ -154,9 +158,11 @@ def random_counts(prepared: PreparedDataset, ipc: int | None, ratio: float | Non
 
 def work(prepared: PreparedDataset, wanted: Sequence[PackageSpec]) -> int:
     """Images that go through networks for the features of these packages, at most."""
-    sizes = {each.counts(prepared) for each in wanted}
+    sizes = {package.counts(prepared) for package in wanted}
     drawn = sum(_draws(counts) * images_seen(SHORT, sum(counts)) for counts in sizes)
-    chosen = sum(images_seen(SHORT, sum(each.counts(prepared))) for each in wanted if _is_looked_at(prepared, each))
+    chosen = sum(
+        images_seen(SHORT, sum(package.counts(prepared))) for package in wanted if _is_looked_at(prepared, package)
+    )
     return drawn + chosen + images_seen(LONG, len(prepared.train))
 
 
@@ -183,31 +189,31 @@ class _Networks:
                 where=prepared.dataset.description.name,
                 remedy="a prediction needs more images",
             )
-        counts = {name: each.counts(prepared) for name, each in self.wanted.items()}
+        counts = {name: package.counts(prepared) for name, package in self.wanted.items()}
         jobs: dict[object, Job] = {ALL: self._job(rest, held, LONG, ALL)}
         for size in set(counts.values()):
             for draw in range(_draws(size)):
                 part = subset(rest, task, list(size), key.child("random", draw))
                 jobs[size, draw] = self._job(part, held, SHORT, DRAW + draw)
         unseen: dict[str, npt.NDArray[np.bool_]] = {}
-        for name, each in self.wanted.items():
-            if _is_looked_at(prepared, each):
-                chosen = _chosen(prepared, each)
+        for name, package in self.wanted.items():
+            if _is_looked_at(prepared, package):
+                chosen = _chosen(prepared, package)
                 rows = _unseen(held, chosen)
                 if _is_enough(held, task, rows):
                     unseen[name], jobs[name] = rows, self._job(chosen, held, SHORT, CHOSEN)
         answers = self._answers(jobs)
         every = _scores(answers[ALL], held, task)
-        found: dict[str, dict[str, float]] = {}
+        by_name: dict[str, dict[str, float]] = {}
         for name, size in counts.items():
             drawn = [_scores(answers[size, draw], held, task) for draw in range(_draws(size))]
-            random = {m: float(np.mean([each[m] for each in drawn])) for m in METRICS}
-            own = _scores(answers[name], held, task, unseen[name]) if name in unseen else random
-            found[name] = _of_kinds(random=random, all=every, chosen=own) | _sizes(train, task, size)
-        return found
+            random = {m: float(np.mean([scores[m] for scores in drawn])) for m in METRICS}
+            of_chosen = _scores(answers[name], held, task, unseen[name]) if name in unseen else random
+            by_name[name] = _of_kinds(random=random, all=every, chosen=of_chosen) | _sizes(train, task, size)
+        return by_name
 
     def _job(self, data: TensorSplit, asked: TensorSplit, recipe: Recipe, index: int) -> Job:
-        digests = [each.digest for each in (data, asked)]
+        digests = [part.digest for part in (data, asked)]
         self.splits |= dict(zip(digests, (data, asked), strict=True))
         task, normalisation = self.prepared.task, self.prepared.normalisation
         return Job(digests[0], digests[1], None, normalisation, task.kind, task.outputs, recipe, 2, 0, index)
@@ -216,13 +222,13 @@ class _Networks:
         """Each network's probabilities of what it is asked, (n, outputs)."""
         before = 0
 
-        def news(total: int, done: int, count: int, known: int) -> None:
+        def news(total: int, done: int, count: int, finished: int) -> None:
             nonlocal before
             self.advance(done - before)
             before = done
 
-        found = run_cached(list(jobs.values()), self.splits, news)
-        return {name: found[job].probabilities for name, job in jobs.items()}
+        runs = run_cached(list(jobs.values()), self.splits, news)
+        return {name: runs[job].probabilities for name, job in jobs.items()}
 
 
 def _is_looked_at(prepared: PreparedDataset, wanted: PackageSpec) -> bool:
@@ -241,8 +247,8 @@ def _chosen(prepared: PreparedDataset, wanted: PackageSpec) -> TensorSplit:
 
 def _unseen(held: TensorSplit, chosen: TensorSplit) -> npt.NDArray[np.bool_]:
     """Which of the images to ask about are not among those that a network was trained on."""
-    own = {image.tobytes() for image in chosen.pixels}
-    return np.array([image.tobytes() not in own for image in held.pixels])
+    trained_on = {image.tobytes() for image in chosen.pixels}
+    return np.array([image.tobytes() not in trained_on for image in held.pixels])
 
 
 def _is_enough(held: TensorSplit, task: Task, rows: npt.NDArray[np.bool_]) -> bool:
@@ -253,13 +259,13 @@ def _is_enough(held: TensorSplit, task: Task, rows: npt.NDArray[np.bool_]) -> bo
 def _scores(
     answers: Probabilities, held: TensorSplit, task: Task, rows: npt.NDArray[np.bool_] | slice = slice(None)
 ) -> dict[str, float]:
-    found = task.scores(answers[rows], held.targets[rows])
+    scores = task.scores(answers[rows], held.targets[rows])
     # Where images of one class only could be held out no area is defined; that says nothing, as chance does.
-    return {metric: float(np.nan_to_num(found[metric], nan=0.5)) for metric in METRICS}
+    return {metric: float(np.nan_to_num(scores[metric], nan=0.5)) for metric in METRICS}
 
 
 def _of_kinds(**kinds: dict[str, float]) -> dict[str, float]:
-    return {f"{kind}.{metric}": value for kind, each in kinds.items() for metric, value in each.items()}
+    return {f"{kind}.{metric}": value for kind, scores in kinds.items() for metric, value in scores.items()}
 
 
 def _sizes(train: TensorSplit, task: Task, counts: Counts) -> dict[str, float]:
@@ -282,10 +288,10 @@ def _held_out(
     """
     membership = task.membership(train.targets)
     sizes = membership.sum(axis=0)
-    each = max(1, min(HELD, len(train) // 4) // len(sizes))
+    per_stratum = max(1, min(HELD, len(train) // 4) // len(sizes))
     rows = np.zeros(len(train), dtype=bool)
     if patients is None:
-        wanted = [min(each, int(size) // 2) for size in sizes]
+        wanted = [min(per_stratum, int(size) // 2) for size in sizes]
         for drawn in draw_by_stratum(membership, wanted, lambda s: key.child(s)):
             rows[drawn] = True
     else:
@@ -294,9 +300,9 @@ def _held_out(
         np.add.at(images, of, membership.astype(np.int64))
         held, taken = np.zeros(len(names), dtype=bool), np.zeros(len(sizes), dtype=np.int64)
         for patient in key.child("patients").numpy().permutation(len(names)):
-            own = images[patient]
-            if ((taken < each) & (own > 0)).any() and (taken + own <= sizes // 2)[own > 0].all():
-                held[patient], taken = True, taken + own
+            counts = images[patient]
+            if ((taken < per_stratum) & (counts > 0)).any() and (taken + counts <= sizes // 2)[counts > 0].all():
+                held[patient], taken = True, taken + counts
         rows = held[of]
     return TensorSplit(train.pixels[rows], train.targets[rows]), TensorSplit(
         train.pixels[~rows], train.targets[~rows]

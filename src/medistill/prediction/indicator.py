@@ -161,38 +161,38 @@ class Model:
         """Learn from examples; every group counts as much as any other, however many runs it has."""
         from sklearn.linear_model import BayesianRidge
 
-        known = _levels(metric, examples)
-        methods = tuple(sorted({method for _, method, _, _ in known}))
-        raw = np.array([view.describe(metric, features) for features, *_ in known])
+        levels = _levels(metric, examples)
+        methods = tuple(sorted({method for _, method, _, _ in levels}))
+        raw = np.array([view.describe(metric, features) for features, *_ in levels])
         mean, scale = raw.mean(axis=0), raw.std(axis=0)
         scale = np.where(scale > 1e-9, scale, 1.0)
         rows, target = [], []
-        for row, (features, method, level, _) in zip(raw, known, strict=True):
+        for row, (features, method, level, _) in zip(raw, levels, strict=True):
             rows.append(_design(row, method, methods, mean, scale, view))
             target.append(above_chance(level, _chance(metric, features)) - view.start(metric, features))
-        groups = [group for *_, group in known]
+        groups = [group for *_, group in levels]
         weight = np.array([1 / groups.count(group) for group in groups])
         fitted = BayesianRidge().fit(np.array(rows), target, sample_weight=weight * len(weight) / weight.sum())
         return cls(metric, methods, view, mean, scale, fitted.coef_, float(fitted.intercept_))
 
     def __call__(self, features: dict[str, float], method: str) -> float:
         """The expected level, as :func:`above_chance`. A method never seen counts as the mean of those that were."""
-        known = features_for(method, features)
+        used = features_for(method, features)
         row = _design(
-            np.array(self.view.describe(self.metric, known)), method, self.methods, self.mean, self.scale, self.view
+            np.array(self.view.describe(self.metric, used)), method, self.methods, self.mean, self.scale, self.view
         )
-        return float(row @ self.weights) + self.intercept + self.view.start(self.metric, known)
+        return float(row @ self.weights) + self.intercept + self.view.start(self.metric, used)
 
 
 def _levels(metric: str, examples: Sequence[Example]) -> list[tuple[dict[str, float], str, float, str]]:
     """Features, method, level and group of all that was measured; what runs of one size share only once."""
-    known: dict[tuple[object, ...], tuple[dict[str, float], str, float, str]] = {}
+    levels: dict[tuple[object, ...], tuple[dict[str, float], str, float, str]] = {}
     for index, e in enumerate(examples):
-        known[index,] = (e.features, e.method, e.values[metric], e.group)
+        levels[index,] = (e.features, e.method, e.values[metric], e.group)
         for arm in (RANDOM, FULL):
-            own = features_for(arm, e.features)
-            known[e.group, e.data, e.features["images"], arm] = (own, arm, e.arms[arm][metric], e.group)
-    return list(known.values())
+            of_arm = features_for(arm, e.features)
+            levels[e.group, e.data, e.features["images"], arm] = (of_arm, arm, e.arms[arm][metric], e.group)
+    return list(levels.values())
 
 
 def _design(row: Values, method: str, methods: tuple[str, ...], mean: Values, scale: Values, view: View) -> Values:
@@ -275,14 +275,14 @@ class Indicator:
 
     def predict(self, features: dict[str, float], method: str) -> dict[str, Prediction]:
         """What a method is expected to reach, by quantity."""
-        found = {}
+        predictions = {}
         for quantity, value in self.models(features, method).items():
             # A level beyond the ends that errors are measured between is the middle of its interval all the same.
             middle = self.models.of[quantity](features, method) if quantity in METRICS else value
             reach = half_width(self.errors[quantity], [e.group for e in self.examples])
             low, high = (from_scale(quantity, middle + d, features) for d in (-reach, reach))
-            found[quantity] = Prediction(value, low, high)
-        return found
+            predictions[quantity] = Prediction(value, low, high)
+        return predictions
 
 
 def to_scale(quantity: str, value: float, features: dict[str, float]) -> float:
@@ -309,14 +309,14 @@ def left_out(examples: Sequence[Example], view: View = VIEW) -> list[dict[str, f
 def predictions_without_two(examples: Sequence[Example], view: View = VIEW) -> dict[str, list[dict[str, float]]]:
     """For each group and each example what models predict that saw neither that group nor the example's own."""
     groups = sorted({e.group for e in examples})
-    found: dict[str, list[dict[str, float]]] = {group: [{} for _ in examples] for group in groups}
+    predictions: dict[str, list[dict[str, float]]] = {group: [{} for _ in examples] for group in groups}
     for first, second in combinations(groups, 2):
         models = Models.fit([e for e in examples if e.group not in (first, second)], view)
         for index, e in enumerate(examples):
-            for out, own in ((first, second), (second, first)):
-                if e.group == own:
-                    found[out][index] = models(e.features, e.method)
-    return found
+            for out, group in ((first, second), (second, first)):
+                if e.group == group:
+                    predictions[out][index] = models(e.features, e.method)
+    return predictions
 
 
 def scaled_errors(quantity: str, examples: Sequence[Example], predicted: Sequence[dict[str, float]]) -> Values:
@@ -335,8 +335,8 @@ def half_width(errors: Values, groups: Sequence[str]) -> float:
     It says where results on origins lay that the models had not seen. That is no guarantee for the next origin: there
     are few, and runs on one are alike.
     """
-    known = list(groups)
-    weight = np.array([1 / known.count(group) for group in known]) / len(set(known))
+    origins = list(groups)
+    weight = np.array([1 / origins.count(group) for group in origins]) / len(set(origins))
     order = np.argsort(np.abs(errors))
     place = int(np.searchsorted(np.cumsum(weight[order]), LEVEL - 1e-12))
     return float(np.abs(errors)[order][min(place, len(errors) - 1)])

@@ -15,7 +15,7 @@ SAMPLES = 1000
 
 def spearman(first: Values, second: Values) -> float | None:
     """Spearman's rank correlation; None where one of both is constant."""
-    return _known(spearman_rows(first[None], second[None])[0])
+    return _finite(spearman_rows(first[None], second[None])[0])
 
 
 def spearman_rows(first: Values, second: Values) -> Values:
@@ -31,13 +31,13 @@ def partial_spearman(
     Ranks of both are regressed on the ranks of ``given``; what is left is correlated. None where that is not
     defined.
     """
-    estimate = _known(_partial(first[None], second[None], given[None])[0])
+    estimate = _finite(_partial(first[None], second[None], given[None])[0])
     drawn = Key(seed).child("partial").numpy().integers(0, len(first), (SAMPLES, len(first)))
-    found = _partial(first[drawn], second[drawn], given[drawn])
-    known = found[np.isfinite(found)]
-    if estimate is None or 2 * len(known) < SAMPLES:
+    correlations = _partial(first[drawn], second[drawn], given[drawn])
+    defined = correlations[np.isfinite(correlations)]
+    if estimate is None or 2 * len(defined) < SAMPLES:
         return estimate, None, None
-    low, high = np.percentile(known, [2.5, 97.5])
+    low, high = np.percentile(defined, [2.5, 97.5])
     return estimate, float(low), float(high)
 
 
@@ -63,5 +63,5 @@ def _pearson(first: Values, second: Values) -> Values:
     return np.divide((first * second).sum(axis=1), norm, out=np.full(len(norm), np.nan), where=defined)
 
 
-def _known(value: float) -> float | None:
+def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None

@@ -55,20 +55,20 @@ def representativeness(distilled: TensorSplit, real: TensorSplit, task: Task, se
     for name in SPACES:
         space = fit(name, sample.pixels)
         synthetic, seen = space(distilled.pixels), space(sample.pixels)
-        each = [
-            _distances(synthetic[own], seen[real_own])
-            for own, real_own in zip(made, there, strict=True)
-            if own.any() and real_own.any()
+        distances = [
+            _distances(synthetic[members], seen[real_members])
+            for members, real_members in zip(made, there, strict=True)
+            if members.any() and real_members.any()
         ]
-        for score in each[0]:
-            scores[f"{name}.{score}"] = float(np.mean([e[score] for e in each]))
+        for score in distances[0]:
+            scores[f"{name}.{score}"] = float(np.mean([e[score] for e in distances]))
         answers = distilled.targets[cdist(seen, synthetic).argmin(axis=1)].astype(np.float64)
         scores[f"{name}.nearest"] = recall(answers, sample, task)
         kernel = linear(seen) if space.linear else gaussian(seen, synthetic)
-        found = ridge(kernel, synthetic, wanted(distilled), seen)
-        scores[f"{name}.ridge"] = recall(found, sample, task)
-        scores[f"{name}.ridge_auroc"] = mean_auroc(found, sample, task)
-        beyond = found - found.mean(axis=1, keepdims=True) if task.exclusive else found
+        predicted = ridge(kernel, synthetic, wanted(distilled), seen)
+        scores[f"{name}.ridge"] = recall(predicted, sample, task)
+        scores[f"{name}.ridge_auroc"] = mean_auroc(predicted, sample, task)
+        beyond = predicted - predicted.mean(axis=1, keepdims=True) if task.exclusive else predicted
         together += beyond / (beyond.std() or 1.0)
     return scores | {f"{TOGETHER}.ridge_auroc": mean_auroc(together, sample, task)}
 
@@ -129,16 +129,16 @@ def ridge(kernel: Kernel, synthetic: Features, labels: Features, seen: Features)
     return np.asarray(kernel(seen, synthetic) @ weights + labels.mean(axis=0))
 
 
-def recall(found: Features, real: TensorSplit, task: Task) -> float:
+def recall(predicted: Features, real: TensorSplit, task: Task) -> float:
     """Mean recall, over the outputs that occur, of what regression says."""
-    known = [value for value in task.details([found], real.targets)["recall"] if value is not None]
-    return float(np.mean(known))
+    defined = [value for value in task.details([predicted], real.targets)["recall"] if value is not None]
+    return float(np.mean(defined))
 
 
-def mean_auroc(found: Features, real: TensorSplit, task: Task) -> float:
+def mean_auroc(predicted: Features, real: TensorSplit, task: Task) -> float:
     """Mean area under the ROC curves of the outputs that occur; a half where that is not defined.
 
     Unlike recall it changes with every image that is ranked better, and not with how sure regression is of all images
     or of a class, which soft labels and few images change and training makes up for.
     """
-    return float(np.nan_to_num(task.scores(found, real.targets)["auroc"], nan=0.5))
+    return float(np.nan_to_num(task.scores(predicted, real.targets)["auroc"], nan=0.5))

@@ -149,13 +149,13 @@ class RunRecord(RunSpec):
         result = self.measured
         if quantity == "level":
             return self.level("distilled", metric)
-        found = result["recovery"][metric] if quantity == "recovery" else result["gain_over_random"][metric]["mean"]
-        return None if found is None else float(found)
+        figure = result["recovery"][metric] if quantity == "recovery" else result["gain_over_random"][metric]["mean"]
+        return None if figure is None else float(figure)
 
     def level(self, arm: str, metric: str) -> float | None:
         """Mean of a metric of an arm."""
-        found = self.measured["arms"][arm][metric]["mean"]
-        return None if found is None else float(found)
+        mean = self.measured["arms"][arm][metric]["mean"]
+        return None if mean is None else float(mean)
 
     def interval(self, quantity: str, metric: str) -> list[float] | None:
         """The 95 % interval of :meth:`value`."""
@@ -179,13 +179,13 @@ def current(runs: Iterable[RunRecord]) -> list[RunRecord]:
     A database keeps what was measured under another recipe or on an earlier version of the data; that must not be
     taken for another seed.
     """
-    known = list(runs)
+    listed = list(runs)
     newest: dict[tuple[object, ...], tuple[str, str]] = {}
-    for run in known:
+    for run in listed:
         key, configuration, asked = _place(run), _configuration(run), run.asked or run.finished
         if key not in newest or newest[key][0] < asked:
             newest[key] = (asked, configuration)
-    return [run for run in known if newest[_place(run)][1] == _configuration(run)]
+    return [run for run in listed if newest[_place(run)][1] == _configuration(run)]
 
 
 def _place(run: RunRecord) -> tuple[object, ...]:
@@ -208,12 +208,12 @@ def now() -> str:
 
 def upgraded_specification(specification: Json) -> Json:
     """A run's specification under the names of now."""
-    found = dict(specification)
-    if "evaluate" in found:
-        found["evaluate"] = upgraded_evaluate(found["evaluate"])
-    if "distil" in found.get("determined", {}):
-        found["determined"] = {**found["determined"], "distil": upgraded_distil(found["determined"]["distil"])}
-    return found
+    fields = dict(specification)
+    if "evaluate" in fields:
+        fields["evaluate"] = upgraded_evaluate(fields["evaluate"])
+    if "distil" in fields.get("determined", {}):
+        fields["determined"] = {**fields["determined"], "distil": upgraded_distil(fields["determined"]["distil"])}
+    return fields
 
 
 def upgraded_run_result(result: Json) -> Json:

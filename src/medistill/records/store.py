@@ -154,12 +154,12 @@ class Store:
 
         self._write(work)
 
-    def renew(self, identity: str, found: Json) -> None:
+    def renew(self, identity: str, update: Json) -> None:
         """Replace what is told about the data of a run that is done; nothing that was measured is among it."""
 
         def work(connection: sqlite3.Connection) -> None:
             (result,) = connection.execute("SELECT result FROM runs WHERE identity = ?", (identity,)).fetchone()
-            changed = canonical_json({**json.loads(result), **found})
+            changed = canonical_json({**json.loads(result), **update})
             connection.execute("UPDATE runs SET result = ? WHERE identity = ?", (changed, identity))
 
         self._write(work)
@@ -177,14 +177,14 @@ class Store:
         where = "" if status is None else "WHERE status = ?"
         order = 'ORDER BY "group", data, method, ipc, ratio, seed, kind, identity'
         names = list(RunRecord.__dataclass_fields__)
-        known = names if self._knows_asked else names[:-1]
-        columns = ", ".join(f'"{name}"' for name in known)
+        present = names if self._knows_asked else names[:-1]
+        columns = ", ".join(f'"{name}"' for name in present)
         given = () if status is None else (status,)
-        found = []
+        records = []
         with self._telling():
             rows = self.connection.execute(f"SELECT {columns} FROM runs {where} {order}", given).fetchall()
         for row in rows:
-            values: dict[str, Any] = dict(zip(known, row, strict=True))
+            values: dict[str, Any] = dict(zip(present, row, strict=True))
             for name in ("specification", "result"):
                 try:
                     values[name] = None if values[name] is None else json.loads(values[name])
@@ -192,8 +192,8 @@ class Store:
                     raise DataError(f"is damaged ({name} of run {row[0][:12]})", where=self.path) from problem
             values["specification"] = upgraded_specification(values["specification"])
             values["result"] = None if values["result"] is None else upgraded_run_result(values["result"])
-            found.append(RunRecord(**values))
-        return found
+            records.append(RunRecord(**values))
+        return records
 
     def figures(self) -> list[tuple[Any, ...]]:
         """Every figure: identity, site, net, quantity, arm, metric, mean, low, high."""

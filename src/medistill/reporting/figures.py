@@ -240,11 +240,13 @@ def svg_lines(panels: Lines, x_title: str, y_title: str, levels: tuple[float, ..
 
 
 def _legend_of_all(figure: Figure, grid: Any) -> None:
-    known: dict[str, Any] = {}
+    by_label: dict[str, Any] = {}
     for axes in grid.flat:
         handles, labels = axes.get_legend_handles_labels()
-        known |= dict(zip(labels, handles, strict=True))
-    figure.legend(list(known.values()), list(known), loc="outside lower center", ncols=min(6, len(known)), fontsize=8)
+        by_label |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        list(by_label.values()), list(by_label), loc="outside lower center", ncols=min(6, len(by_label)), fontsize=8
+    )
 
 
 Clouds = dict[str, dict[str, list[tuple[float, float, float, float]]]]

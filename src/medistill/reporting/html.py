@@ -109,29 +109,29 @@ def picture_uri(content: bytes, kind: str) -> str:
 
 
 def _strata(package: Package, shown: ShownImages) -> list[Json]:
-    found = []
+    entries = []
     scale = max(1, round(56 / max(package.stored_shape)))
     word = "distilled" if package.manifest.method.kind == "distillation" else "chosen real"
     for stratum, name in enumerate(package.task.strata):
-        own = package.pixels[package.strata == stratum]
-        entry: Json = {"name": name, "count": len(own), "pictures": []}
+        images = package.pixels[package.strata == stratum]
+        entry: Json = {"name": name, "count": len(images), "pictures": []}
         if shown.by_stratum and len(shown.by_stratum[stratum]):
             picture = figures.image_grid([shown.by_stratum[stratum]], scale)
             count = min(10, len(shown.by_stratum[stratum]))
             text = f"{count} real training images: {name}"
             entry["pictures"].append(Picture(picture_uri(picture, "png"), text, "real"))
-        if len(own):
-            picture = figures.image_grid([own], scale)
-            text = f"{min(10, len(own))} {word} images: {name}"
+        if len(images):
+            picture = figures.image_grid([images], scale)
+            text = f"{min(10, len(images))} {word} images: {name}"
             entry["pictures"].append(Picture(picture_uri(picture, "png"), text, word))
         if entry["pictures"]:
-            found.append(entry)
-    return found
+            entries.append(entry)
+    return entries
 
 
 def _pairs(shown: ShownImages) -> list[Json]:
     """Rows of pictures: the package's images above the real ones most like them."""
-    found = []
+    rows = []
     for title, pairs in (("training images", shown.closest_training), ("held-out images", shown.closest_held_out)):
         if pairs:
             scale = max(1, round(80 / max(pairs[0].synthetic.shape[1:])))
@@ -139,8 +139,8 @@ def _pairs(shown: ShownImages) -> list[Json]:
             numbers = ", ".join(f"{p.correlation:.3f}" for p in pairs)
             picture = figures.image_grid(stacks, scale, columns=len(pairs))
             text = f"Images of the package above the {title} most like them; correlations {numbers}."
-            found.append({"title": title, "numbers": numbers, "picture": Picture(picture_uri(picture, "png"), text)})
-    return found
+            rows.append({"title": title, "numbers": numbers, "picture": Picture(picture_uri(picture, "png"), text)})
+    return rows
 
 
 def _charts(result: EvaluationResult, losses: list[float]) -> dict[str, list[Picture]]:

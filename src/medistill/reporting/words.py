@@ -25,8 +25,8 @@ ARM_TITLES = {
 
 def titles(result: EvaluationResult) -> dict[str, str]:
     """Titles of the arms that a result has, in the order of tables."""
-    own = ARM_TITLES | {"random": f"Random real images, same {_measure(result)}"}
-    return {arm: title for arm, title in own.items() if arm in result.arms}
+    arm_titles = ARM_TITLES | {"random": f"Random real images, same {_measure(result)}"}
+    return {arm: title for arm, title in arm_titles.items() if arm in result.arms}
 
 
 def task_of(result: EvaluationResult) -> Task:

@@ -119,15 +119,15 @@ class Some(Settings):
             "ratio": (self.ratio, [cell[2] for cell in cells]),
             "seeds": (self.seeds, [cell[3] for cell in cells]),
         }
-        for key, (named, own) in columns.items():
-            known = [value for value in dict.fromkeys(own) if value is not None]
+        for key, (named, values) in columns.items():
+            available = [value for value in dict.fromkeys(values) if value is not None]
             for value in named or ():
-                if value not in known:
+                if value not in available:
                     raise ConfigError(
                         f"{value!r} is none that packages are made with", where=key,
-                        allowed=", ".join(map(str, known)) or "none", remedy="or ask the data set for it too",
+                        allowed=", ".join(map(str, available)) or "none", remedy="or ask the data set for it too",
                     )  # fmt: skip
-        meant = {key: [named is not None and v in named for v in own] for key, (named, own) in columns.items()}
+        meant = {key: [named is not None and v in named for v in values] for key, (named, values) in columns.items()}
         sized = self.ipc is not None or self.ratio is not None
         return [
             cell
@@ -236,7 +236,7 @@ def read_study(path: Path, data_folder: Path | None = None) -> StudyConfig:
     if not folder.is_dir():
         option = f"--data-folder {folder}" if data_folder is not None else f"{DATA_VARIABLE}={folder}"
         raise ConfigError("no such folder", where=option)
-    found = []
+    entries = []
     for entry in config.data:
         place = folder / Path(entry.source).expanduser()
         try:
@@ -255,8 +255,8 @@ def read_study(path: Path, data_folder: Path | None = None) -> StudyConfig:
             _readable(name)
         except ValueError as problem:
             raise ConfigError(str(problem), where="data", remedy="give the data set another, with name") from problem
-        found.append(entry.model_copy(update={"source": source, "name": name}))
-    return config.model_copy(update={"data": tuple(_grouped(found))})
+        entries.append(entry.model_copy(update={"source": source, "name": name}))
+    return config.model_copy(update={"data": tuple(_grouped(entries))})
 
 
 def _grouped(entries: list[DataEntry]) -> list[DataEntry]:
@@ -266,11 +266,11 @@ def _grouped(entries: list[DataEntry]) -> list[DataEntry]:
     Raises:
         ConfigError: entries of one source name two.
     """
-    own = {entry.source: origin(entry.source) for entry in entries}
-    known = {source: name for source, name in own.items() if parse_name(name) is not None}
+    origins = {entry.source: origin(entry.source) for entry in entries}
+    registered = {source: name for source, name in origins.items() if parse_name(name) is not None}
     named: dict[str, DataEntry] = {}
     for entry in (entry for entry in entries if entry.group):
-        first = named.setdefault(known.get(entry.source, entry.source), entry)
+        first = named.setdefault(registered.get(entry.source, entry.source), entry)
         if first.group != entry.group:
             raise ConfigError(
                 f"'{first.name}' is of the group '{first.group}', '{entry.name}' of '{entry.group}'", where="data",
@@ -278,9 +278,9 @@ def _grouped(entries: list[DataEntry]) -> list[DataEntry]:
             )  # fmt: skip
     groups = []
     for entry in entries:
-        name, key = own[entry.source], known.get(entry.source, entry.source)
-        alike = [source for source, other in own.items() if other == name and source != entry.source]
-        if alike and name not in (PHANTOM, entry.source) and entry.source not in known:
+        name, key = origins[entry.source], registered.get(entry.source, entry.source)
+        alike = [source for source, other in origins.items() if other == name and source != entry.source]
+        if alike and name not in (PHANTOM, entry.source) and entry.source not in registered:
             name = _apart(entry.source, alike)
         groups.append(named[key].group if key in named else name)
     return [entry.model_copy(update={"group": g}) for entry, g in zip(entries, groups, strict=True)]
@@ -297,5 +297,5 @@ def origin(source: str) -> str:
     """Who made the data, as far as the source's name tells: resolutions of a MedMNIST set are of one origin, and so
     are all phantoms.
     """
-    known = parse_name(own_name(source))
-    return known[0] if known else PHANTOM if source.split(":")[0] == PHANTOM else own_name(source)
+    parsed = parse_name(own_name(source))
+    return parsed[0] if parsed else PHANTOM if source.split(":")[0] == PHANTOM else own_name(source)

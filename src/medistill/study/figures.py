@@ -16,21 +16,25 @@ def figures_of(result: Json) -> list[Figure]:
     baseline``, ``robustness``, ``representativeness``, ``validation``, ``cost`` and ``size``. The site is empty for
     the data's own test images.
     """
-    own = str(result.get("architecture", "convnet"))
+    architecture = str(result.get("architecture", "convnet"))
     rows: list[Figure] = []
     if "arms" in result:
-        rows += _scores("", own, result)
+        rows += _scores("", architecture, result)
     for net, scores in result.get("transfer", {}).items():
         rows += _scores("", net, scores)
     for site, scores in result.get("sites", {}).items():
-        rows += _scores(site, own, scores)
-    rows += [_plain("", own, "majority baseline", m, v) for m, v in result.get("majority_baseline", {}).items()]
+        rows += _scores(site, architecture, scores)
+    rows += [
+        _plain("", architecture, "majority baseline", m, v) for m, v in result.get("majority_baseline", {}).items()
+    ]
     for quantity in ("robustness", "representativeness"):
-        rows += [_plain("", own, quantity, name, value) for name, value in (result.get(quantity) or {}).items()]
+        rows += [
+            _plain("", architecture, quantity, name, value) for name, value in (result.get(quantity) or {}).items()
+        ]
     if result.get("validation") is not None:
         task = tasks().get(result.get("task", "multi-class"))  # perhaps of a package that is not installed here
         metric = "primary" if task is None else task.primary
-        rows.append(_plain("", own, "validation", metric, result["validation"]))
+        rows.append(_plain("", architecture, "validation", metric, result["validation"]))
     rows += [_plain("", "", "cost", name, result["cost"][name]) for name in ("seconds", "peak_memory_mb")]
     sizes = {"bytes": result["bytes"], **{f"share of {k}": v for k, v in result.get("compression", {}).items()}}
     rows += [_plain("", "", "size", name, value) for name, value in sizes.items()]

@@ -103,10 +103,10 @@ def features_of(specification: Json) -> Json:
 
 def _features(prepared: PreparedDataset, specification: Json) -> Json:
     try:
-        found = features(prepared, {"": PackageSpec.of(specification["determined"]["distil"])})[""]
+        computed = features(prepared, {"": PackageSpec.of(specification["determined"]["distil"])})[""]
     except DataError:  # too few images to hold some out; the run stands without them
-        found = None
-    return {"features": found, "features_version": FEATURES_VERSION}
+        computed = None
+    return {"features": computed, "features_version": FEATURES_VERSION}
 
 
 def _validation(curves: Sequence[Sequence[Sequence[float]]]) -> float | None:
@@ -166,9 +166,9 @@ def _numbered(package: Package, task: Task) -> Package:
     numbers, _ = matched(package.class_names, task.class_names, manifest.provenance.data.name)
 
     def wide(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        found = np.zeros((len(values), task.outputs), dtype=values.dtype)
-        found[:, numbers] = values
-        return found
+        widened = np.zeros((len(values), task.outputs), dtype=values.dtype)
+        widened[:, numbers] = values
+        return widened
 
     targets = wide(package.targets)
     # Strata follow from what each image stands for; of overlapping ones any does for counting.

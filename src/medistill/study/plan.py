@@ -55,7 +55,7 @@ def plan(config: StudyConfig) -> list[PlannedRun]:
             align(there, data[transfer.from_].task)
     runs: list[PlannedRun] = []
     for entry in config.data:
-        own = {"entry": entry.model_dump(mode="json"), "data_identity": identities[entry.name]}
+        of_entry = {"entry": entry.model_dump(mode="json"), "data_identity": identities[entry.name]}
         cells = _cells(entry, config)
         sites = []
         for t in config.transfer:
@@ -67,7 +67,7 @@ def plan(config: StudyConfig) -> list[PlannedRun]:
         for cell in cells:
             with concerning(f"data set '{entry.name}'"):
                 images_per_stratum(sizes, cell[1], cell[2])
-            common = {**own, **_common(config.evaluate, *cell)}
+            common = {**of_entry, **_common(config.evaluate, *cell)}
             how = {"keep_networks": bool(sites), "features": config.features}
             specification = {"kind": "distilled", **how, **common}
             runs.append(_run(config, specification, entry, identities[entry.name], *cell))
@@ -79,7 +79,7 @@ def plan(config: StudyConfig) -> list[PlannedRun]:
     return _staged(runs)
 
 
-def renewals(planned: list[PlannedRun], known: list[RunRecord]) -> list[PlannedRun]:
+def renewals(planned: list[PlannedRun], records: list[RunRecord]) -> list[PlannedRun]:
     """For each package that was measured, and whose data's features are wanted and an earlier version computed, or
     none, a run that computes them anew. The package is not made again: of what was measured on it nothing changes.
     """
@@ -92,7 +92,7 @@ def renewals(planned: list[PlannedRun], known: list[RunRecord]) -> list[PlannedR
             specification={**of[record.identity].specification, "kind": "features", "of": record.identity},
             stage=0,
         )
-        for record in known
+        for record in records
         if record.identity in of and record.status == "done" and record.kind == "distilled"
         if of[record.identity].specification["features"]
         if (record.result or {}).get("features_version") != FEATURES_VERSION
@@ -100,9 +100,9 @@ def renewals(planned: list[PlannedRun], known: list[RunRecord]) -> list[PlannedR
 
 
 def _cells(entry: DataEntry, config: StudyConfig) -> list[GridCell]:
-    own = entry.ipc is not None or entry.ratio is not None
-    ipcs = (entry.ipc or ()) if own else config.ipc
-    ratios = (entry.ratio or ()) if own else config.ratio
+    sized = entry.ipc is not None or entry.ratio is not None
+    ipcs = (entry.ipc or ()) if sized else config.ipc
+    ratios = (entry.ratio or ()) if sized else config.ratio
     sizes: list[tuple[int | None, float | None]] = [*((n, None) for n in ipcs), *((None, r) for r in ratios)]
     return [
         (method, ipc, ratio, seed)
@@ -139,18 +139,18 @@ def _run(
     ratio: float | None,
     seed: int,
 ) -> PlannedRun:
-    known = {k: specification[k] for k in ("kind", "evaluate", "determined")}
+    hashed = {k: specification[k] for k in ("kind", "evaluate", "determined")}
     if specification["kind"] != "distilled":  # these ask the first kind of network, and compute no further scores
-        known["evaluate"] = {
-            **known["evaluate"],
-            "architectures": known["evaluate"]["architectures"][:1],
+        hashed["evaluate"] = {
+            **hashed["evaluate"],
+            "architectures": hashed["evaluate"]["architectures"][:1],
             "robust_scores": False,
         }
-    known["data"] = content
+    hashed["data"] = content
     if "site" in specification:
-        known["site"] = {"data": specification["site"]["identity"], "classes": specification["site"]["classes"]}
+        hashed["site"] = {"data": specification["site"]["identity"], "classes": specification["site"]["classes"]}
     return PlannedRun(
-        sha256_text(canonical_json(known)), config.name, specification["kind"], entry.name, entry.group, content,
+        sha256_text(canonical_json(hashed)), config.name, specification["kind"], entry.name, entry.group, content,
         method.title, ipc, ratio, seed, specification,
     )  # fmt: skip
 
@@ -202,14 +202,14 @@ def _staged(runs: list[PlannedRun]) -> list[PlannedRun]:
     return sorted(staged, key=lambda run: run.stage)
 
 
-def estimated_seconds(todo: list[PlannedRun], known: list[RunRecord]) -> float | None:
+def estimated_seconds(todo: list[PlannedRun], records: list[RunRecord]) -> float | None:
     """Seconds of work for these runs by what like ones took; None where nothing is known.
 
     The mean over runs of the same kind, method and size on the same data, else of the same kind, method and size,
     else of the same kind and method, else of the same kind; where none of that kind is known, over others alike.
     """
     took: dict[tuple[object, ...], list[float]] = {}
-    for record in known:
+    for record in records:
         size = (record.ipc, record.ratio)
         for key in ((record.method, size, record.data), (record.method, size), (record.method,), ()):
             took.setdefault((record.kind, *key), []).append(record.seconds)

@@ -48,16 +48,16 @@ def compare_pooled(sites: list[Site], task: Task, config: EvaluateConfig) -> Jso
         "full pooled".
     """
     contest = _arms(sites, task, config)
-    found = {}
+    by_site = {}
     for site in sites:
         test = site.prepared.splits["test"]
         there = [Arm(name, sets, EvaluationData(test, None, how)) for name, sets, how in contest]
         # One site after the other: the first trains the networks, the others find them.
         runs = arms.train_all(there, task, config, lambda *_: None, keep_networks=True)
-        found[site.name] = _scores(runs[config.architectures[0]], site.prepared, task, config)
+        by_site[site.name] = _scores(runs[config.architectures[0]], site.prepared, task, config)
     return {
         "architecture": config.architectures[0],
-        "sites": found,
+        "sites": by_site,
         "images": {name: len(sets[0]) for name, sets, _ in contest},
     }
 
@@ -76,8 +76,8 @@ def _arms(
     mixed = Normalisation(*channel_statistics(full.pixels), flips)
     alone = []
     for site, part in zip(sites, parts, strict=True):
-        own = replace(site.package.preprocessing.normalisation, flips=flips)
-        alone.append((f"alone: {site.name}", (part,) * config.repeats, own))
+        normalisation = replace(site.package.preprocessing.normalisation, flips=flips)
+        alone.append((f"alone: {site.name}", (part,) * config.repeats, normalisation))
     return [
         (POOLED, (together,) * config.repeats, mixed),
         *alone,
@@ -100,8 +100,8 @@ def _scores(runs: dict[str, list[TrainedRun]], prepared: PreparedDataset, task: 
     key = Key(config.seed).child("bootstrap")
     weights = bootstrap_weights(len(test), config.bootstrap, key, test.patients)
     measured = {
-        arm: Bootstrap.of(task, [r.probabilities for r in each], test.targets, weights, key.child(arm))
-        for arm, each in runs.items()
+        arm: Bootstrap.of(task, [r.probabilities for r in trained], test.targets, weights, key.child(arm))
+        for arm, trained in runs.items()
     }
     first, metrics = measured[POOLED], task.metric_names
     return {

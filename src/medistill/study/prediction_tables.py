@@ -51,17 +51,17 @@ def representativeness_table(of: list[Cell]) -> Table:
         if len(runs) < LEAST_PACKAGES:
             continue
         reached = [r["arms"]["distilled"][METRIC] for r in runs]
-        level = np.array([each["mean"] for each in reached])
-        error = np.array([each["std"] / math.sqrt(r["repeats"]) for each, r in zip(reached, runs, strict=True)])
+        level = np.array([figure["mean"] for figure in reached])
+        error = np.array([figure["std"] / math.sqrt(r["repeats"]) for figure, r in zip(reached, runs, strict=True)])
         most = reachable(level, error)
         size = np.array([r["images"]["random"] for r in runs], dtype=float)
-        each = [r["representativeness"] for r in runs]
+        by_run = [r["representativeness"] for r in runs]
         # Runs of an earlier version may have other scores.
-        scores = {s: [own[s] for own in each] for s in each[-1] if all(s in own for own in each)}
+        scores = {s: [of_run[s] for of_run in by_run] for s in by_run[-1] if all(s in of_run for of_run in by_run)}
         if all(r.get("validation") is not None for r in runs):
             scores[TRAINED] = [r["validation"] for r in runs]
-        for score, found in scores.items():
-            values = np.array(found)
+        for score, series in scores.items():
+            values = np.array(series)
             partial = partial_spearman(values, level, size)
             rows.append([data, score, len(runs), spearman(values, level), most, *partial])
     note = (
@@ -86,9 +86,9 @@ def reachable(level: Array, deviation: Array) -> float | None:
         return None
     truth = level.mean() + (level - level.mean()) * math.sqrt(max(0, 1 - np.square(deviation).mean() / spread))
     errors = Key(0).child("reachable").numpy().normal(0, 1, (REPEATS, len(level))) * deviation
-    found = spearman_rows(np.broadcast_to(truth, errors.shape), truth + errors)
-    known = found[np.isfinite(found)]
-    return float(known.mean()) if len(known) else None
+    correlations = spearman_rows(np.broadcast_to(truth, errors.shape), truth + errors)
+    defined = correlations[np.isfinite(correlations)]
+    return float(defined.mean()) if len(defined) else None
 
 
 def _deviation(interval: Sequence[float]) -> float:
@@ -102,18 +102,18 @@ def indicator(runs: Iterable[RunRecord]) -> list[Table]:
         Column("quantity"), Column("predictor"), Column("runs", "d"), Column("mean absolute error", ".3f"),
         Column("by chance", ".3f"), Column("R²", ".2f"), Column("Spearman", ".2f"), Column("covered", ".0%"),
     ]  # fmt: skip
-    known, recipes = comparable(runs)
-    examples = examples_of(known)
+    used, recipes = comparable(runs)
+    examples = examples_of(used)
     of_origin = Counter(e.group for e in examples)
     rows: list[list[Any]] = []
-    own: dict[str, dict[str, float]] = {}
+    by_quantity: dict[str, dict[str, float]] = {}
     if len(of_origin) >= LEAST_GROUPS:
-        chance = _by_chance(known)
+        chance = _by_chance(used)
         for a in assess(examples):
-            found = [a.examples, a.mean_absolute_error, chance[a.quantity], a.r2, a.spearman, a.coverage]
-            rows.append([a.quantity.replace("_", " "), a.predictor, *found])
+            measures = [a.examples, a.mean_absolute_error, chance[a.quantity], a.r2, a.spearman, a.coverage]
+            rows.append([a.quantity.replace("_", " "), a.predictor, *measures])
             if a.predictor == INDICATOR:
-                own[a.quantity] = a.by_origin
+                by_quantity[a.quantity] = a.by_origin
     note = (
         "Each origin of data left out in turn, predicted from the others. Every predictor knows the method; by "
         "chance: the error that the choice of test images, networks and random draws alone would leave, by the "
@@ -122,25 +122,31 @@ def indicator(runs: Iterable[RunRecord]) -> list[Table]:
     )
     if recipes > 1:
         note += " Only runs evaluated by the commonest recipe count: levels of different recipes cannot be compared."
-    each = [Column("origin"), Column("runs", "d"), *(Column(q.replace("_", " "), ".3f") for q in own)]
-    by_origin = [[group, n, *(errors[group] for errors in own.values())] for group, n in sorted(of_origin.items())]
+    origin_columns = [
+        Column("origin"),
+        Column("runs", "d"),
+        *(Column(q.replace("_", " "), ".3f") for q in by_quantity),
+    ]
+    by_origin = [
+        [group, n, *(errors[group] for errors in by_quantity.values())] for group, n in sorted(of_origin.items())
+    ]
     explained = "The indicator's mean absolute error for data of each origin, predicted from the others."
     return [
         Table("indicator", "The indicator on unseen origins", note, columns, rows),
-        Table("origins", "The indicator on each origin", explained, each, by_origin if own else []),
+        Table("origins", "The indicator on each origin", explained, origin_columns, by_origin if by_quantity else []),
     ]
 
 
 def comparable(runs: Iterable[RunRecord]) -> tuple[list[RunRecord], int]:
     """The runs that an indicator learns from, of the commonest recipe, and the number of recipes."""
-    known = joined(learned_from(runs))
-    recipes = Counter(run.recipe for run in known)
-    return [run for run in known if run.recipe == recipes.most_common(1)[0][0]], len(recipes)
+    candidates = joined(learned_from(runs))
+    recipes = Counter(run.recipe for run in candidates)
+    return [run for run in candidates if run.recipe == recipes.most_common(1)[0][0]], len(recipes)
 
 
 def _by_chance(runs: list[RunRecord]) -> dict[str, float]:
     """Mean absolute deviation of a normal error as wide as the measured 95 % intervals say, by quantity."""
-    found: dict[str, list[float]] = {quantity: [] for quantity in QUANTITIES}
+    deviations: dict[str, list[float]] = {quantity: [] for quantity in QUANTITIES}
     for run in runs:
         intervals = {
             "balanced_accuracy": run.interval("level", METRIC), "auroc": run.interval("level", "auroc"),
@@ -148,5 +154,5 @@ def _by_chance(runs: list[RunRecord]) -> dict[str, float]:
         }  # fmt: skip
         for quantity, interval in intervals.items():
             if interval is not None:
-                found[quantity].append(_deviation(interval) * math.sqrt(2 / math.pi))
-    return {quantity: fmean(values) if values else math.nan for quantity, values in found.items()}
+                deviations[quantity].append(_deviation(interval) * math.sqrt(2 / math.pi))
+    return {quantity: fmean(values) if values else math.nan for quantity, values in deviations.items()}

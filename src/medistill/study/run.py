@@ -76,10 +76,10 @@ def study_run(
     parallel = processes or max(1, usable_cores() // threads)
     opened = nullcontext(None) if only_plan and not base.exists() else Store(base, write=not only_plan)
     with opened as store:
-        known = store.runs() if store else []
-        statuses = {record.identity: record.status for record in known}
-        todo, again = _to_do(planned, statuses, retry_failed), renewals(planned, known)
-        seconds = estimated_seconds(todo, [r for r in known if r.status == "done"])
+        records = store.runs() if store else []
+        statuses = {record.identity: record.status for record in records}
+        todo, again = _to_do(planned, statuses, retry_failed), renewals(planned, records)
+        seconds = estimated_seconds(todo, [r for r in records if r.status == "done"])
         takes = "unknown time" if seconds is None else f"about {duration(seconds / parallel)}"
         failed = sum(statuses.get(run.identity) == "failed" for run in planned)
         before = sum(statuses.get(run.identity) == "done" for run in planned)
@@ -145,8 +145,8 @@ def _known_by_another_name(described: list[PlannedRun], planned: list[PlannedRun
 def _record(run: PlannedRun, outcome: Json) -> RunRecord:
     kept = ("status", "error", "starts", "seconds", "finished", "machine", "medistill", "result")
     asked = {field.name: getattr(_without_folders(run), field.name) for field in fields(RunSpec)}
-    found = {name: outcome[name] for name in kept}
-    return RunRecord(**asked, **{**found, "error": _without_places(found["error"], run)})
+    values = {name: outcome[name] for name in kept}
+    return RunRecord(**asked, **{**values, "error": _without_places(values["error"], run)})
 
 
 def _without_places(error: str | None, run: PlannedRun) -> str | None:

@@ -49,13 +49,13 @@ def _where(of: list[Cell]) -> list[Statement]:
     made = []
     for data in dict.fromkeys(c.data for c in of):
         small = [c for c in of if c.data == data and _share(c) <= FEW and c.recovery() is not None and c.works()]
-        own = sorted((c for c in small if not c.is_random), key=lambda c: (_share(c), -(c.recovery() or 0)))
-        methods = list(dict.fromkeys(c.method for c in own))
-        enough = [c for c in own if (c.recovery() or 0) >= ENOUGH]
+        ranked = sorted((c for c in small if not c.is_random), key=lambda c: (_share(c), -(c.recovery() or 0)))
+        methods = list(dict.fromkeys(c.method for c in ranked))
+        enough = [c for c in ranked if (c.recovery() or 0) >= ENOUGH]
         if enough:
             made.append(f"{data}: {_reached(enough[0])}.")
         elif len(methods) > 1:  # one method alone says little of what can be had
-            best = max(own, key=lambda c: c.recovery() or 0)
+            best = max(ranked, key=lambda c: c.recovery() or 0)
             made.append(
                 f"{data}: none of {listed(methods)} reached {ENOUGH:.0%} of the full data's balanced accuracy with "
                 f"at most {FEW:.0%} of the pixels; the best: {_reached(best)}."
@@ -76,13 +76,13 @@ def _few(of: list[Cell]) -> list[Statement]:
     """For each method how often few images do, counted by number, and every case where they do not."""
     made = []
     for method in sorted({c.method for c in of}):
-        own = [c for c in of if c.method == method and LEAST <= _stored(c) <= FEW and c.works()]
-        known = [(c, recovery) for c in own if (recovery := c.recovery()) is not None]
-        short = [f"{c.data} with {c.words} ({recovery:.1%})" for c, recovery in known if recovery < ENOUGH]
-        if known:
+        few = [c for c in of if c.method == method and LEAST <= _stored(c) <= FEW and c.works()]
+        cases = [(c, recovery) for c in few if (recovery := c.recovery()) is not None]
+        short = [f"{c.data} with {c.words} ({recovery:.1%})" for c, recovery in cases if recovery < ENOUGH]
+        if cases:
             made.append(
                 f"With {LEAST:.0%} to {FEW:.0%} of the images, counted by number, {method} recovers at least "
-                f"{ENOUGH:.0%} of the full data's balanced accuracy in {len(known) - len(short)} of {len(known)} "
+                f"{ENOUGH:.0%} of the full data's balanced accuracy in {len(cases) - len(short)} of {len(cases)} "
                 + (f"cases; not on {listed(short)}." if short else "cases.")
             )
     return [Statement(text, "results") for text in made]
@@ -117,40 +117,40 @@ def _worth(of: list[Cell]) -> list[Statement]:
     made = []
     for method in dict.fromkeys(c.method for c in of if not c.is_random):
         for size in dict.fromkeys(c.words for c in of):
-            own = {c.data: c.gain(MATCHED, 0) for c in of if (c.method, c.words) == (method, size)}
-            known = {data: low for data, low in own.items() if low is not None}
-            sure = [data for data, low in known.items() if low > 0]
-            if known:
+            ends = {c.data: c.gain(MATCHED, 0) for c in of if (c.method, c.words) == (method, size)}
+            lows = {data: low for data, low in ends.items() if low is not None}
+            sure = [data for data, low in lows.items() if low > 0]
+            if lows:
                 where = f": {listed(sure)}" if sure else ""
-                sets = "data set" if len(known) == 1 else "data sets"
+                sets = "data set" if len(lows) == 1 else "data sets"
                 made.append(
                     f"With {size} {method} gains over random images with the same storage and soft labels, with "
                     "every seed's 95 % interval "
-                    f"above zero, on {len(sure)} of {len(known)} {sets}{where}."
+                    f"above zero, on {len(sure)} of {len(lows)} {sets}{where}."
                 )
     return [Statement(text, "results") for text in made]
 
 
 def _sites(runs: list[RunRecord]) -> list[Statement]:
     """For each pair of sites and size what each method reached, the mean over seeds."""
-    found: dict[tuple[str, str, str], dict[str, list[Json]]] = {}
+    by_place: dict[tuple[str, str, str], dict[str, list[Json]]] = {}
     for run in current(runs):
         if run.kind == "transfer" and run.status == "done":
             for scores in (run.result or {})["sites"].values():
                 place = (run.data, run.site or "", run.size_in_words)
-                found.setdefault(place, {}).setdefault(run.method, []).append(scores)
+                by_place.setdefault(place, {}).setdefault(run.method, []).append(scores)
     made = []
-    for (data, site, size), by_method in found.items():
+    for (data, site, size), by_method in by_place.items():
 
         def mean(method: str, arm: str, by_method: dict[str, list[Json]] = by_method) -> float:
             return fmean(scores["arms"][arm]["balanced_accuracy"]["mean"] for scores in by_method[method])
 
-        each = listed([f"{mean(m, 'distilled'):.3f} by {m}" for m in by_method])
+        means = listed([f"{mean(m, 'distilled'):.3f} by {m}" for m in by_method])
         first = next(iter(by_method))
-        scores = [s for each in by_method.values() for s in each]
+        scores = [s for of_method in by_method.values() for s in of_method]
         guessing = all(s["recovery_above_baseline"]["balanced_accuracy"] is None for s in scores)
         made.append(
-            f"Trained on {data}, tested at {site}, with {size}: balanced accuracy {each}; {mean(first, 'full'):.3f} "
+            f"Trained on {data}, tested at {site}, with {size}: balanced accuracy {means}; {mean(first, 'full'):.3f} "
             f"with all images, {mean(first, 'random'):.3f} with random ones."
             + (" Not even all images are surely better than guessing there." if guessing else "")
         )
@@ -161,10 +161,10 @@ def _pooled(runs: list[RunRecord]) -> list[Statement]:
     made = []
     for run in (r for r in current(runs) if r.kind == "pooled" and r.status == "done"):
         for site, scores in (run.result or {})["sites"].items():
-            own = scores["gain_over"].get(f"alone: {site}")
-            if own is None or own["balanced_accuracy"]["ci95"] is None:
+            gain = scores["gain_over"].get(f"alone: {site}")
+            if gain is None or gain["balanced_accuracy"]["ci95"] is None:
                 continue
-            mean, (low, high) = own["balanced_accuracy"]["mean"], own["balanced_accuracy"]["ci95"]
+            mean, (low, high) = gain["balanced_accuracy"]["mean"], gain["balanced_accuracy"]["ci95"]
             words = "better" if low > 0 else "worse" if high < 0 else "not surely better or worse"
             which = f"{run.method}, {run.size_in_words}, seed {run.seed}"
             made.append(

@@ -56,8 +56,8 @@ class Cell:
     def mean(self, value: Callable[[Json], float | None]) -> float | None:
         """Mean over seeds of what ``value`` reads from a result; None where a seed lacks it."""
         values = [value(run.result or {}) for run in self.runs]
-        known = [v for v in values if v is not None]
-        return fmean(known) if len(known) == len(values) else None
+        defined = [v for v in values if v is not None]
+        return fmean(defined) if len(defined) == len(values) else None
 
     def level(self, metric: str = METRIC, arm: str = "distilled") -> float | None:
         return self.mean(lambda r: r["arms"][arm][metric]["mean"] if arm in r["arms"] else None)
@@ -72,8 +72,8 @@ class Cell:
         name = "gain_over_random" if over == "random" else "gain_over_random_matched"
 
         def value(result: Json) -> float | None:
-            found = (result[name] or result["gain_over_random"])[METRIC]
-            return found["mean"] if part is None else (found["ci95"] or (None, None))[part]
+            figure = (result[name] or result["gain_over_random"])[METRIC]
+            return figure["mean"] if part is None else (figure["ci95"] or (None, None))[part]
 
         return self.mean(value) if part is None else self._outermost(value, part)
 
@@ -85,8 +85,8 @@ class Cell:
 
     def _outermost(self, value: Callable[[Json], float | None], part: int) -> float | None:
         """The lowest or highest over seeds: they share test images, so that their mean is hardly surer than one."""
-        known = [v for run in self.runs if (v := value(run.result or {})) is not None]
-        return (min, max)[part](known) if len(known) == len(self.runs) else None
+        ends = [v for run in self.runs if (v := value(run.result or {})) is not None]
+        return (min, max)[part](ends) if len(ends) == len(self.runs) else None
 
     def between_seeds(self) -> float | None:
         """Standard deviation of balanced accuracy between seeds of distilling."""
@@ -96,13 +96,13 @@ class Cell:
 
 def cells(runs: Iterable[RunRecord]) -> list[Cell]:
     """Runs that are done, gathered over seeds; of what is called the same, the newest configuration."""
-    found: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
+    grouped: dict[tuple[Any, ...], list[RunRecord]] = defaultdict(list)
     for run in current(runs):
         if run.status == "done" and run.kind == "distilled":
-            found[(run.data, run.group, run.method, run.ipc, run.ratio)].append(run)
+            grouped[(run.data, run.group, run.method, run.ipc, run.ratio)].append(run)
     return [
-        Cell(data, group, method, ipc, ratio, tuple(each))
-        for (data, group, method, ipc, ratio), each in found.items()
+        Cell(data, group, method, ipc, ratio, tuple(members))
+        for (data, group, method, ipc, ratio), members in grouped.items()
     ]
 
 
@@ -161,9 +161,9 @@ def equivalents(of: list[Cell]) -> Table:
     ]  # fmt: skip
     rows: list[list[Any]] = []
     for data in dict.fromkeys(c.data for c in of):
-        own = [c for c in of if c.data == data]
-        curve = _random_curve(own)
-        for c in own:
+        of_data = [c for c in of if c.data == data]
+        curve = _random_curve(of_data)
+        for c in of_data:
             level = c.level()
             if not c.is_random and level is not None and len(curve) > 1:
                 reached, note = _inverse(curve, level)
@@ -178,17 +178,17 @@ def equivalents(of: list[Cell]) -> Table:
 def _per_class(c: Cell, arm: str) -> float:
     """Mean number of images per class that an arm trains on; of random ones, those of a package's bytes."""
     result = c.runs[0].result or {}
-    known = result.get("features")
-    classes = known["classes"] if known else max(1, round(result["images"]["random"] / (c.ipc or 1)))
+    features = result.get("features")
+    classes = features["classes"] if features else max(1, round(result["images"]["random"] / (c.ipc or 1)))
     return float(result["images"][arm] / classes)
 
 
 def _random_curve(of: list[Cell]) -> list[tuple[float, float]]:
     """Images per class and balanced accuracy of random images, made monotone; the last is all images."""
     points = {_per_class(c, arm): c.level(arm=arm) for arm in ("random", "full") for c in of}
-    known = sorted((size, level) for size, level in points.items() if level is not None)
-    levels = np.maximum.accumulate(np.array([level for _, level in known]))
-    return [(size, float(level)) for (size, _), level in zip(known, levels, strict=True)]
+    measured = sorted((size, level) for size, level in points.items() if level is not None)
+    levels = np.maximum.accumulate(np.array([level for _, level in measured]))
+    return [(size, float(level)) for (size, _), level in zip(measured, levels, strict=True)]
 
 
 def _inverse(curve: list[tuple[float, float]], level: float) -> tuple[float, str]:
@@ -264,13 +264,13 @@ def pooled_table(runs: Iterable[RunRecord]) -> Table:
         for site, scores in result["sites"].items():
             for arm, by_metric in scores["arms"].items():
                 gain = scores["gain_over"].get(arm, {METRIC: {"mean": None, "ci95": None}})[METRIC]
-                found = [
+                figures = [
                     result["images"][arm],
                     by_metric[METRIC]["mean"],
                     gain["mean"],
                     *(gain["ci95"] or (None, None)),
                 ]
-                rows.append([run.data, site, run.method, run.size, run.seed, arm, *found])
+                rows.append([run.data, site, run.method, run.size, run.seed, arm, *figures])
     return Table("pooled", "Several sites together", "", columns, rows)
 
 

@@ -70,14 +70,14 @@ def _noisy(targets: Targets, task: Task, entry: DataEntry, key: Key) -> Targets:
 def data_identity(entry: DataEntry, dataset: Dataset) -> str:
     """Hash of content, class names and the way of preparing them: what distilling sees of the data."""
     described = dataset.description
-    known = {
+    content = {
         "content": dataset.fingerprint["sha256"],
         "task": described.task.kind,
         "classes": list(described.class_names),
         "flips": described.flips,
         "prepared": entry.data.model_dump(mode="json", include={"size", "channels"}),
     }
-    return sha256_text(canonical_json(known))
+    return sha256_text(canonical_json(content))
 
 
 def read_planned(entry: DataEntry, identity: str) -> Dataset:

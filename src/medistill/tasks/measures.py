@@ -46,9 +46,11 @@ def auroc(scores: Array, positive: Flags, weights: Array) -> Array:
     weights = weights[:, order]
     negative = np.concatenate([np.zeros((len(weights), 1)), np.cumsum(weights * ~positive, axis=1)], axis=1)
     beaten = (negative[:, below] + negative[:, through]) / 2
-    own = weights[:, positive]
-    pairs = own.sum(axis=1) * negative[:, -1]
-    return np.divide((own * beaten).sum(axis=1), pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+    positive_weights = weights[:, positive]
+    pairs = positive_weights.sum(axis=1) * negative[:, -1]
+    return np.divide(
+        (positive_weights * beaten).sum(axis=1), pairs, out=np.full(len(weights), np.nan), where=pairs > 0
+    )
 
 
 def average_precision(scores: Array, positive: Flags, weights: Array) -> Array:
@@ -63,11 +65,11 @@ def average_precision(scores: Array, positive: Flags, weights: Array) -> Array:
     ranked, positive = scores[order], positive[order]
     last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
     weights = weights[:, order]
-    found = np.cumsum(weights * positive, axis=1)[:, last]
+    true_positives = np.cumsum(weights * positive, axis=1)[:, last]
     through = np.cumsum(weights, axis=1)[:, last]
-    precision = np.divide(found, through, out=np.zeros_like(found), where=through > 0)
-    steps = np.diff(found, axis=1, prepend=0.0)
-    return ratio((precision * steps).sum(axis=1), found[:, -1])
+    precision = np.divide(true_positives, through, out=np.zeros_like(true_positives), where=through > 0)
+    steps = np.diff(true_positives, axis=1, prepend=0.0)
+    return ratio((precision * steps).sum(axis=1), true_positives[:, -1])
 
 
 def calibration_error(confidence: Array, right: Flags) -> float:

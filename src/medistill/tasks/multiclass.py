@@ -106,9 +106,9 @@ class MultiClass(Task):
             value = -(weights * moved[truth]).sum() + DAMPING * (shift**2).sum()
             return value, weights @ (np.exp(moved) - truth) + 2 * DAMPING * shift
 
-        found = minimize(objective, np.zeros(len(present)), jac=True, method="BFGS").x
+        solution = minimize(objective, np.zeros(len(present)), jac=True, method="BFGS").x
         result = np.zeros(len(counts))
-        result[present] = found - found.mean()
+        result[present] = solution - solution.mean()
         return result
 
     def shifted(self, soft: SoftLabels, shift: Array) -> SoftLabels:

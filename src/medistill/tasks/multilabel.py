@@ -167,8 +167,8 @@ class MultiLabel(Task):
         for a finding has none.
         """
         unit = np.ones((1, len(targets)))
-        each = [self._by_class(run, targets, unit) for run in runs]
-        by_class = {name: over_runs(np.concatenate([found[name] for found in each])) for name in each[0]}
+        by_run = [self._by_class(run, targets, unit) for run in runs]
+        by_class = {name: over_runs(np.concatenate([measures[name] for measures in by_run])) for name in by_run[0]}
         present = targets.any(axis=0)
         errors = [
             calibration_error(

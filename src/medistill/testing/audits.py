@@ -35,12 +35,12 @@ class AuditConformance:
         assert check.name == self.audit and check.title
 
     def test_a_finding_says_what_it_is(self) -> None:
-        found = self.run()
-        assert found.name == self.audit and found.title and found.explanation
+        finding = self.run()
+        assert finding.name == self.audit and finding.title and finding.explanation
 
     def test_a_finding_is_plain_data(self) -> None:
-        found = self.run()
-        assert Finding.model_validate_json(found.model_dump_json()) == found
+        finding = self.run()
+        assert Finding.model_validate_json(finding.model_dump_json()) == finding
 
     def test_same_key_same_finding(self) -> None:
         assert self.run() == self.run()

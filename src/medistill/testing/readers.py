@@ -27,9 +27,9 @@ class ReaderConformance:
         assert first.name == self.reader and first.accepts
 
     def test_other_names_are_not(self, tmp_path: Path) -> None:
-        own = next(reader for reader in readers() if reader.name == self.reader)()
+        tested = next(reader for reader in readers() if reader.name == self.reader)()
         for other in (str(tmp_path / "nothing"), "no-such-set"):
-            assert not own.matches(other, Path(other))
+            assert not tested.matches(other, Path(other))
 
     def test_records_have_one_form(self, tmp_path: Path) -> None:
         dataset = load(self.make_source(tmp_path))

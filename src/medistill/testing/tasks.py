@@ -59,11 +59,11 @@ class TaskConformance:
         task = self.make()
         targets, probabilities = self.sample(task)
         weights = np.random.default_rng(1).integers(0, 3, (4, len(targets)))
-        found = task.evaluate(probabilities, targets, weights)
+        evaluated = task.evaluate(probabilities, targets, weights)
         for row, weight in enumerate(weights):
             rows = np.repeat(np.arange(len(targets)), weight)
             for name, value in task.scores(probabilities[rows], targets[rows]).items():
-                assert np.isclose(found[name][row], value, equal_nan=True), name
+                assert np.isclose(evaluated[name][row], value, equal_nan=True), name
 
     def test_the_primary_metric_is_one_of_the_metrics(self) -> None:
         task = self.make()
@@ -74,7 +74,7 @@ class TaskConformance:
         task = self.make()
         targets = torch.from_numpy(self.sample(task)[0])
         logits = [task.logits(certainty, targets.float()) for certainty in (0.6, 0.8, 0.95)]
-        hard = [float(task.loss(each, targets)) for each in logits]
+        hard = [float(task.loss(output, targets)) for output in logits]
         assert hard[0] > hard[1] > hard[2] > 0
         # Floats are probabilities, and the same as hard labels where they are zeros and ones.
         assert np.isclose(float(task.loss(logits[0], targets.float())), hard[0], atol=1e-6)
@@ -105,6 +105,6 @@ class TaskConformance:
     def test_details_are_of_every_output(self) -> None:
         task = self.make()
         targets, probabilities = self.sample(task)
-        found = task.details([probabilities, probabilities], targets)
-        assert len(found["recall"]) == task.outputs and 0 <= found["calibration_error"] <= 1
-        assert all(len(values) == task.outputs for values in found["by_class"].values())
+        details = task.details([probabilities, probabilities], targets)
+        assert len(details["recall"]) == task.outputs and 0 <= details["calibration_error"] <= 1
+        assert all(len(values) == task.outputs for values in details["by_class"].values())

@@ -150,7 +150,7 @@ class Resemblance(Audit):
             explained = _share(near.in_subset) - _share(others.in_subset) <= TOLERANCE and not stand_out
             measured += f"; of {len(held_out):,} images that took no part: {_told(others.correlation)}"
             if len(members) != len(held_out):
-                shares = " and ".join(f"{_share(each.in_subset):.0%}" for each in (near, others))
+                shares = " and ".join(f"{_share(comparison.in_subset):.0%}" for comparison in (near, others))
                 measured += f". Among {even:,} of either: above {RESEMBLES} for {shares}"
             if value > TOLERANCE and stand_out:
                 measured += f". Far ahead of all other training images: the nearest of {stand_out} images"

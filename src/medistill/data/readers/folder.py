@@ -49,19 +49,19 @@ def read_folder(root: Path, size: Shape | None = None, channels: int | None = No
     """
     tops = _split_folders(root)
     names = _class_names(tops)
-    found = {split: [_files(top / name) for name in names] for split, top in tops.items()}
-    files = {split: [images for images, _ in groups] for split, groups in found.items()}
-    others = [file for groups in found.values() for _, each in groups for file in each]
+    by_class = {split: [_files(top / name) for name in names] for split, top in tops.items()}
+    files = {split: [images for images, _ in groups] for split, groups in by_class.items()}
+    others = [file for groups in by_class.values() for _, unread in groups for file in unread]
     if not any(files["train"]):
         raise DataError("holds no image", where=tops["train"], allowed=LAYOUT)
     rows = {
         split: [(file, label) for label, group in enumerate(groups) for file in group]
         for split, groups in files.items()
     }
-    images = _read_all(root, {split: [file for file, _ in each] for split, each in rows.items()}, size, channels)
+    images = _read_all(root, {split: [file for file, _ in pairs] for split, pairs in rows.items()}, size, channels)
     patients = _patients(root)
     task = inferred_task(np.empty(0), names)
-    splits = {split: _split(root, each, images[split], patients, task) for split, each in rows.items() if each}
+    splits = {split: _split(root, pairs, images[split], patients, task) for split, pairs in rows.items() if pairs}
     return Dataset(splits, Description(root.resolve().name, task, notes=_left_out(others)))
 
 
@@ -111,8 +111,8 @@ def _folders(path: Path) -> list[Path]:
 
 def _files(path: Path) -> tuple[list[Path], list[Path]]:
     """Images below a folder, sorted, and its other files, but nothing that is hidden or an operating system's."""
-    found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
-    files = [file for file in found if not any(_hidden(part) for part in file.relative_to(path).parts)]
+    candidates = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
+    files = [file for file in candidates if not any(_hidden(part) for part in file.relative_to(path).parts)]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
     others = [file for file in files if file.suffix.lower() not in SUFFIXES]
     return images, others
@@ -195,9 +195,9 @@ def _read_all(
     bad: list[tuple[Path, str]] = []
     kinds: dict[tuple[tuple[int, ...], np.dtype[Any]], list[Path]] = {}
     refused: OutputError | None = None
-    for split, own in files.items():
+    for split, paths in files.items():
         unreleased = 0
-        for row, file in enumerate(own):
+        for row, file in enumerate(paths):
             try:
                 image = read_image(file, channels)
             except Exception as problem:  # decoders raise many kinds on damaged files
@@ -208,7 +208,7 @@ def _read_all(
             fitted = _fitted(image.transpose(2, 0, 1), size)
             if split not in out and refused is None:
                 try:
-                    out[split] = empty((len(own), *fitted.shape), fitted.dtype)
+                    out[split] = empty((len(paths), *fitted.shape), fitted.dtype)
                 except OutputError as problem:  # images of many sizes are told before that there is no room for them
                     refused = problem
             place = out.get(split)
@@ -254,18 +254,18 @@ def _require_alike(
         "modes": (lambda shape, _: "gray" if shape[2] == 1 else "RGB", "give --channels 1 or 3", channels),
         "depths": (lambda _, dtype: f"{8 * dtype.itemsize}-bit", "convert the files to one depth", None),
     }
-    found, remedies, example = [], [], None
+    mixed, remedies, example = [], [], None
     for kind, (describe, remedy, given) in differences.items():
         counts: Counter[str] = Counter()
         for (shape, dtype), files in kinds.items():
             counts[describe(shape, dtype)] += len(files)
         if len(counts) > 1 and given is None:
             top = counts.most_common()
-            found.append(f"mixed {kind} (" + ", ".join(f"{k}: {n} files" for k, n in top[:4]) + ")")
+            mixed.append(f"mixed {kind} (" + ", ".join(f"{k}: {n} files" for k, n in top[:4]) + ")")
             remedies.append(remedy)
             example = next(f[0] for (shape, dtype), f in kinds.items() if describe(shape, dtype) == top[-1][0])
-    if found:
-        raise DataError(f"{' and '.join(found)}, for instance {example}", where=root, remedy=" and ".join(remedies))
+    if mixed:
+        raise DataError(f"{' and '.join(mixed)}, for instance {example}", where=root, remedy=" and ".join(remedies))
 
 
 def _split(
@@ -294,16 +294,16 @@ def _patients(root: Path) -> dict[str, str] | None:
             reader = csv.DictReader(stream)
             if not {"file", "patient"} <= set(reader.fieldnames or ()):
                 raise DataError(f"has the columns {reader.fieldnames}", where=path, allowed="file, patient")
-            found: dict[str, str] = {}
+            patients: dict[str, str] = {}
             for row in reader:
                 file, patient = str(row["file"]), (row["patient"] or "").strip()
-                if found.setdefault(file, patient) != patient:
+                if patients.setdefault(file, patient) != patient:
                     raise DataError(
-                        f"names two patients for {file}: {found[file]} and {patient}",
+                        f"names two patients for {file}: {patients[file]} and {patient}",
                         where=path,
                         remedy="keep one line for each image",
                     )
-            return found
+            return patients
     except (OSError, UnicodeDecodeError, csv.Error) as problem:
         raise DataError(
             f"cannot be read ({problem})", where=path, allowed="a CSV file in UTF-8", remedy="save it as UTF-8"

@@ -51,10 +51,10 @@ def read_medmnist(source: str, root: Path | None = None) -> Dataset:
 
 def _require_md5(path: Path, md5: str) -> None:
     with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != md5:
+        digest = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if digest != md5:
         raise DataError(
-            f"MD5 {found} is not the official file's",
+            f"MD5 {digest} is not the official file's",
             where=path,
             allowed=md5,
             remedy=f"give the path instead of the name to use it as it is ({path})",

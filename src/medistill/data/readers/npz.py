@@ -76,7 +76,7 @@ def _dataset(
         raise DataError("holds no training image", where=f"{path}, train_images", allowed=LAYOUT)
     _require_one_kind(path, labels)
     task = description.task if description else _task(path, arrays, labels["train"])
-    splits = {name: _split(path, name, arrays, own, task) for name, own in labels.items()}
+    splits = {name: _split(path, name, arrays, split_labels, task) for name, split_labels in labels.items()}
     return Dataset(splits, description or Description(path.stem, task))
 
 
@@ -98,17 +98,17 @@ def read_npy_folder(folder: Path) -> Dataset:
                 arrays[path.stem] = read_array(path)
             except (OSError, ValueError, EOFError) as problem:
                 pickled = "allow_pickle" in str(problem) or "Python objects" in str(problem)
-                found = "holds pickled objects, which are never opened" if pickled else "is no readable .npy file"
-                raise DataError(found, where=path, allowed=LAYOUT, remedy="write it with numpy.save") from problem
+                reason = "holds pickled objects, which are never opened" if pickled else "is no readable .npy file"
+                raise DataError(reason, where=path, allowed=LAYOUT, remedy="write it with numpy.save") from problem
     return _dataset(folder, arrays, [path.stem for path in folder.glob("*.npy")], None)
 
 
 def _require_one_kind(path: Path, labels: dict[str, npt.NDArray[Any]]) -> None:
     train = labels["train"]
-    for name, own in labels.items():
-        if own.shape[1:] != train.shape[1:]:
+    for name, split_labels in labels.items():
+        if split_labels.shape[1:] != train.shape[1:]:
             raise DataError(
-                f"has shape {own.shape}",
+                f"has shape {split_labels.shape}",
                 where=f"{path}, {name}_labels",
                 allowed=f"labels like train_labels {train.shape}",
             )
@@ -131,8 +131,8 @@ def _arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:
     try:
         if not zipfile.is_zipfile(path):
             single = path.open("rb").read(6) == b"\x93NUMPY"
-            found = "is a single array, not an .npz archive" if single else "is not a readable .npz archive"
-            raise DataError(found, where=path, allowed=LAYOUT, remedy="write it with numpy.savez")
+            reason = "is a single array, not an .npz archive" if single else "is not a readable .npz archive"
+            raise DataError(reason, where=path, allowed=LAYOUT, remedy="write it with numpy.savez")
         with np.load(path, allow_pickle=False) as archive:
             large = _unpacked(path, archive.zip)
             arrays = {key: large[key] if key in large else archive[key] for key in archive.files if key in KEYS}
@@ -147,8 +147,8 @@ def _arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:
         ) from problem
     except Exception as problem:  # numpy and zipfile raise many kinds on damaged files
         pickled = "allow_pickle" in str(problem) and zipfile.is_zipfile(path)
-        found = "holds pickled objects, which are never opened" if pickled else "is not a readable .npz archive"
-        raise DataError(found, where=path, allowed=LAYOUT, remedy="write it with numpy.savez") from problem
+        reason = "holds pickled objects, which are never opened" if pickled else "is not a readable .npz archive"
+        raise DataError(reason, where=path, allowed=LAYOUT, remedy="write it with numpy.savez") from problem
 
 
 def _unpacked(path: Path, archive: zipfile.ZipFile) -> dict[str, npt.NDArray[Any]]:
@@ -163,8 +163,8 @@ def _unpacked(path: Path, archive: zipfile.ZipFile) -> dict[str, npt.NDArray[Any
     if not large:
         return {}
     state = path.stat()
-    known = sha256_text(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}")
-    folder = user_cache() / "unpacked" / known
+    digest = sha256_text(f"{path.resolve()} {state.st_size} {state.st_mtime_ns}")
+    folder = user_cache() / "unpacked" / digest
     with refusing_output(folder, "MEDISTILL_CACHE"):
         folder.mkdir(parents=True, exist_ok=True)
         missing = [m for m in large if not (folder / m.filename).is_file()]
@@ -246,12 +246,12 @@ def _split(path: Path, name: str, arrays: dict[str, npt.NDArray[Any]], labels: n
 
 
 def _names(path: Path, key: str, arrays: dict[str, npt.NDArray[Any]], count: int) -> Names | None:
-    found = arrays.get(key)
-    if found is None:
+    names = arrays.get(key)
+    if names is None:
         return None
-    if found.shape != (count,):
-        raise DataError(f"has shape {found.shape}", where=f"{path}, {key}", allowed=f"({count},)")
-    return _text(found)
+    if names.shape != (count,):
+        raise DataError(f"has shape {names.shape}", where=f"{path}, {key}", allowed=f"({count},)")
+    return _text(names)
 
 
 def _text(array: npt.NDArray[Any]) -> Names:

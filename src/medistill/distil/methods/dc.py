@@ -35,8 +35,8 @@ def published_loops(ipc: int) -> tuple[int, int]:
     >>> published_loops(10), published_loops(15)
     ((10, 50), (15, 38))
     """
-    known = sorted(LOOPS)
-    inner = np.interp(ipc, known, [LOOPS[i][1] for i in known])
+    published = sorted(LOOPS)
+    inner = np.interp(ipc, published, [LOOPS[i][1] for i in published])
     return ipc, max(1, round(float(inner)))
 
 
@@ -102,7 +102,7 @@ class DC(NetworkMethod):
         """The gradient by each weight on real images, (strata, ...), in the precision asked for."""
         network = self.network(problem)
         parameters = _differentiable(self._parameters(state, problem, key))
-        found = []
+        by_stratum = []
         for stratum in strata:
             here = key.child("step", state.step, stratum)
             augment = self.sample_augmentation(problem, here.child("augment"))
@@ -112,9 +112,11 @@ class DC(NetworkMethod):
                 return self._real_gradient(problem, network, parameters, images, batch.targets)
 
             asked = self.real(problem).gradient(gradient, stratum, self.real_batch, here.child("real"))
-            found.append(asked.value)
+            by_stratum.append(asked.value)
         names = [name for name, p in parameters.items() if p.ndim > 1]
-        return {name: torch.stack(each) for name, each in zip(names, zip(*found, strict=True), strict=True)}
+        return {
+            name: torch.stack(gradients) for name, gradients in zip(names, zip(*by_stratum, strict=True), strict=True)
+        }
 
     def loss(
         self, state: State, observed: Observed, problem: DistillationProblem, strata: Sequence[int], key: Key
@@ -126,8 +128,10 @@ class DC(NetworkMethod):
             return self._together(problem, network, parameters, observed, synthetic, state, strata)
         total = state.images.new_zeros(())
         for place, (stratum, images) in enumerate(zip(strata, synthetic, strict=True)):
-            own = _gradient(problem, network, parameters, images, state.targets[problem.synthetic(stratum)], True)
-            total = total + gradient_distance(own, [observed[name][place] for name in observed])
+            gradients = _gradient(
+                problem, network, parameters, images, state.targets[problem.synthetic(stratum)], True
+            )
+            total = total + gradient_distance(gradients, [observed[name][place] for name in observed])
         return total
 
     def _synthetic(self, state: State, problem: DistillationProblem, stratum: int, key: Key) -> Tensor:
@@ -150,14 +154,14 @@ class DC(NetworkMethod):
         weights = {name: held[name] for name in observed}
         targets = torch.stack([state.targets[problem.synthetic(s)] for s in strata])
 
-        def own(images: Tensor, wanted: Tensor) -> Parameters:
+        def gradients_of(images: Tensor, wanted: Tensor) -> Parameters:
             def loss(weights: Parameters) -> Tensor:
                 return problem.task.loss(network.logits({**held, **weights}, images), wanted)
 
             return torch.func.grad(loss)(weights)
 
-        found = torch.func.vmap(own)(torch.stack(synthetic), targets)
-        pairs = [found[name] for name in observed], [observed[name] for name in observed]
+        gradients = torch.func.vmap(gradients_of)(torch.stack(synthetic), targets)
+        pairs = [gradients[name] for name in observed], [observed[name] for name in observed]
         distances: Tensor = torch.func.vmap(gradient_distance)(*pairs)
         return distances.sum()
 
@@ -168,8 +172,8 @@ class DC(NetworkMethod):
         if self.precision != "bfloat16":
             return _gradient(problem, network, parameters, images, targets, False)
         half = _differentiable(in_bfloat16(parameters))
-        found = _gradient(problem, network, half, images.bfloat16(), targets, False)
-        return [g.to(images.dtype) for g in found]
+        gradients = _gradient(problem, network, half, images.bfloat16(), targets, False)
+        return [g.to(images.dtype) for g in gradients]
 
     def after_update(
         self, state: State, problem: DistillationProblem, key: Key, gradients: Mapping[str, Tensor]
@@ -187,8 +191,8 @@ class DC(NetworkMethod):
                 x = self.sample_augmentation(problem, here.child("augment", number))(images[rows])
                 with torch.enable_grad():
                     loss = problem.task.loss(self.logits(network, parameters, x), targets[rows])
-                found = torch.autograd.grad(loss, list(parameters.values()))
-                for parameter, gradient in zip(parameters.values(), found, strict=True):
+                network_gradients = torch.autograd.grad(loss, list(parameters.values()))
+                for parameter, gradient in zip(parameters.values(), network_gradients, strict=True):
                     parameter.data.sub_(self.network_learning_rate * gradient)
         state.buffers |= {f"network.{n}": p.detach() for n, p in parameters.items()}
 

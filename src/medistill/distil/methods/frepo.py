@@ -74,7 +74,7 @@ class FRePo(NetworkMethod):
         network = self.network(problem)
         count = sum(problem.synthetic_per_stratum)
         features = 8e-6 * network.embedding_size * (self.real_batch + count)
-        synthetic, real = (problem.at_once(n) for n in (count, self._each(problem)))
+        synthetic, real = (problem.at_once(n) for n in (count, self._per_stratum(problem)))
         return (
             self.with_images_mb(problem, (synthetic + real) * self.activation_mb(problem))
             + 3 * features
@@ -95,7 +95,7 @@ class FRePo(NetworkMethod):
             self._keep(state, slot, problem.parameters(self.network(problem), key.child("network", slot, 0)))
         return state
 
-    def _each(self, problem: DistillationProblem) -> int:
+    def _per_stratum(self, problem: DistillationProblem) -> int:
         """Real images of a stratum in a step."""
         return -(-self.real_batch // len(problem.present(range(problem.strata))))
 
@@ -106,14 +106,14 @@ class FRePo(NetworkMethod):
         here = key.child("step", state.step)
         network, parameters = self.network(problem), self._parameters(state, self._slot(here))
         augment = self.sample_augmentation(problem, here.child("augment"))
-        found = [
+        answers = [
             self.real(problem).embeddings(
                 lambda images: self.embed(network, parameters, augment(images)),
-                stratum, self._each(problem), here.child("real", stratum),
+                stratum, self._per_stratum(problem), here.child("real", stratum),
             ).value
             for stratum in strata
         ]  # fmt: skip
-        return {"real": torch.cat([f.images for f in found]), "targets": torch.cat([f.targets for f in found])}
+        return {"real": torch.cat([f.images for f in answers]), "targets": torch.cat([f.targets for f in answers])}
 
     def loss(
         self, state: State, observed: Observed, problem: DistillationProblem, strata: Sequence[int], key: Key
@@ -151,10 +151,10 @@ class FRePo(NetworkMethod):
         with torch.enable_grad():
             logits = self.logits(network, parameters, x, problem.micro_batch_size)
             loss = problem.task.loss(logits, labels)
-        found = torch.autograd.grad(loss, list(parameters.values()))
+        network_gradients = torch.autograd.grad(loss, list(parameters.values()))
         updated = {
             name: parameter.detach() - self.network_learning_rate * gradient
-            for (name, parameter), gradient in zip(parameters.items(), found, strict=True)
+            for (name, parameter), gradient in zip(parameters.items(), network_gradients, strict=True)
         }
         self._keep(state, slot, updated)
 
