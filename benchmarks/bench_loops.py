@@ -27,7 +27,7 @@ from medistill.distil import loop
 from medistill.distil.method import State, make_method
 from medistill.distil.optimiser import Optimiser
 from medistill.distil.problem import DistillationProblem
-from medistill.evaluation.cache import TrainedRun, split_digest
+from medistill.evaluation.cache import TrainedRun
 from medistill.evaluation.jobs import Job
 from medistill.evaluation.workers import run_all
 from medistill.keys import Key
@@ -178,7 +178,7 @@ def our_training(
     data: TensorSplit, asked: TensorSplit, task: Task, normalisation: Normalisation, recipe: Recipe, count: int
 ) -> Scores:
     """So many networks side by side, as ``evaluate`` trains them; balanced accuracy of each on the images asked."""
-    splits = {split_digest(data): data, split_digest(asked): asked}
+    splits = {data.digest: data, asked.digest: asked}
     names = list(splits)
     common = (names[0], names[-1], None, normalisation, task.kind, task.outputs, recipe, 2, 0)
     jobs = [Job(*common, index) for index in range(count)]

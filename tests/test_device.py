@@ -22,7 +22,6 @@ from medistill.distil.method import make_method
 from medistill.distil.methods import dc
 from medistill.distil.problem import make_problem
 from medistill.evaluation import stacked, workers
-from medistill.evaluation.cache import split_digest
 from medistill.evaluation.jobs import Job, do_job
 from medistill.evaluation.stacked import do_stacked
 from medistill.keys import Key
@@ -153,7 +152,7 @@ def test_networks_with_running_means_are_not_trained_together():
 
 
 def make_job(train, test, index, architecture="convnet", keep=False, val=None, curve_points=2):
-    digests = [split_digest(train), split_digest(test), None if val is None else split_digest(val)]
+    digests = [train.digest, test.digest, None if val is None else val.digest]
     return Job(*digests, NORMALISATION, "multi-class", 3, RECIPE, curve_points, 0, index, architecture, keep)
 
 
@@ -161,7 +160,7 @@ def test_jobs_done_together_say_what_they_say_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path))
     (one, other), test = parts(False), parts(False)[0]
     few = TensorSplit(other.pixels[:4], other.targets[:4])
-    known = {split_digest(data): data for data in (one, other, few, test)}
+    known = {data.digest: data for data in (one, other, few, test)}
 
     def job(data, index, architecture="convnet", keep=False):
         return make_job(data, test, index, architecture, keep, test, 3)
@@ -186,7 +185,7 @@ def test_no_more_networks_together_than_there_is_memory_for(tmp_path, monkeypatc
     each = 256 * network.activation_mb
     assert [stacked.together_at_most(network, 256, mb) for mb in (1, 2 * each, 7 * each, 1e9)] == [1, 1, 3, 32]
     (one, _), sizes, batches = parts(False), [], []
-    known = {split_digest(one): one}
+    known = {one.digest: one}
     jobs = [make_job(one, one, index) for index in range(3)]
     monkeypatch.setattr(stacked, "train_stacked", lambda *given: sizes.append(len(given[5])) or train_stacked(*given))
     for networks, expected in ((2, [2, 1]), (1, [])):

@@ -146,8 +146,8 @@ def test_odd_arrays(tmp_path, tiny, change, needed):
         ("multi-class", [0, 0, 0], "train_labels[4] "),
         ("multi-class", [0, 257, 0], "train_labels[4] "),  # 1 in eight bits
         ("multi-class", [0, -255, 0], "train_labels[4] "),
-        ("multi-label", [0, 2, 0], "train_labels has "),
-        ("multi-label", [0, 257, 1], "train_labels has "),
+        ("multi-label", [0, 2, 0], "train_labels[4] is [0, 2, 0]"),
+        ("multi-label", [0, 257, 1], "train_labels[4] is [0, 257, 1]"),
     ],
 )
 def test_columns_that_are_no_labels(tmp_path, tiny, kind, row, needed):

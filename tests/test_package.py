@@ -226,7 +226,9 @@ def test_the_card_tells_a_stranger(package):
         "Zhao, Bo",
     ):
         assert needed in card, needed
-    assert finding.name == "resemblance" and "Correlation with the nearest training image" in finding.explanation
+    assert (
+        finding.name == "resemblance" and "Correlation with the nearest of 36 training images" in finding.explanation
+    )
 
 
 def test_coreset_package_says_patient_images(tmp_path):

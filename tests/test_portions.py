@@ -19,7 +19,6 @@ from medistill.config import Recipe
 from medistill.data.image import Normalisation
 from medistill.data.preprocess import TensorSplit
 from medistill.evaluation import workers
-from medistill.evaluation.cache import split_digest
 from medistill.evaluation.jobs import Job, do_job, run_prefix
 from medistill.evaluation.portions import Portion, portions, seconds_of
 from medistill.keys import Key
@@ -69,7 +68,7 @@ def splits(images=20, kind="multi-class"):
     draw = np.random.default_rng(0)
     pixels, task = draw.integers(0, 256, (images, 1, 16, 16), dtype=np.uint8), numbered(kind, 3)
     data = TensorSplit(pixels, task.targets(np.arange(images) % 3))
-    return {split_digest(data): data}
+    return {data.digest: data}
 
 
 def jobs_of(known, count, architecture="convnet", kind="multi-class", keep=False):
