@@ -220,20 +220,11 @@ def _process(*arguments, checkpoint=None, **options):
 
 
 def test_twice_and_killed_in_the_middle_give_the_same_bytes(tmp_path):
-    options = [
-        "--ipc",
-        2,
-        "--teachers",
-        1,
-        "--seed",
-        3,
-        "--set",
-        "method.iterations=400",
-        "--set",
-        "method.networks=20",
-        "--set",
-        "method.filters=8",
-    ]
+    settings = ("iterations=400", "networks=20", "filters=8")
+    short = ("min_steps=50", "max_steps=60")
+    options = ["--ipc", 2, "--teachers", 1, "--seed", 3]
+    options += [word for setting in settings for word in ("--set", f"method.{setting}")]
+    options += [word for setting in short for word in ("--set", f"labels.recipe.{setting}")]
     assert _process("distill", SOURCE, *options, "--out", tmp_path / "a").returncode == 0
     assert _process("distill", SOURCE, *options, "--out", tmp_path / "b").returncode == 0
     running = _process("distill", SOURCE, *options, "--out", tmp_path / "c", checkpoint=0.05, start=True)

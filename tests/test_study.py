@@ -114,7 +114,14 @@ def test_a_failed_run_is_told_and_stops_nothing(tmp_path):
     assert again["ran"] == 1 and again["failed"] == 1
 
 
-@pytest.mark.parametrize(("processes", "how"), [("1", signal.SIGKILL), ("2", signal.SIGKILL), ("2", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("processes", "how"),
+    [
+        pytest.param("1", signal.SIGKILL, marks=pytest.mark.slow),
+        ("2", signal.SIGKILL),
+        pytest.param("2", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_in_the_middle_the_same_command_goes_on(tmp_path, monkeypatch, processes, how):
     monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path / "cache"))
     data = [{"source": SMALL, "name": "a"}]

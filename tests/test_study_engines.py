@@ -154,6 +154,7 @@ def dask_cluster(workers=2):
             process.wait()
 
 
+@pytest.mark.slow
 def test_dask_loses_a_worker(study):
     with dask_cluster() as address:
         killed = kill_one(lambda: busy_parent("dask"), study.with_suffix(".db"))
@@ -179,6 +180,7 @@ def ray_cluster():
             process.kill()
 
 
+@pytest.mark.slow
 def test_ray_loses_a_worker(study):
     with ray_cluster() as address:
         killed = kill_one(lambda: busy_parent("ray::"), study.with_suffix(".db"))
