@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medistill.errors import ConfigError, DataError
-from medistill.tasks.measures import auroc
+from medistill.tasks.measures import Ranking
 from medistill.tasks.multilabel import NONE
 from medistill.tasks.task import inferred_task, make_task, retasked, tasks
 from medistill.testing import TaskConformance
@@ -48,7 +48,7 @@ def drawn(outputs=4, images=80, seed=0, ties=True):
 def test_area_under_the_curve_is_that_of_pairs():
     rng, scores = drawn(1)
     positive = rng.random(80) < 0.3
-    found = auroc(scores[:, 0], positive, np.ones((1, 80)))[0]
+    found = Ranking(scores[:, 0], positive, np.ones((80, 1))).auroc()[0]
     assert found == pytest.approx(reference.auroc(scores[:, 0], positive))
 
 

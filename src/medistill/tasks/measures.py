@@ -28,48 +28,45 @@ def mean_defined(values: Array) -> Array:
     return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
 
-def auroc(scores: Array, positive: Flags, weights: Array) -> Array:
-    """Area under the ROC curve for each row of weights, ties by half; NaN where one side has no weight.
+class Ranking:
+    """Where the positives stand among all images by a score, for many bootstrap samples at once."""
 
-    Args:
-        scores: (n,).
-        positive: (n,).
-        weights: (samples, n).
-    """
-    if positive.all() or not positive.any():
-        return np.full(len(weights), np.nan)
-    order = np.argsort(scores, kind="stable")
-    ranked, positive = scores[order], positive[order]
-    # How much negative weight lies below each positive, ties by half.
-    below = np.searchsorted(ranked, ranked[positive], side="left")
-    through = np.searchsorted(ranked, ranked[positive], side="right")
-    weights = weights[:, order]
-    negative = np.concatenate([np.zeros((len(weights), 1)), np.cumsum(weights * ~positive, axis=1)], axis=1)
-    beaten = (negative[:, below] + negative[:, through]) / 2
-    positive_weights = weights[:, positive]
-    pairs = positive_weights.sum(axis=1) * negative[:, -1]
-    return np.divide(
-        (positive_weights * beaten).sum(axis=1), pairs, out=np.full(len(weights), np.nan), where=pairs > 0
-    )
+    def __init__(self, scores: Array, positive: Flags, by_image: Array) -> None:
+        """Sort once, whatever is asked.
 
+        Args:
+            scores: (n,).
+            positive: (n,).
+            by_image: (n, samples), how often each image counts; dense, so that rows are taken fast.
+        """
+        positives, negatives = (np.flatnonzero(side) for side in (positive, ~positive))
+        positives = positives[np.argsort(scores[positives], kind="stable")]
+        negatives = negatives[np.argsort(scores[negatives], kind="stable")]
+        high, low = scores[positives], scores[negatives]
+        counted = np.zeros((len(negatives) + 1, by_image.shape[1]))
+        np.cumsum(by_image[negatives], axis=0, out=counted[1:])
+        self.weights, self.negatives = by_image[positives], counted[-1]
+        self.below = counted[np.searchsorted(low, high, side="left")]
+        """Weight of the negatives below each positive."""
+        self.through = counted[np.searchsorted(low, high, side="right")]
+        """Weight of the negatives below or at each positive."""
+        self.first_tied = np.searchsorted(high, high, side="left")
 
-def average_precision(scores: Array, positive: Flags, weights: Array) -> Array:
-    """Average precision for each row of weights: the sum over thresholds of precision times the step in recall.
+    def auroc(self) -> Array:
+        """Area under the ROC curve, (samples,), ties by half; NaN where one side has no weight."""
+        beaten = (self.weights * (self.below + self.through)).sum(axis=0) / 2
+        return ratio(beaten, self.weights.sum(axis=0) * self.negatives)
 
-    As scikit-learn defines it, without interpolation; images of one score pass a threshold together. NaN where no
-    positive has weight.
-    """
-    if not positive.any():
-        return np.full(len(weights), np.nan)
-    order = np.argsort(-scores, kind="stable")
-    ranked, positive = scores[order], positive[order]
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    weights = weights[:, order]
-    true_positives = np.cumsum(weights * positive, axis=1)[:, last]
-    through = np.cumsum(weights, axis=1)[:, last]
-    precision = np.divide(true_positives, through, out=np.zeros_like(true_positives), where=through > 0)
-    steps = np.diff(true_positives, axis=1, prepend=0.0)
-    return ratio((precision * steps).sum(axis=1), true_positives[:, -1])
+    def average_precision(self) -> Array:
+        """Average precision, (samples,): the sum over thresholds of precision times the step in recall.
+
+        As scikit-learn defines it, without interpolation; images of one score pass a threshold together. NaN where no
+        positive has weight.
+        """
+        at_least = np.cumsum(self.weights[::-1], axis=0)[::-1][self.first_tied]
+        passed = at_least + self.negatives - self.below
+        precision = np.divide(at_least, passed, out=np.zeros_like(passed), where=passed > 0)
+        return ratio((self.weights * precision).sum(axis=0), self.weights.sum(axis=0))
 
 
 def calibration_error(confidence: Array, right: Flags) -> float:

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 
 from medistill.aliases import Json, Probabilities, SoftLabels, Targets
 from medistill.errors import DataError
-from medistill.tasks.measures import Array, auroc, calibration_error, mean_defined, over_runs
+from medistill.tasks.measures import Array, Ranking, calibration_error, mean_defined, over_runs
 from medistill.tasks.task import Metric, Task, register_task
 
 if TYPE_CHECKING:
@@ -132,7 +132,9 @@ class MultiClass(Task):
         with np.errstate(divide="ignore", invalid="ignore"):
             recall = np.where(present, hits / positives, np.nan)
             f1 = np.where(present, 2 * hits / (positives + answers), np.nan)
-        area = np.stack([auroc(p, t > 0, weights) for p, t in zip(probabilities.T, targets.T, strict=True)], axis=1)
+        by_image = np.ascontiguousarray(weights.T)
+        columns = zip(probabilities.T, targets.T > 0, strict=True)
+        area = np.stack([Ranking(p, t, by_image).auroc() for p, t in columns], axis=1)
         return {
             "accuracy": hits.sum(axis=1) / weights.sum(axis=1),
             "balanced_accuracy": mean_defined(recall),
@@ -154,8 +156,10 @@ class MultiClass(Task):
             errors.append(calibration_error(run.max(axis=1), predicted == truth))
         hits = confusion.diagonal()
         recall = [float(h / (len(runs) * n)) if n else None for h, n in zip(hits, counts, strict=True)]
-        unit = np.ones((1, len(targets)))
-        areas = np.array([[auroc(p, t > 0, unit)[0] for p, t in zip(run.T, targets.T, strict=True)] for run in runs])
+        once = np.ones((len(targets), 1))
+        areas = np.array(
+            [[Ranking(p, t > 0, once).auroc()[0] for p, t in zip(run.T, targets.T, strict=True)] for run in runs]
+        )
         return {
             "recall": recall,
             "by_class": {"auroc": over_runs(areas)},

@@ -13,8 +13,7 @@ from medistill.aliases import Json, Probabilities, SoftLabels, Targets
 from medistill.errors import DataError
 from medistill.tasks.measures import (
     Array,
-    auroc,
-    average_precision,
+    Ranking,
     calibration_error,
     mean_defined,
     over_runs,
@@ -146,14 +145,15 @@ class MultiLabel(Task):
         negatives = weights.sum(axis=1, keepdims=True) - positives
         rejected = negatives - (answers - hits)
         recall, specificity = ratio(hits, positives), ratio(rejected, negatives)
-        columns = list(zip(probabilities.T, targets.T > 0, strict=True))
+        by_image = np.ascontiguousarray(weights.T)
+        rankings = [Ranking(p, t, by_image) for p, t in zip(probabilities.T, targets.T > 0, strict=True)]
         return {
             "recall": recall,
             "specificity": specificity,
             "balanced_accuracy": (recall + specificity) / 2,
             "f1_macro": np.where(positives > 0, ratio(2 * hits, positives + answers), np.nan),
-            "auroc": np.stack([auroc(p, t, weights) for p, t in columns], axis=1),
-            "average_precision": np.stack([average_precision(p, t, weights) for p, t in columns], axis=1),
+            "auroc": np.stack([ranking.auroc() for ranking in rankings], axis=1),
+            "average_precision": np.stack([ranking.average_precision() for ranking in rankings], axis=1),
         }
 
     def constant(self, targets: Targets, possible: npt.NDArray[np.bool_]) -> Array:
