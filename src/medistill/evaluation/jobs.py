@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from medistill.nets import zoo
 from medistill.nets.convnet import Parameters
 from medistill.nets.training import AfterStep, Training, images_seen, predict_probabilities, steps_for
 from medistill.nets.zoo import Network, make_network
-from medistill.runtime import device_key
+from medistill.runtime import device as device_of_command
 from medistill.tasks.task import Task, numbered
 
 VERSION = 3
@@ -47,6 +47,7 @@ class Job:
         seed, index: randomness; networks of one index start alike in every arm.
         architecture: which of ``medistill.config.Net`` is trained.
         keep: keep the trained network itself in the cache, so that it can answer other images without training.
+        device_kind: "cpu" or "cuda", whose rounding the result has; that of this command if not given.
     """
 
     train: str
@@ -61,6 +62,7 @@ class Job:
     index: int
     architecture: str = "convnet"
     keep: bool = False
+    device_kind: str = field(default_factory=lambda: device_of_command().type)
 
     def as_json(self) -> Json:
         return {**asdict(self), "recipe": self.recipe.model_dump(mode="json")}
@@ -87,9 +89,10 @@ class Job:
         return self._identity("keep", "test", "val", "curve_points")
 
     def _identity(self, *irrelevant: str) -> str:
-        relevant = {k: v for k, v in self.as_json().items() if k not in irrelevant}
+        relevant = {k: v for k, v in self.as_json().items() if k not in (*irrelevant, "device_kind")}
+        rounding = {} if self.device_kind == "cpu" else {"device": self.device_kind}
         version = VERSION if self.architecture == "convnet" else f"{VERSION}.{zoo.VERSION}"
-        return sha256_text(canonical_json({"version": version, **relevant, **device_key()}))
+        return sha256_text(canonical_json({"version": version, **relevant, **rounding}))
 
     @property
     def key(self) -> Key:
