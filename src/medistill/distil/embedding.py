@@ -10,6 +10,7 @@ from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import CHUNK
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
+from medistill.nets.zoo import width_for
 
 LIBRARY_MB = 60.0
 """Megabytes of what a choice is made with (scikit-learn)."""
@@ -22,11 +23,13 @@ class EmbeddingCoreset(Coreset):
     and see no label.
     """
 
-    filters: int = Field(64, ge=1, le=4096, description="filters per convolution of the embedding network")
+    filters: int = Field(
+        64, ge=1, le=4096, description="filters per convolution of the embedding network; of volumes half as many"
+    )
 
     def network(self, problem: DistillationProblem) -> ConvNet:
         """The network's shape for these images."""
-        return ConvNet(problem.channels, problem.shape, problem.outputs, self.filters)
+        return ConvNet(problem.channels, problem.shape, problem.outputs, width_for(problem.shape, self.filters))
 
     def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
         network = self.network(problem)

@@ -16,6 +16,7 @@ from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import Query
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
+from medistill.nets.zoo import width_for
 from medistill.runtime import has_bfloat16
 
 COPIES_INSIDE = 4
@@ -46,7 +47,7 @@ def in_bfloat16(parameters: Parameters) -> Parameters:
 class NetworkMethod(LearnedMethod):
     """Base of methods that compare what ConvNets make of real and of synthetic images."""
 
-    filters: int = Field(128, ge=1, le=4096, description="filters per convolution")
+    filters: int = Field(128, ge=1, le=4096, description="filters per convolution; of volumes half as many")
     depth: int | None = Field(None, ge=1, le=10, description="blocks of the network; by image size if not given")
     augment: bool = Field(True, description="siamese augmentation")
     start: Start = Field("noise", description="first images: noise, or real ones, which can stay recognisable")
@@ -116,7 +117,8 @@ class NetworkMethod(LearnedMethod):
 
     def network(self, problem: DistillationProblem) -> ConvNet:
         """The network's shape for these images."""
-        return ConvNet(problem.channels, problem.shape, problem.outputs, self.filters, self.depth or 0)
+        filters = width_for(problem.shape, self.filters)
+        return ConvNet(problem.channels, problem.shape, problem.outputs, filters, self.depth or 0)
 
     def sample_augmentation(self, problem: DistillationProblem, key: Key) -> Augmentation:
         """An augmentation drawn from ``key``, for both sides; none where ``augment`` is off."""

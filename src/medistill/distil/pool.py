@@ -38,7 +38,7 @@ class PooledMatching(NetworkMethod):
     )
     networks: int = Field(100, ge=0, le=100_000, description="networks in the pool; 0 makes a new one each step")
     real_batch: int = Field(256, ge=1, le=1_000_000, description="real images per class and network")
-    filters: int = Field(64, ge=1, le=4096, description="filters per convolution")
+    filters: int = Field(64, ge=1, le=4096, description="filters per convolution; of volumes half as many")
 
     def steps(self, problem: DistillationProblem) -> int:
         """As asked for, or as many as keep the work bounded: a step costs as much as there are images.

@@ -19,6 +19,7 @@ from medistill.distil.networked import NetworkMethod
 from medistill.distil.optimiser import Optimiser
 from medistill.distil.problem import DistillationProblem
 from medistill.keys import Key
+from medistill.nets.zoo import width_for
 
 MOMENTUM = 0.5
 """Of the student's step size."""
@@ -139,7 +140,12 @@ class MTT(NetworkMethod):
 
     def _trajectory(self, problem: DistillationProblem, key: Key, index: int) -> Tensor:
         settings = ExpertSettings(
-            self.expert_epochs, self.expert_learning_rate, self.expert_batch, self.filters, self.depth, self.augment
+            self.expert_epochs,
+            self.expert_learning_rate,
+            self.expert_batch,
+            width_for(problem.shape, self.filters),
+            self.depth,
+            self.augment,
         )
         return trajectory(problem, self.real(problem), settings, Key(key.seed).child("expert", index))
 
