@@ -36,7 +36,12 @@ class PooledMatching(NetworkMethod):
         description="steps on the images; if not given 800, beyond 20 images per class fewer, at least 200; half as "
         "many from real first images",
     )
-    networks: int = Field(100, ge=0, le=100_000, description="networks in the pool; 0 makes a new one each step")
+    networks: int | None = Field(
+        None,
+        ge=0,
+        le=100_000,
+        description="networks in the pool; if not given 100, of volumes 50; 0 makes a new one each step",
+    )
     real_batch: int = Field(256, ge=1, le=1_000_000, description="real images per class and network")
     filters: int = Field(64, ge=1, le=4096, description="filters per convolution; of volumes half as many")
 
@@ -48,10 +53,14 @@ class PooledMatching(NetworkMethod):
         steps = max(100, min(400, 8000 // max(problem.synthetic_per_stratum)))
         return self.iterations or steps * (1 if self.starts_from_real_images else 2)
 
+    def pool_size(self, problem: DistillationProblem) -> int:
+        """Networks in the pool, as asked for, or so many that each is met several times; 0: a new one each step."""
+        return (100 if len(problem.shape) == 2 else 50) if self.networks is None else self.networks
+
     def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
         network = self.network(problem)
         synthetic = problem.at_once(sum(sorted(problem.synthetic_per_stratum)[-strata:]))
-        pool = 4e-6 * self.networks * problem.strata * self.statistic_size(network.embedding_size)
+        pool = 4e-6 * self.pool_size(problem) * problem.strata * self.statistic_size(network.embedding_size)
         # Nothing is kept of real images.
         real = problem.at_once(min(CHUNK, self.real_batch, max(problem.real_per_stratum))) / 2
         return self.with_images_mb(problem, (synthetic + real) * self.activation_mb(problem)) + 2 * pool
@@ -73,10 +82,10 @@ class PooledMatching(NetworkMethod):
 
     def setup(self, problem: DistillationProblem, key: Key) -> State:
         state = State(self.first_images(problem, key), problem.targets)
-        if self.networks:
+        if networks := self.pool_size(problem):
             size = self.statistic_size(self.network(problem).embedding_size)
-            state.buffers["means"] = torch.zeros(self.networks, problem.strata, size, device=problem.device)
-            state.buffers["known"] = torch.zeros(self.networks, problem.strata, dtype=torch.bool)
+            state.buffers["means"] = torch.zeros(networks, problem.strata, size, device=problem.device)
+            state.buffers["known"] = torch.zeros(networks, problem.strata, dtype=torch.bool)
         return state
 
     def observe(
@@ -85,8 +94,9 @@ class PooledMatching(NetworkMethod):
         """The mean statistic of real images of each stratum, (strata, statistic_size); asked once for each
         network.
         """
-        slot, here = self._network_of(state, key)
-        unknown = [s for s in strata if not self.networks or not state.buffers["known"][slot, s]]
+        pooled = self.pool_size(problem) > 0
+        slot, here = self._network_of(state, problem, key)
+        unknown = [s for s in strata if not pooled or not state.buffers["known"][slot, s]]
         means: dict[int, Tensor] = {}
         if unknown:
             network = self.network(problem)
@@ -99,17 +109,17 @@ class PooledMatching(NetworkMethod):
 
                 asked = self.real(problem).mean(statistic, stratum, self.real_batch, here.child("real", stratum))
                 means[stratum] = asked.value
-                if self.networks:
+                if pooled:
                     state.buffers["means"][slot, stratum] = asked.value
                     state.buffers["known"][slot, stratum] = True
-        if self.networks:
+        if pooled:
             return {"means": state.buffers["means"][slot, list(strata)]}
         return {"means": torch.stack([means[stratum] for stratum in strata])}
 
     def loss(
         self, state: State, observed: Observed, problem: DistillationProblem, strata: Sequence[int], key: Key
     ) -> Tensor:
-        _, here = self._network_of(state, key)
+        _, here = self._network_of(state, problem, key)
         network = self.network(problem)
         parameters = problem.parameters(network, here)
         synthetic = [self._augmentation(problem, here, s)(state.images[problem.synthetic(s)]) for s in strata]
@@ -121,9 +131,10 @@ class PooledMatching(NetworkMethod):
             total = total + self.distance(statistics.mean(0), mean)
         return total
 
-    def _network_of(self, state: State, key: Key) -> tuple[int, Key]:
+    def _network_of(self, state: State, problem: DistillationProblem, key: Key) -> tuple[int, Key]:
         """The place in the pool of this step's network, and its key."""
-        slot = state.step % self.networks if self.networks else state.step
+        networks = self.pool_size(problem)
+        slot = state.step % networks if networks else state.step
         return slot, key.child("network", slot)
 
     def _augmentation(self, problem: DistillationProblem, key: Key, stratum: int) -> Augmentation:
