@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 
 from medistill.aliases import Json, Probabilities, SoftLabels, Targets
 from medistill.errors import DataError
@@ -94,6 +93,8 @@ class MultiClass(Task):
 
         Every class is then as probable on average as any other; of mean zero, and zero for classes that no image has.
         """
+        from scipy.optimize import minimize  # workers, which never shift, save its memory
+
         labels, counts = targets.argmax(axis=1), targets.sum(axis=0, dtype=np.int64)
         present = np.flatnonzero(counts)
         logits = np.log(np.maximum(probabilities.astype(np.float64), SMALLEST))[:, present]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 
 from medistill.aliases import Json, Probabilities, SoftLabels, Targets
 from medistill.errors import DataError
@@ -103,6 +102,8 @@ class MultiLabel(Task):
 
         Zero for findings that no image has, or every one.
         """
+        from scipy.optimize import minimize  # workers, which never shift, save its memory
+
         clipped = np.clip(probabilities.astype(np.float64), SMALLEST, 1 - SMALLEST)
         logits, truth = np.log(clipped / (1 - clipped)), targets.astype(np.float64)
         present = truth.sum(axis=0)

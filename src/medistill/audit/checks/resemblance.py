@@ -76,7 +76,9 @@ def nearest_images(
     row, owner = np.zeros(len(stored), dtype=np.int64), np.full(len(stored), -1)
     first = 0
     for part in real:
-        for _, block in blocks(part):
+        # Of each real image: as numbers of four bytes at both sizes, twice, and its correlations.
+        row_bytes = 8 * part[:1].size + 12 * len(stored)
+        for _, block in blocks(part, row_bytes):
             rows = slice(first, first + len(block))
             small = encoded(np.ascontiguousarray(block), images.shape[2:])
             correlation = stored @ unit_rows(small.reshape(len(small), -1)).T
