@@ -109,7 +109,8 @@ def tasks_page(cells: list[dict[str, Any]]) -> str:
         ):
             values = [with_interval(cell[key][name], "+.3f") for name in task.metric_names]
             rows.append(f"| **gain over {title}** | | {' | '.join(values)} |")
-        seconds = ", ".join(f"`{command}` {value:.0f}" for command, value in cell["seconds"].items())
+        spent = {**cell["seconds"], "distill": cell["distillation"]["seconds"]}
+        seconds = ", ".join(f"`{command}` {value:.0f}" for command, value in spent.items())
         parts += [
             f"## {cell['set']}",
             f"{task.title.capitalize()}, start: {cell['start']}, {cell['test_images']} test images, "
