@@ -13,13 +13,11 @@ user's cache. ``make docs`` writes the table from it.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from sets import ROOT, folder_and_sets, medistill_json
+from sets import ROOT, distil_afresh, folder_and_sets, medistill_json
 
 import medistill
 from medistill.distil.method import methods
@@ -69,8 +67,7 @@ def cells(sets: list[str]) -> list[tuple[str, str, int, int]]:
 def distilled(folder: Path, data: str, method: str, ipc: int, seed: int) -> tuple[Path, Any]:
     """A package and what ``distill`` said of it; made in a process of its own, so that memory is that of one command.
 
-    Distilling gets an empty cache: its seconds hold the training of teachers and experts too. What it
-    trained is kept for what comes after: the default from real images has the teachers of the default.
+    The default from real images has the teachers of the default; all others are distilled with an empty cache.
     """
     # Not the folder of format version 1, whose packages this version would refuse to go on with.
     out = user_cache() / "methods-table-2" / f"{data}-{method}-ipc{ipc}-seed{seed}"
@@ -78,12 +75,8 @@ def distilled(folder: Path, data: str, method: str, ipc: int, seed: int) -> tupl
     if "quick" in presets().get(method, []):
         asked = [*asked, "--preset", "quick"]
     given = ["--ipc", str(ipc), "--seed", str(seed), "--out", str(out), *asked]
-    if method == REAL_START:
-        return out, medistill_json("distill", str(folder / f"{data}.npz"), *given)
-    with tempfile.TemporaryDirectory() as empty:
-        made = medistill_json("distill", str(folder / f"{data}.npz"), *given, cache=empty)
-        shutil.copytree(empty, user_cache(), dirs_exist_ok=True)
-    return out, made
+    words = (str(folder / f"{data}.npz"), *given)
+    return out, medistill_json("distill", *words) if method == REAL_START else distil_afresh(*words)
 
 
 def measure(folder: Path, data: str, method: str, ipc: int, seed: int) -> dict[str, Any]:

@@ -8,12 +8,10 @@ from statistics import fmean
 from typing import Any
 
 from medistill.formatting import with_interval
+from medistill.reporting.words import ARM_TITLES
 from medistill.tasks.task import numbered
 
-ARMS = {
-    "distilled": "distilled", "random": "random, same bytes", "random_matched": "random, same storage and labels",
-    "full": "all training images", "full_balanced": "all, strata balanced",
-}  # fmt: skip
+ARMS = ARM_TITLES | {"random": "Random real images, same bytes"}
 DEFAULT, REAL_START = "default", "default-real-start"
 PER_CLASS = 10
 
