@@ -93,9 +93,9 @@ def _device_named(name: str) -> torch.device:
     return torch.device("cuda", number)
 
 
-def device_key() -> dict[str, str]:
-    """What an identity in the cache adds where rounding is not the CPU's."""
-    kind = device().type
+def device_key(kind: str | None = None) -> dict[str, str]:
+    """What an identity in the cache adds where rounding is not the CPU's; this command's device if none is named."""
+    kind = kind or device().type
     return {} if kind == "cpu" else {"device": kind}
 
 

@@ -20,6 +20,7 @@ from medistill.nets.convnet import Parameters
 from medistill.nets.training import AfterStep, Training, images_seen, predict_probabilities, steps_for
 from medistill.nets.zoo import Network, make_network
 from medistill.runtime import device as device_of_command
+from medistill.runtime import device_key
 from medistill.tasks.task import Task, numbered
 
 VERSION = 3
@@ -90,9 +91,8 @@ class Job:
 
     def _identity(self, *irrelevant: str) -> str:
         relevant = {k: v for k, v in self.as_json().items() if k not in (*irrelevant, "device_kind")}
-        rounding = {} if self.device_kind == "cpu" else {"device": self.device_kind}
         version = VERSION if self.architecture == "convnet" else f"{VERSION}.{zoo.VERSION}"
-        return sha256_text(canonical_json({"version": version, **relevant, **rounding}))
+        return sha256_text(canonical_json({"version": version, **relevant, **device_key(self.device_kind)}))
 
     @property
     def key(self) -> Key:

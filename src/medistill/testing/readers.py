@@ -19,7 +19,7 @@ class ReaderConformance:
 
     def make_source(self, folder: Path) -> str:
         """Write a source that the reader reads below an empty folder, and name it."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must write a source for its reader")
 
     def test_the_source_is_its_own(self, tmp_path: Path) -> None:
         source = self.make_source(tmp_path)
