@@ -28,8 +28,8 @@ class FRePo(NetworkMethod):
 
     Here real images are drawn evenly from the strata, and labels are learned as probabilities
     (those of the logits that are learned), because a recipient trains with cross entropy; the
-    regression's targets are those probabilities less 1/outputs. Networks of the pool are
-    trained by plain gradient descent.
+    regression's targets are those probabilities less the share of the strata that an output
+    stands for: 1/outputs for classes. Networks of the pool are trained by plain gradient descent.
     """
 
     info = MethodInfo(
@@ -122,10 +122,11 @@ class FRePo(NetworkMethod):
         network, parameters = self.network(problem), self._parameters(state, self._slot(here))
         augment = self.sample_augmentation(problem, here.child("augment"))
         synthetic = self.embed(network, parameters, augment(state.images), problem.micro_batch_size)
-        centre = 1 / problem.outputs
+        shares = problem.task.representatives().mean(axis=0)
+        centre = torch.from_numpy(shares).to(synthetic)
         targets = self._labels(state, problem).to(synthetic.dtype) - centre
         predicted = ridge_prediction(synthetic, targets, observed["real"], self.ridge)
-        truth = observed["targets"].to(predicted.dtype) - centre
+        truth = observed["targets"].to(predicted.dtype) - centre.to(predicted.dtype)
         return 0.5 * (predicted - truth).square().sum(1).mean().to(synthetic.dtype)
 
     def after_update(
