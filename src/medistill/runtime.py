@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 import re
 import sys
@@ -100,16 +101,52 @@ def device_key(kind: str | None = None) -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Cores that this command may use: ``OMP_NUM_THREADS`` if set, else what the system grants.
+    """Cores that this command may use: ``OMP_NUM_THREADS`` if set, else what affinity and control groups grant.
 
     Under ``torchrun``, which sets it to 1, the first process goes on alone with the cores of all.
     """
     wanted, processes = (os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"))
     if wanted.isdecimal() and int(wanted):
         return int(wanted) * (int(processes) if processes.isdecimal() else 1)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, math.ceil(cpu_quota() or cores))
+
+
+CONTROL_GROUP = Path("/proc/self/cgroup")
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+
+
+def cpu_quota() -> float | None:
+    """CPUs that control groups (of a container, a batch system, systemd) grant this process; None without a quota.
+
+    The least of the process's own group and of those above it, of either version of control groups. A container
+    may be told the path that its group has outside, of which only the mounted root is there to be read.
+    """
+    quotas = []
+    with suppress(OSError):
+        for line in CONTROL_GROUP.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            for name in (controllers, "cpu") if controllers else ("", "unified"):
+                root = CONTROL_GROUPS / name
+                group = root / path.lstrip("/")
+                for folder in (group, *group.parents):
+                    quotas += _quota_of(folder)
+                    if folder == root:
+                        break
+    return min(quotas, default=None)
+
+
+def _quota_of(group: Path) -> list[float]:
+    """The quota of one control group, in CPUs, if it has one: ``max``, or less than 0, means that it has none."""
+    with suppress(OSError, ValueError):
+        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        return [int(quota) / int(period)]
+    with suppress(OSError, ValueError):
+        quota, period = ((group / f"cpu.cfs_{part}_us").read_text(encoding="ascii") for part in ("quota", "period"))
+        return [int(quota) / int(period)] if int(quota) > 0 else []
+    return []
 
 
 def child_environment(threads: int) -> dict[str, str]:

@@ -1,0 +1,93 @@
+"""Cores that a command may use."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medistill import runtime
+from medistill.runtime import child_environment, cpu_quota, usable_cores
+
+
+@pytest.fixture
+def groups(tmp_path, monkeypatch):
+    """Makes control groups: what a process is told of its own, and files by path below the mounted root."""
+
+    def make(told: str, files: dict[str, str]) -> None:
+        (tmp_path / "cgroup").write_text(told)
+        for name, text in files.items():
+            (tmp_path / "sys" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "sys" / name).write_text(text)
+        monkeypatch.setattr(runtime, "CONTROL_GROUP", tmp_path / "cgroup")
+        monkeypatch.setattr(runtime, "CONTROL_GROUPS", tmp_path / "sys")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("told", "files", "cpus"),
+    [
+        ("0::/\n", {"cpu.max": "100000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+        ("0::/\n", {}, None),
+        ("0::/batch/job\n", {"batch/cpu.max": "200000 100000\n", "batch/job/cpu.max": "max 100000\n"}, 2),
+        ("0::/batch/job\n", {"batch/cpu.max": "200000 100000\n", "batch/job/cpu.max": "50000 100000\n"}, 0.5),
+        # A container's path outside; inside, its group is the root.
+        ("0::/docker/1a2b\n", {"cpu.max": "100000 100000\n"}, 1),
+        (
+            "1:cpu,cpuacct:/\n",
+            {"cpu,cpuacct/cpu.cfs_quota_us": "100000", "cpu,cpuacct/cpu.cfs_period_us": "50000"},
+            2,
+        ),
+        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ("2:cpuset:/\n9:name=systemd:/\n", {"cpuset/cpu.max": "100000 100000\n"}, None),
+    ],
+)
+def test_the_quota_is_that_of_the_tightest_group(told, files, cpus, groups, monkeypatch):
+    groups(told, files)
+    assert cpu_quota() == cpus
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("100000", 1), ("150000", 2), ("20000", 1), ("max", 8), ("1600000", 8)])
+def test_cores_follow_affinity_and_quota_and_what_the_user_set(quota, cores, groups, monkeypatch):
+    groups("0::/\n", {"cpu.max": f"{quota} 100000\n"})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert usable_cores() == cores
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert usable_cores() == 3
+
+
+def test_a_process_in_a_group_of_one_cpu_uses_one(tmp_path):
+    """A real control group, where this process may make one."""
+    version_1, version_2 = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
+    root = version_1 if (version_1 / "cpu.cfs_quota_us").exists() else version_2
+    group = root / f"medistill-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as problem:
+        pytest.skip(f"no control group can be made here: {problem}")
+    try:
+        try:
+            if root == version_1:
+                (group / "cpu.cfs_period_us").write_text("100000")
+                (group / "cpu.cfs_quota_us").write_text("100000")
+            else:
+                (group / "cpu.max").write_text("100000 100000")
+        except OSError as problem:
+            pytest.skip(f"a group made here can be given no quota: {problem}")
+        code = (
+            f"open({str(group / 'cgroup.procs')!r}, 'w').write('0')\n"
+            "from medistill.runtime import prepare_torch, usable_cores\n"
+            "prepare_torch()\nimport torch\nprint(usable_cores(), torch.get_num_threads())"
+        )
+        environment = child_environment(1)
+        del environment["OMP_NUM_THREADS"], environment["MKL_NUM_THREADS"]
+        answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert answer.stdout.split() == ["1", "1"], answer.stderr
+    finally:
+        group.rmdir()
