@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import medistill
 from medistill import runtime
 from medistill.runtime import child_environment, cpu_quota, usable_cores
 
@@ -91,3 +93,14 @@ def test_a_process_in_a_group_of_one_cpu_uses_one(tmp_path):
         assert answer.stdout.split() == ["1", "1"], answer.stderr
     finally:
         group.rmdir()
+
+
+def test_threads_asked_for_are_those_that_a_command_and_its_workers_use(cli, monkeypatch, tmp_path):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # put back at the end
+    before, said = torch.get_num_threads(), []
+    monkeypatch.setattr(medistill, "train", lambda *_, **__: said.append((usable_cores(), torch.get_num_threads())))
+    try:
+        cli("train", tmp_path, "--on", tmp_path, "--threads", 3, "--json")
+    finally:
+        torch.set_num_threads(before)
+    assert said == [(3, 3)]

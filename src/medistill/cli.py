@@ -8,13 +8,33 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from medistill.errors import MedistillError
+from medistill.options import (
+    Architectures,
+    AsJson,
+    Channels,
+    Config,
+    Data,
+    Device,
+    Flips,
+    Ipc,
+    On,
+    Overwrite,
+    PackagePath,
+    Ratio,
+    Repeats,
+    Seed,
+    Set,
+    SetData,
+    Size,
+    Task,
+    Threads,
+)  # fmt: skip
 
 INTERRUPTED = 130
 
@@ -24,43 +44,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Distil a medical image data set into a few synthetic images that others can train on.",
 )
-
-Data = Annotated[str, typer.Argument(help="An .npz, a folder of class folders, a MedMNIST name, or phantom.")]
-PackagePath = Annotated[Path, typer.Argument(help="A package: a folder, or its .zip.")]
-On = Annotated[str, typer.Option("--on", help="The data set to measure on.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random; 0 if not given.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, for instance method.iterations=500.")]
-SetData = Annotated[
-    list[str] | None, typer.Option("--set", help="A setting of how data are read, as data.split_seed=1.")
-]
-Config = Annotated[Path | None, typer.Option(help="A YAML file of settings.")]
-
-
-def _use_device(name: str | None) -> str | None:
-    if name is not None:
-        import_module("medistill.runtime").use_device(name)
-    return name
-
-
-Device = Annotated[
-    str | None,
-    typer.Option(callback=_use_device, help="Where to compute: cpu, cuda, cuda:1; auto takes a GPU if there is one."),
-]
-Ipc = Annotated[int | None, typer.Option(help="Images per class, grade or finding.")]
-Task = Annotated[
-    str | None, typer.Option(help="What labels mean: binary, multi-class, ordinal (grades), multi-label (findings).")
-]
-Ratio = Annotated[float | None, typer.Option(help="Distilled images per training image, 0.01 for instance.")]
-Size = Annotated[int | None, typer.Option(help="Bring all images to this many pixels a side.")]
-Channels = Annotated[int | None, typer.Option(help="1: make all images gray, 3: RGB.")]
-Flips = Annotated[str | None, typer.Option(help="Mirror images that keep their class: none, horizontal, both.")]
-Architectures = Annotated[
-    str | None,
-    typer.Option(help="Kinds of networks, as convnet,resnet18,vit; the first decides, others show transfer."),
-]
-Repeats = Annotated[int | None, typer.Option(help="Networks trained for each arm.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over, replacing what is there.")]
 
 
 def _print(result: Any, as_json: bool, text: Callable[[Any], str]) -> None:
@@ -148,6 +131,7 @@ def predict(
     task: Task = None,
     set_: SetData = None,
     device: Device = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Say how well distilling will work, before it is done."""
@@ -191,6 +175,7 @@ def distill(
         bool, typer.Option("--evaluate", help="Also evaluate, and write the results into the package.")
     ] = False,
     device: Device = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Distil a data set into a package. The same command again goes on where it stopped."""
@@ -222,6 +207,7 @@ def evaluate(
         bool, typer.Option("--attach", help="Write the results into the package's manifest and card.")
     ] = False,
     device: Device = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a package beside random images of the same number and the full data."""
@@ -242,6 +228,7 @@ def train(
     set_: Set = None,
     save: Annotated[Path | None, typer.Option(help="Write a trained network there (safetensors).")] = None,
     device: Device = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Train on a package alone and test on your own labelled images."""
@@ -280,6 +267,8 @@ def report(
     seed: Seed = None,
     config: Config = None,
     set_: Set = None,
+    device: Device = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page that tells what a package is worth."""
@@ -296,6 +285,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     overwrite: Overwrite = False,
     device: Device = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """The whole job on generated images; ends by naming the report."""

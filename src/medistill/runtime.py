@@ -149,6 +149,23 @@ def _quota_of(group: Path) -> list[float]:
     return []
 
 
+def use_threads(number: int) -> None:
+    """Compute with so many threads and workers from now on, in this process and in those that it starts.
+
+    How many is no part of a configuration, as the device is none: results agree but for rounding.
+
+    Raises:
+        ConfigError: less than one.
+    """
+    if number < 1:
+        raise ConfigError(
+            f"{number}", where="--threads", allowed="1 or more; all cores that are granted if not given"
+        )
+    os.environ["OMP_NUM_THREADS"] = str(number)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(number)
+
+
 def child_environment(threads: int) -> dict[str, str]:
     """The environment of a process of ours with so many threads that imports what this one does."""
     number = str(threads)

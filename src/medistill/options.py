@@ -1,0 +1,56 @@
+"""What several commands of the command line share: their arguments and options."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[str, typer.Argument(help="An .npz, a folder of class folders, a MedMNIST name, or phantom.")]
+PackagePath = Annotated[Path, typer.Argument(help="A package: a folder, or its .zip.")]
+On = Annotated[str, typer.Option("--on", help="The data set to measure on.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random; 0 if not given.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, for instance method.iterations=500.")]
+SetData = Annotated[
+    list[str] | None, typer.Option("--set", help="A setting of how data are read, as data.split_seed=1.")
+]
+Config = Annotated[Path | None, typer.Option(help="A YAML file of settings.")]
+
+
+def _use_device(name: str | None) -> str | None:
+    if name is not None:
+        import_module("medistill.runtime").use_device(name)
+    return name
+
+
+def _use_threads(number: int | None) -> int | None:
+    if number is not None:
+        import_module("medistill.runtime").use_threads(number)
+    return number
+
+
+Device = Annotated[
+    str | None,
+    typer.Option(callback=_use_device, help="Where to compute: cpu, cuda, cuda:1; auto takes a GPU if there is one."),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(callback=_use_threads, help="Threads and workers to use; else all cores that are granted."),
+]
+Ipc = Annotated[int | None, typer.Option(help="Images per class, grade or finding.")]
+Task = Annotated[
+    str | None, typer.Option(help="What labels mean: binary, multi-class, ordinal (grades), multi-label (findings).")
+]
+Ratio = Annotated[float | None, typer.Option(help="Distilled images per training image, 0.01 for instance.")]
+Size = Annotated[int | None, typer.Option(help="Bring all images to this many pixels a side.")]
+Channels = Annotated[int | None, typer.Option(help="1: make all images gray, 3: RGB.")]
+Flips = Annotated[str | None, typer.Option(help="Mirror images that keep their class: none, horizontal, both.")]
+Architectures = Annotated[
+    str | None,
+    typer.Option(help="Kinds of networks, as convnet,resnet18,vit; the first decides, others show transfer."),
+]
+Repeats = Annotated[int | None, typer.Option(help="Networks trained for each arm.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over, replacing what is there.")]
