@@ -2,8 +2,8 @@
 
     python benchmarks/bench.py [--data SET.npz] [--start noise|real] [SECTION ...]
 
-Sections: ceilings, steps, quality, evaluation, precision, start, memory, estimates, large; all of
-them take over an hour, most of it the plain loop's schedule in ``quality``. Ratios are medians of
+Sections: ceilings, steps, quality, evaluation, contention, precision, start, memory, estimates, large; all
+of them take some hours, most of it the plain loop's schedule in ``quality`` and ``contention``. Ratios are medians of
 alternating rounds with their range; seconds are printed only to show what a ratio is made of. What
 a section finds is added to ``benchmarks/results/MACHINE.json``.
 """
@@ -26,6 +26,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import bench_contention
 import bench_loops as loops
 import bench_memory
 import torch
@@ -334,7 +335,7 @@ def start(_prepared: PreparedDataset, _given: argparse.Namespace) -> dict[str, A
 
 SECTIONS: dict[str, Callable[[PreparedDataset, argparse.Namespace], dict[str, Any]]] = {
     "ceilings": ceilings, "steps": steps, "quality": quality,
-    "evaluation": evaluation, "precision": precision, "start": start,
+    "evaluation": evaluation, "contention": bench_contention.contention, "precision": precision, "start": start,
     "memory": bench_memory.memory, "estimates": bench_memory.estimates, "large": bench_memory.large,
 }  # fmt: skip
 

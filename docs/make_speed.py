@@ -72,6 +72,26 @@ def _speed_evaluation(of: dict[str, Any]) -> list[str]:
     ]
 
 
+def _speed_contention(of: dict[str, Any]) -> list[str]:
+    """A row for each command on each set; ways that were not measured there have a dash."""
+    commands = {name: row for name, row in of.items() if isinstance(row, dict)}
+    ways = list(dict.fromkeys(way for row in commands.values() for way in row if way != "seconds"))
+    headings = [
+        f"{way} ({row['meaning']} of {row['to']})"
+        for way in ways
+        for row in [next(r[way] for r in commands.values() if way in r)]
+    ]
+    rows = [
+        "Wall-clock seconds as ratios, medians of rounds with their range: the default with fewer steps, two "
+        "teachers included, and the evaluation of its package.\n",
+        f"| command | {' | '.join(headings)} |", "|---" * (1 + len(ways)) + "|",
+    ]  # fmt: skip
+    for name, row in commands.items():
+        values = [_ratio(row[way], ".2f") if way in row else "-" for way in ways]
+        rows.append(f"| {name} | {' | '.join(values)} |")
+    return ["\n".join(rows)]
+
+
 def _speed_precision(of: dict[str, Any]) -> list[str]:
     rows = [
         "Balanced accuracy on validation images of networks that differ in `recipe.precision` alone: mean and "
@@ -121,8 +141,8 @@ def _renamed(options: str) -> str:
     return options
 
 
-def _ratio(row: dict[str, Any]) -> str:
-    return f"{row['ratio']:.1f} ({row['ratios'][0]:.1f} to {row['ratios'][-1]:.1f})"
+def _ratio(row: dict[str, Any], form: str = ".1f") -> str:
+    return f"{row['ratio']:{form}} ({row['ratios'][0]:{form}} to {row['ratios'][-1]:{form}})"
 
 
 SECTIONS = {
@@ -130,6 +150,7 @@ SECTIONS = {
     "steps": _speed_steps,
     "quality": _speed_quality,
     "evaluation": _speed_evaluation,
+    "contention": _speed_contention,
     "precision": _speed_precision,
     "start": lambda of: [f"`medistill --help` answers in {of['medistill --help']['median']:.2f} s."],
     "memory": lambda of: [f"Distribution matching takes {of['ours']:.0f} MB, the plain loop {of['plain']:.0f} MB."],

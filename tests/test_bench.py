@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from medistill.testing import small_problem
 sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "docs"))
 import bench
+import bench_contention
 import bench_loops
 import make_speed
 import methods_table
@@ -82,6 +84,35 @@ def test_a_ratio_is_the_median_of_alternating_rounds(monkeypatch, capsys):
     assert "dm: 3.0 times the plain loop (2.0 to 9.0); 8.00 s against 2.00 s" in capsys.readouterr().out
 
 
+def test_contention_runs_every_way_and_tells_what_cannot_be_run(monkeypatch, tmp_path, capsys):
+    """With a command that takes a moment: alone, beside a busy process, twice at once, and without control groups."""
+    begun: list[list[str]] = []
+
+    def begin(words, cache, before=()):
+        begun.append([*before, *words])
+        return subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    monkeypatch.setattr(bench_contention, "begin", begin)
+    monkeypatch.setattr(bench_contention, "CONTROL_GROUPS", tmp_path / "none")
+    (tmp_path / "cache").mkdir()
+    found = bench_contention.one_round(["evaluate", "p"], tmp_path / "cache")
+    assert list(found) == [
+        "one thread alone", "all cores alone", "all cores beside a busy process", "twice at once",
+    ]  # fmt: skip
+    assert begun == [["evaluate", "p", "--threads", "1"], *[["evaluate", "p"]] * 4]
+    rounds = [dict.fromkeys(found, 2.0) | {"all cores alone": seconds} for seconds in (1.0, 0.5, 4.0)]
+    told = bench_contention.told("a set, evaluate", rounds)
+    assert told["all cores alone"]["ratios"] == [0.5, 2.0, 4.0] and told["all cores alone"]["ratio"] == 2.0
+    assert told["twice at once"]["ratios"] == [0.5, 2.0, 4.0], "to one run on all cores"
+    assert told["all cores beside a busy process"]["ratio"] == 1.0
+    assert "a quota of one CPU: not measured" in capsys.readouterr().out
+
+
+def test_what_a_command_says_when_it_fails_ends_the_benchmark(tmp_path):
+    with pytest.raises(SystemExit, match="allowed: 1 or more"):
+        bench_contention.finish([bench_contention.begin(["train", "p", "--on", "p", "--threads", "0"], tmp_path)])
+
+
 def test_what_a_section_finds_is_written_and_gets_into_the_docs(monkeypatch, tmp_path):
     """Each section of the benchmark as the benchmark writes it, beside what was measured before."""
     phantom = "phantom:classes=2,images=20,size=16"
@@ -116,6 +147,10 @@ FOUND = {
         "the default": {"steps": 200, "seconds": 2.0, "balanced_accuracy": 0.8, "ratio": None},
     },
     "evaluation": {"float32": RATIO},
+    "contention": {
+        "a set, distill": {"seconds": [], "twice": {**RATIO, "to": "one run", "meaning": "times the time"}},
+        "a set, evaluate": {"seconds": []},
+    },
     "precision": {"a set": {"float32": [0.5, 0.6], "bfloat16": [0.6, 0.8]}},
     "start": {"medistill --help": {"median": 0.34}},
     "memory": {"plain": 987.0, "ours": 654.0},
@@ -125,7 +160,8 @@ FOUND = {
 SHOWN = {
     "ceilings": "convolution float32 321 GFLOP/s", "steps": "| dm | 7.5 (7.0 to 8.0) | 55% |",
     "quality": "0.871 on validation images after 2000 steps (start: noise", "evaluation": "in float32 7.5 (7.0 to 8.0) times",
-    "precision": "| a set | 2 | 0.550 ± 0.071 | 0.700 ± 0.141 | +0.150 ± 0.050 |", "start": "answers in 0.34 s",
+    "contention": "| command | twice (times the time of one run) |\n|---|---|\n| a set, distill | 7.50 (7.00 to 8.00) |\n"
+    "| a set, evaluate | - |", "precision": "| a set | 2 | 0.550 ± 0.071 | 0.700 ± 0.141 | +0.150 ± 0.050 |", "start": "answers in 0.34 s",
     "memory": "takes 654 MB, the plain loop 987 MB", "estimates": "| 110 | 100 | +10% |",
     "large": "| a large set | 3000 | 2900 | 77 | all |",
 }  # fmt: skip
