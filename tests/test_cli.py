@@ -119,6 +119,7 @@ def test_bad_data(name, cli, tmp_path, tiny):
         (["--ipc", "2", "--set", "data.sze=16"], "did you mean 'size'"),
         (["--ipc", "2", "--flips", "sideways"], "data.flips"),
         (["--ipc", "2", "--size", "3"], "greater than or equal to 16"),
+        (["--ipc", "2", "--fresh"], "No such option: --fresh; it is called --overwrite now"),
         (["--ipc", "2", "--threads", "0"], "--threads: 0; allowed: 1 or more"),
         (["--ipc", "2", "--config", "absent.yaml"], "absent.yaml"),
         (["--ipc", "2", "--set", "memory_limit_mb=.inf"], "memory_limit_mb: inf"),

@@ -15,6 +15,7 @@ import typer
 
 from medistill.errors import MedistillError
 from medistill.options import (
+    RENAMED,
     Architectures,
     AsJson,
     Channels,
@@ -369,7 +370,9 @@ def main() -> None:
         status = 2
     except typer.TyperException as problem:  # unknown options, missing arguments
         text = " ".join(problem.format_message().split())
-        sys.stderr.write(f"medistill: {text}; see medistill --help\n")
+        now = RENAMED.get(getattr(problem, "option_name", ""))
+        text = f"{text.partition(' (')[0]}; it is called {now} now" if now else f"{text}; see medistill --help"
+        sys.stderr.write(f"medistill: {text}\n")
         status = 2
     except BrokenPipeError:
         # Whoever read our output stopped reading; that is no error of ours.

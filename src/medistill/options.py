@@ -54,3 +54,6 @@ Architectures = Annotated[
 ]
 Repeats = Annotated[int | None, typer.Option(help="Networks trained for each arm.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over, replacing what is there.")]
+
+RENAMED = {"--fresh": "--overwrite", "--networks": "--repeats", "--nets": "--architectures"}
+"""Options by the names that they had until version 0.1.0."""
