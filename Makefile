@@ -30,7 +30,7 @@ test: $(READY) ## the fast tests
 test-slow: $(READY) ## the tests that take minutes (real data, full runs)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --dist loadgroup
 
-bench: $(READY) ## how fast we are beside plain loops, as ratios of one run (an hour)
+bench: $(READY) ## how fast we are beside plain loops, as ratios of one run (hours)
 	$(BIN)/python benchmarks/bench.py
 
 study-smoke: $(READY) ## a small study on generated images with its report, under three minutes

@@ -26,14 +26,18 @@ ROUNDS = 3
 DISTILL = "--ipc 10 --set method.iterations=100" + TEACHER_STEPS.format(300)
 EVALUATE = "--set repeats=2 --set random_draws=2 --set recipe.min_steps=300 --set recipe.max_steps=300"
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
+SAID = "said.txt"
 
-LINES = {
-    "all cores alone": ("one thread alone", "times faster"),
-    "all cores beside a busy process": ("one thread alone", "times the time"),
-    "twice at once": ("all cores alone", "times the time"),
-    "a quota of one CPU": ("one thread alone", "times the time"),
+ONE, ALL, BUSY, TWICE, QUOTA = (
+    "one thread alone", "all cores alone", "all cores beside a busy process", "twice at once", "a quota of one CPU",
+)  # fmt: skip
+RATIOS = {
+    "one thread's time over all cores'": (ONE, ALL),
+    "beside a busy process over one thread alone": (BUSY, ONE),
+    "twice at once over once, all cores": (TWICE, ALL),
+    "a quota of one CPU over one thread": (QUOTA, ONE),
 }
-"""What each way of running is a ratio to, and how it is read."""
+"""Ways of running whose seconds are compared: the first over the second."""
 
 
 def contention(_prepared: PreparedDataset, given: argparse.Namespace) -> dict[str, Any]:
@@ -45,9 +49,9 @@ def contention(_prepared: PreparedDataset, given: argparse.Namespace) -> dict[st
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
             package, cache = home / "package", home / "cache"
-            finish([begin(["distill", str(file), "--out", str(package), *DISTILL.split()], cache)])
+            finish([(begin(["distill", str(file), "--out", str(package), *DISTILL.split()], cache), cache)])
             for title, words, begun_with in (
-                ("distill", ["distill", str(file), "--overwrite", *DISTILL.split()], None),
+                ("distill", ["distill", str(file), *DISTILL.split()], None),
                 ("evaluate", ["evaluate", str(package), "--on", str(file), *EVALUATE.split()], cache),
             ):
                 rounds = [one_round(words, begun_with) for _ in range(ROUNDS)]
@@ -68,55 +72,53 @@ def one_round(words: list[str], begun_with: Path | None) -> dict[str, float]:
                 out = ["--out", str(home / "package")] if words[0] == "distill" else []
                 running.append((home, [*words, *out, *options]))
             begun = time.monotonic()
-            finish([begin(command, home, before) for home, command in running])
+            finish([(begin(command, home, before), home) for home, command in running])
             return time.monotonic() - begun
 
     ways: dict[str, Callable[[], float]] = {
-        "one thread alone": lambda: seconds(options=("--threads", "1")),
-        "all cores alone": seconds,
-        "all cores beside a busy process": lambda: beside_a_busy_process(seconds),
-        "twice at once": lambda: seconds(copies=2),
+        ONE: lambda: seconds(options=("--threads", "1")),
+        ALL: seconds,
+        BUSY: lambda: beside_a_busy_process(seconds),
+        TWICE: lambda: seconds(copies=2),
     }
     found = {name: way() for name, way in ways.items()}
     with quota_of_one_cpu() as prefix:
         if prefix is not None:
-            found["a quota of one CPU"] = seconds(before=prefix)
+            found[QUOTA] = seconds(before=prefix)
     return found
 
 
 def told(title: str, rounds: list[dict[str, float]]) -> dict[str, Any]:
     """Medians of the ratios with their range, printed and returned."""
     result: dict[str, Any] = {"seconds": rounds}
-    for way, (reference, meaning) in LINES.items():
-        if way not in rounds[0]:
-            loops.say(f"{title}, {way}: not measured, no control group can be made here")
+    for name, (over, under) in RATIOS.items():
+        if over not in rounds[0]:
+            loops.say(f"{title}, {name}: not measured, no control group can be made here")
             continue
-        ratios = sorted(r[way] / r[reference] for r in rounds)
-        if meaning == "times faster":
-            ratios = sorted(1 / ratio for ratio in ratios)
-        result[way] = {"ratio": statistics.median(ratios), "ratios": ratios, "to": reference, "meaning": meaning}
-        loops.say(
-            f"{title}, {way}: {statistics.median(ratios):.2f} {meaning} of {reference} "
-            f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        )
+        ratios = sorted(r[over] / r[under] for r in rounds)
+        result[name] = {"ratio": statistics.median(ratios), "ratios": ratios}
+        loops.say(f"{title}, {name}: {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
     return result
 
 
 def begin(words: list[str], cache: Path, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-    """A command of medistill with a cache of its own; threads that wait for others sleep."""
+    """A command of medistill with a cache of its own, on the cores that it is granted; what it says goes to a file
+    there, as a pipe that nobody empties would stop it.
+    """
     environment = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    return subprocess.Popen(
-        [*before, sys.executable, "-m", "medistill.cli", *words],
-        env={**environment, CACHE_VARIABLE: str(cache)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    cache.mkdir(exist_ok=True)
+    with (cache / SAID).open("wb") as said:
+        return subprocess.Popen(
+            [*before, sys.executable, "-m", "medistill.cli", *words],
+            env={**environment, CACHE_VARIABLE: str(cache)}, stdout=subprocess.DEVNULL, stderr=said,
+        )  # fmt: skip
 
 
-def finish(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Wait for all; what one says when it fails ends the benchmark."""
-    for process in processes:
-        _, said = process.communicate()
-        if process.returncode:
-            raise SystemExit(f"status {process.returncode}: {said.decode()[-500:]}")
+def finish(running: list[tuple[subprocess.Popen[bytes], Path]]) -> None:
+    """Wait for all processes, each with its cache; what one says when it fails ends the benchmark."""
+    for process, cache in running:
+        if process.wait():
+            raise SystemExit(f"status {process.returncode}: {(cache / SAID).read_text()[-500:]}")
 
 
 def beside_a_busy_process(seconds: Callable[[], float]) -> float:
@@ -134,7 +136,8 @@ def quota_of_one_cpu() -> Iterator[tuple[str, ...] | None]:
     """Words before a command that run it in a control group of one CPU; None where no such group can be made."""
     first = CONTROL_GROUPS / "cpu"
     quotas = {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "100000"}
-    root, files = (first, quotas) if first.is_dir() else (CONTROL_GROUPS, {"cpu.max": "100000 100000"})
+    is_first = (first / "cpu.cfs_quota_us").exists()
+    root, files = (first, quotas) if is_first else (CONTROL_GROUPS, {"cpu.max": "100000 100000"})
     group = root / f"medistill-bench-{os.getpid()}"
     with ExitStack() as stack:
         try:

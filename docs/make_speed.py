@@ -73,21 +73,16 @@ def _speed_evaluation(of: dict[str, Any]) -> list[str]:
 
 
 def _speed_contention(of: dict[str, Any]) -> list[str]:
-    """A row for each command on each set; ways that were not measured there have a dash."""
+    """A row for each command on each set; ratios that were not measured there have a dash."""
     commands = {name: row for name, row in of.items() if isinstance(row, dict)}
-    ways = list(dict.fromkeys(way for row in commands.values() for way in row if way != "seconds"))
-    headings = [
-        f"{way} ({row['meaning']} of {row['to']})"
-        for way in ways
-        for row in [next(r[way] for r in commands.values() if way in r)]
-    ]
+    ratios = list(dict.fromkeys(name for row in commands.values() for name in row if name != "seconds"))
     rows = [
-        "Wall-clock seconds as ratios, medians of rounds with their range: the default with fewer steps, two "
+        "Ratios of wall-clock seconds, medians of rounds with their range: the default with fewer steps, two "
         "teachers included, and the evaluation of its package.\n",
-        f"| command | {' | '.join(headings)} |", "|---" * (1 + len(ways)) + "|",
+        f"| command | {' | '.join(ratios)} |", "|---" * (1 + len(ratios)) + "|",
     ]  # fmt: skip
     for name, row in commands.items():
-        values = [_ratio(row[way], ".2f") if way in row else "-" for way in ways]
+        values = [_ratio(row[ratio], ".2f") if ratio in row else "-" for ratio in ratios]
         rows.append(f"| {name} | {' | '.join(values)} |")
     return ["\n".join(rows)]
 

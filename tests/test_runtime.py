@@ -3,14 +3,17 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import medistill
+from conftest import ROOT
 from medistill import runtime
 from medistill.runtime import child_environment, cpu_quota, usable_cores
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from bench_contention import quota_of_one_cpu
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def groups(tmp_path, monkeypatch):
         ("2:cpuset:/\n9:name=systemd:/\n", {"cpuset/cpu.max": "100000 100000\n"}, None),
     ],
 )
-def test_the_quota_is_that_of_the_tightest_group(told, files, cpus, groups, monkeypatch):
+def test_the_quota_is_that_of_the_tightest_group(told, files, cpus, groups):
     groups(told, files)
     assert cpu_quota() == cpus
 
@@ -64,35 +67,20 @@ def test_cores_follow_affinity_and_quota_and_what_the_user_set(quota, cores, gro
     assert usable_cores() == 3
 
 
-def test_a_process_in_a_group_of_one_cpu_uses_one(tmp_path):
+def test_a_process_in_a_group_of_one_cpu_uses_one():
     """A real control group, where this process may make one."""
-    version_1, version_2 = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
-    root = version_1 if (version_1 / "cpu.cfs_quota_us").exists() else version_2
-    group = root / f"medistill-test-{os.getpid()}"
-    try:
-        group.mkdir()
-    except OSError as problem:
-        pytest.skip(f"no control group can be made here: {problem}")
-    try:
-        try:
-            if root == version_1:
-                (group / "cpu.cfs_period_us").write_text("100000")
-                (group / "cpu.cfs_quota_us").write_text("100000")
-            else:
-                (group / "cpu.max").write_text("100000 100000")
-        except OSError as problem:
-            pytest.skip(f"a group made here can be given no quota: {problem}")
-        code = (
-            f"open({str(group / 'cgroup.procs')!r}, 'w').write('0')\n"
-            "from medistill.runtime import prepare_torch, usable_cores\n"
-            "prepare_torch()\nimport torch\nprint(usable_cores(), torch.get_num_threads())"
-        )
-        environment = child_environment(1)
-        del environment["OMP_NUM_THREADS"], environment["MKL_NUM_THREADS"]
-        answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-        assert answer.stdout.split() == ["1", "1"], answer.stderr
-    finally:
-        group.rmdir()
+    code = (
+        "from medistill.runtime import prepare_torch, usable_cores\n"
+        "prepare_torch()\nimport torch\nprint(usable_cores(), torch.get_num_threads())"
+    )
+    environment = child_environment(1)
+    del environment["OMP_NUM_THREADS"], environment["MKL_NUM_THREADS"]
+    with quota_of_one_cpu() as prefix:
+        if prefix is None:
+            pytest.skip("no control group with a quota can be made here")
+        command = [*prefix, sys.executable, "-c", code]
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert answer.stdout.split() == ["1", "1"], answer.stderr
 
 
 def test_threads_asked_for_are_those_that_a_command_and_its_workers_use(cli, monkeypatch, tmp_path):

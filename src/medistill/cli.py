@@ -35,7 +35,7 @@ from medistill.options import (
     Size,
     Task,
     Threads,
-)  # fmt: skip
+)
 
 INTERRUPTED = 130
 

@@ -120,7 +120,8 @@ def cpu_quota() -> float | None:
     """CPUs that control groups (of a container, a batch system, systemd) grant this process; None without a quota.
 
     The least of the process's own group and of those above it, of either version of control groups. A container
-    may be told the path that its group has outside, of which only the mounted root is there to be read.
+    may be told the path that its group has outside, of which only the mounted root is there to be read. joblib's
+    count reads the mounted root alone, and so misses the group that a batch system or systemd made below it.
     """
     quotas = []
     with suppress(OSError):

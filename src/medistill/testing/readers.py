@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,14 +13,14 @@ from medistill.data.preprocess import prepare
 from medistill.data.reader import readers
 
 
-class ReaderConformance:
+class ReaderConformance(ABC):
     """Tests that follow from the contract of a reader alone."""
 
     reader: ClassVar[str]
 
+    @abstractmethod
     def make_source(self, folder: Path) -> str:
         """Write a source that the reader reads below an empty folder, and name it."""
-        raise NotImplementedError(f"{type(self).__name__} must write a source for its reader")
 
     def test_the_source_is_its_own(self, tmp_path: Path) -> None:
         source = self.make_source(tmp_path)
