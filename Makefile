@@ -26,9 +26,9 @@ demo: $(READY) ## the whole job on generated images, about two minutes; ends by 
 test: $(READY) ## the fast tests
 	OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist loadfile
 
-# One thread each: two runs side by side on one core each end sooner than one after the other on both.
+# Two at a time, on one thread each, as threads of both would wait for one another.
 test-slow: $(READY) ## the tests that take minutes (real data, full runs)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2
 
 bench: $(READY) ## how fast we are beside plain loops, as ratios of one run (hours)
 	$(BIN)/python benchmarks/bench.py
