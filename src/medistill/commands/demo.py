@@ -17,14 +17,14 @@ SITE_A = "phantom:site=a"
 SITE_B = "phantom:site=b"
 SETTINGS: Json = {
     "method": {"iterations": 250, "networks": 40, "real_batch": 128, "filters": 32},
-    "labels": {"recipe": {"min_steps": 300, "max_steps": 600, "width": 32}},
+    "labels": {"recipe": {"min_steps": 200, "max_steps": 600, "width": 24}},
 }
 """The recommended configuration in fewer steps and with smaller networks, so that the demo ends within two
 minutes.
 """
 
 QUICK = EvaluateConfig(
-    recipe=Recipe(batch_size=32, min_steps=200, max_steps=600, width=32), repeats=2, random_draws=4
+    recipe=Recipe(batch_size=32, min_steps=200, max_steps=600, width=24), repeats=2, random_draws=3
 )
 
 IPC = 5
