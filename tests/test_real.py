@@ -74,7 +74,7 @@ def test_ten_images_per_class_recover_nine_tenths(name, real, one_cache, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ["pneumoniamnist.npz", "bloodcells_28.npz"])
+@pytest.mark.parametrize("name", ["pneumoniamnist.npz", "breastmnist.npz"])
 def test_one_image_per_class_beats_a_random_one(name, real, one_cache, tmp_path):
     medistill.distill(real(name), out=tmp_path / "p", ipc=1)
     gain = medistill.evaluate(tmp_path / "p", on=real(name), config=TWO_EACH)["gain_over_random"]
