@@ -4,8 +4,6 @@ The bounds of the slow ones are those the project promises of its default on two
 docs/results/methods.md for the figures last measured. Two networks of each arm tell whether they hold.
 """
 
-import os
-
 import pytest
 
 import medistill
@@ -52,10 +50,10 @@ PROMISED = {
 
 
 @pytest.fixture
-def one_cache(tmp_path_factory, monkeypatch):
+def one_cache(tmp_path_factory, worker_id, monkeypatch):
     """What one slow test trained on a set, the next finds, whichever worker it runs in."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    own = tmp_path_factory.getbasetemp()  # a worker's lies in that of all
+    folder = own if worker_id == "master" else own.parent
     monkeypatch.setenv(CACHE_VARIABLE, str(folder / "cache-of-slow-tests"))
 
 

@@ -15,17 +15,16 @@ from medistill.progress import say
 
 SITE_A = "phantom:site=a"
 SITE_B = "phantom:site=b"
+RECIPE = Recipe(min_steps=200, max_steps=600, width=24)
+"""Fewer steps and a smaller network than the recommended ones, so that the demo ends within two minutes."""
+
 SETTINGS: Json = {
     "method": {"iterations": 250, "networks": 40, "real_batch": 128, "filters": 32},
-    "labels": {"recipe": {"min_steps": 200, "max_steps": 600, "width": 24}},
+    "labels": {"recipe": RECIPE.model_dump(mode="json")},
 }
-"""The recommended configuration in fewer steps and with smaller networks, so that the demo ends within two
-minutes.
-"""
+"""The recommended configuration, cut for the same reason."""
 
-QUICK = EvaluateConfig(
-    recipe=Recipe(batch_size=32, min_steps=200, max_steps=600, width=24), repeats=2, random_draws=3
-)
+QUICK = EvaluateConfig(recipe=RECIPE, repeats=2, random_draws=3)
 
 IPC = 5
 
