@@ -42,10 +42,10 @@ def test_a_package_of_one_size_trains_for_another(real, tmp_path):
 TWO_EACH = EvaluateConfig(repeats=2, random_draws=2)
 
 PROMISED = {
-    # images at most (share), AUROC of full training at least; what takes longest begins first
+    # images at most (share), AUROC of full training at least. Of two workers the first gets the first two
     "bloodcells_28.npz": (0.01, 0.99),
-    "pneumoniamnist.npz": (0.01, 0.94),
     "breastmnist.npz": (0.05, 0.88),
+    "pneumoniamnist.npz": (0.01, 0.94),
 }
 
 
@@ -72,8 +72,7 @@ def test_ten_images_per_class_recover_nine_tenths(name, real, one_cache, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ["pneumoniamnist.npz", "breastmnist.npz"])
-def test_one_image_per_class_beats_a_random_one(name, real, one_cache, tmp_path):
-    medistill.distill(real(name), out=tmp_path / "p", ipc=1)
-    gain = medistill.evaluate(tmp_path / "p", on=real(name), config=TWO_EACH)["gain_over_random"]
+def test_one_image_per_class_beats_a_random_one(real, one_cache, tmp_path):
+    medistill.distill(real("breastmnist.npz"), out=tmp_path / "p", ipc=1)
+    gain = medistill.evaluate(tmp_path / "p", on=real("breastmnist.npz"), config=TWO_EACH)["gain_over_random"]
     assert gain["balanced_accuracy"]["ci95"][0] > 0
