@@ -22,7 +22,8 @@ def test_a_package_of_version_1_is_read_under_the_names_of_now():
     assert manifest.start == "real" and manifest.privacy.starts_from_real_images
     assert not manifest.privacy.contains_real_images and manifest.audits == []
     assert manifest.method.kind == "distillation" and manifest.method.settings["iterations"] == 4
-    assert manifest.method.optimiser == {"name": "sgd", "learning_rate": None, "momentum": 0.5}
+    told = {"name": "sgd", "learning_rate": None, "momentum": 0.5, "schedule": "constant"}
+    assert manifest.method.optimiser == told
     assert manifest.label_config.teachers == 1 and manifest.label_config.recipe.min_steps == 6
     assert manifest.provenance.medistill == "0.1.0"
 

@@ -155,6 +155,9 @@ class OptimiserConfig(Settings):
     name: Literal["sgd", "adam"] | None = Field(None, description="sgd with momentum, or adam")
     learning_rate: float | None = Field(None, gt=0, le=1e8, description="of the images, in normalised units")
     momentum: float | None = Field(None, ge=0, lt=1, description="of the images")
+    schedule: Literal["constant", "cosine"] | None = Field(
+        None, description="of learning rates over the steps: constant, or down to 0 along a cosine"
+    )
 
 
 class DistilConfig(Settings):

@@ -83,11 +83,11 @@ def run(
             method, problem, key, state, _chunks(strata, None if method.info.couples_classes else strata_per_backward)
         )
         group.add([*gradients.values(), *extra.values(), total])
-        learned = _learned(state)
+        learned, decay = _learned(state), optimiser.decay(state.step / steps)
         with torch.no_grad():
             for name, tensor in learned.items():
                 direction = optimiser.direction(state.buffers, name, gradients[name], state.step)
-                tensor.sub_(rates[name] * direction)
+                tensor.sub_(rates[name] * decay * direction)
             # Pixels stay displayable, so that what is shared is what was learned.
             state.images.clamp_(low, high)
             method.after_update(_as_seen(state, problem), problem, key, extra)

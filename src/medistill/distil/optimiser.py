@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
@@ -28,11 +29,14 @@ class Optimiser:
         name: "sgd" with momentum, or "adam" (Kingma, Ba, ICLR 2015), whose steps do not depend on the loss's scale.
         learning_rate: of the images, in normalised units.
         momentum: of both.
+        schedule: "constant", or "cosine": from the learning rate down to 0 over the steps, along half a cosine
+            (Loshchilov, Hutter, "SGDR", ICLR 2017, without restarts).
     """
 
     name: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = 1.0
     momentum: float = 0.5
+    schedule: Literal["constant", "cosine"] = "constant"
 
     def configured(self, asked: OptimiserConfig) -> Optimiser:
         """This one, with what somebody asks for instead; another kind comes with its own learning rate."""
@@ -44,7 +48,11 @@ class Optimiser:
 
     def as_json(self) -> Json:
         """Its settings."""
-        return {"name": self.name, "learning_rate": self.learning_rate, "momentum": self.momentum}
+        return asdict(self)
+
+    def decay(self, done: float) -> float:
+        """What learning rates are multiplied by after that share of the steps, from 0 to 1."""
+        return 1.0 if self.schedule == "constant" else (1 + math.cos(math.pi * done)) / 2
 
     def buffers(self, learned: dict[str, Tensor]) -> dict[str, Tensor]:
         """What it keeps between steps, at rest, by name."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from medistill.aliases import Json
-from medistill.config import RENAMED
+from medistill.config import RENAMED, OptimiserConfig
 from medistill.package.manifest import EXPLAINED
 from medistill.tasks.task import exclusive_kind
 
@@ -77,7 +77,9 @@ def upgraded_method(settings: Json) -> tuple[Json, Json]:
     if coreset:
         method.pop("iterations", None)
         optimiser = {}
-    return method, {"name": None, "learning_rate": None, "momentum": None} | optimiser
+    elif optimiser:
+        optimiser["schedule"] = "constant"  # there was no other
+    return method, dict.fromkeys(OptimiserConfig.model_fields) | optimiser
 
 
 def upgraded_scores(scores: Json) -> Json:
