@@ -1,8 +1,8 @@
 """The trials behind docs/explanation/choosing-a-method.md: networks trained on a package, asked validation images.
 
-Test images are never looked at. Each line is a row of the table there, measured with real first images; the last
-twelve compare first images. One thread, so that the figures are the same on any number of cores; all
-trials take hours, one can be named.
+Test images are never looked at. Each line is a row of a table there, measured with real first images; the last
+twelve compare first images, those before them rates from noise. One thread, so that the figures are the same on any
+number of cores; all trials take hours, one can be named.
 
     OMP_NUM_THREADS=1 python benchmarks/choose_method.py FOLDER-OF-SETS [NUMBER ...]
 """
@@ -38,6 +38,17 @@ FIRST_IMAGES = (
     ("real", 200, {"learning_rate": 1.0}), ("noise", 200, {"learning_rate": 1.0}),
     ("noise", 400, {"learning_rate": 5.0}),
 )  # fmt: skip
+RATES = (
+    *(("bloodcells_28", 1, rate, "constant") for rate in (5.0, 1.5, 0.5)),
+    *(("bloodcells_28", 1, rate, "cosine") for rate in (5.0, 1.5)),
+    *(("breastmnist", 1, rate, "constant") for rate in (5.0, 1.5, 0.5)), ("breastmnist", 1, 5.0, "cosine"),
+    ("bloodcells_28", 3, 5.0, "constant"), ("bloodcells_28", 3, 5.0, "cosine"),
+    ("bloodcells_28", 10, 5.0, "cosine"), ("bloodcells_28", 10, 10.0, "cosine"),
+    ("all_leukemia4_28", 10, 5.0, "constant"), ("all_leukemia4_28", 10, 10.0, "cosine"),
+    ("breastmnist", 10, 5.0, "constant"), ("breastmnist", 10, 10.0, "cosine"),
+    ("bloodcells_28", 50, 25.0, "constant"),
+)  # fmt: skip
+"""Set, images per class, learning rate and its schedule, from noise."""
 RANDOM = {"name": "random"}
 
 
@@ -87,11 +98,18 @@ TRIALS: list[tuple[str, dict[str, Any], int, int, dict[str, Any]]] = [
     ),
     ("breastmnist", quick("mtt"), 1, 0, rate("mtt", 30.0)),
     *(
+        (
+            name, {"name": "dm", "iterations": 400, "start": "noise"}, 2, 2,
+            {**LABELLED, "ipc": ipc, "networks": 2, "optimiser": {"learning_rate": rate, "schedule": schedule}},
+        )
+        for name, ipc, rate, schedule in RATES
+    ),
+    *(
         (name, {"name": "dm", "iterations": steps, "start": start}, 2, 2, {**LABELLED, "optimiser": optimiser})
         for name in ("bloodcells_28", "all_leukemia4_28", "breastmnist", "pneumoniamnist")
         for start, steps, optimiser in FIRST_IMAGES
     ),
-]
+]  # fmt: skip
 
 
 def trial(

@@ -42,7 +42,7 @@ def test_a_package_of_one_size_trains_for_another(real, tmp_path):
 TWO_EACH = EvaluateConfig(repeats=2, random_draws=2)
 
 PROMISED = {
-    # images at most (share), AUROC of full training at least. Of two workers the first gets the first two
+    # images at most (share), AUROC of full training at least; of two workers one begins with the first two
     "bloodcells_28.npz": (0.01, 0.99),
     "breastmnist.npz": (0.05, 0.88),
     "pneumoniamnist.npz": (0.01, 0.94),
