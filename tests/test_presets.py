@@ -45,6 +45,14 @@ def test_published_settings():
     assert starts == {"dm": True, "dc": False, "dsa": True, "mtt": True}
 
 
+@pytest.mark.parametrize(
+    ("images", "rate", "schedule"), [(1, 5, "cosine"), (39, 5, "cosine"), (40, 5, "constant"), (200, 25, "constant")]
+)
+def test_from_noise_dm_learns_few_images_by_smaller_steps_and_many_at_a_higher_rate(images, rate, schedule):
+    _, moved = of("dm", small_problem(images, images=720))
+    assert (moved.learning_rate, moved.schedule) == (rate, schedule)
+
+
 def test_no_method_starts_from_real_images_unless_it_is_asked_to():
     for name, method in methods().items():
         if method.info.kind == "distillation":

@@ -16,6 +16,9 @@ from medistill.distil.pool import PooledMatching
 from medistill.distil.problem import DistillationProblem
 from medistill.keys import Key
 
+FEW, MANY = 40, 100
+"""Images per stratum below and from which the optimiser is another."""
+
 
 @register
 class DM(PooledMatching):
@@ -42,11 +45,18 @@ class DM(PooledMatching):
     )
 
     def optimiser(self, problem: DistillationProblem) -> Optimiser:
-        """From real images as published: rate 1, or from 100 images per class on 10. From noise, which has further to
-        go, 5 (docs/explanation/choosing-a-method.md).
+        """From real images as published: rate 1, or from 100 images per class on 10.
+
+        From noise, which has further to go, 5: for few images by steps that grow smaller, for many at a rate that
+        grows with their number, as each has its share of the mean (docs/explanation/choosing-a-method.md).
         """
-        slow = 1.0 if self.starts_from_real_images else 5.0
-        return Optimiser(learning_rate=10.0 if max(problem.synthetic_per_stratum) >= 100 else slow)
+        images = max(problem.synthetic_per_stratum)
+        if self.starts_from_real_images:
+            return Optimiser(learning_rate=10.0 if images >= MANY else 1.0)
+        return Optimiser(
+            learning_rate=5.0 * images / FEW if images >= MANY else 5.0,
+            schedule="cosine" if images < FEW else "constant",
+        )
 
     def statistic_size(self, embedding_size: int) -> int:
         return embedding_size
