@@ -1,8 +1,8 @@
 """The trials behind docs/explanation/choosing-a-method.md: networks trained on a package, asked validation images.
 
 Test images are never looked at. Each line is a row of a table there, measured with real first images; the last
-twelve compare first images, those before them rates from noise. One thread, so that the figures are the same on any
-number of cores; all trials take hours, one can be named.
+twelve compare first images, the thirty before them rates from noise. One thread, so that the figures are the same on
+any number of cores; all trials take hours, one can be named.
 
     OMP_NUM_THREADS=1 python benchmarks/choose_method.py FOLDER-OF-SETS [NUMBER ...]
 """
@@ -43,12 +43,21 @@ RATES = (
     *(("bloodcells_28", 1, rate, "cosine") for rate in (5.0, 1.5)),
     *(("breastmnist", 1, rate, "constant") for rate in (5.0, 1.5, 0.5)), ("breastmnist", 1, 5.0, "cosine"),
     ("bloodcells_28", 3, 5.0, "constant"), ("bloodcells_28", 3, 5.0, "cosine"),
+    ("pneumoniamnist", 3, 5.0, "constant"), ("pneumoniamnist", 3, 5.0, "cosine"),
     ("bloodcells_28", 10, 5.0, "cosine"), ("bloodcells_28", 10, 10.0, "cosine"),
     ("all_leukemia4_28", 10, 5.0, "constant"), ("all_leukemia4_28", 10, 10.0, "cosine"),
     ("breastmnist", 10, 5.0, "constant"), ("breastmnist", 10, 10.0, "cosine"),
     ("bloodcells_28", 50, 25.0, "constant"),
 )  # fmt: skip
-"""Set, images per class, learning rate and its schedule, from noise."""
+"""Set, images per class, learning rate and its schedule, from noise, at half the side and with teachers."""
+PLAIN_RATES = tuple(
+    (name, ipc, 5.0, schedule)
+    for name, ipc in (
+        ("bloodcells_28", 1), ("breastmnist", 1), ("bloodcells_28", 10), ("breastmnist", 10), ("pneumoniamnist", 10),
+    )
+    for schedule in ("constant", "cosine")
+)  # fmt: skip
+"""The same of whole images without teachers."""
 RANDOM = {"name": "random"}
 
 
@@ -103,6 +112,13 @@ TRIALS: list[tuple[str, dict[str, Any], int, int, dict[str, Any]]] = [
             {**LABELLED, "ipc": ipc, "networks": 2, "optimiser": {"learning_rate": rate, "schedule": schedule}},
         )
         for name, ipc, rate, schedule in RATES
+    ),
+    *(
+        (
+            name, {"name": "dm", "iterations": 400, "start": "noise"}, 1, 0,
+            {"ipc": ipc, "networks": 2, "optimiser": {"learning_rate": rate, "schedule": schedule}},
+        )
+        for name, ipc, rate, schedule in PLAIN_RATES
     ),
     *(
         (name, {"name": "dm", "iterations": steps, "start": start}, 2, 2, {**LABELLED, "optimiser": optimiser})
