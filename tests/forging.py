@@ -63,7 +63,7 @@ def version_1(manifest: dict[str, Any]) -> dict[str, Any]:
     provenance, privacy = manifest["provenance"], manifest["privacy"]
     data, configuration = provenance["data"], dict(provenance["configuration"])
     learned = {("optimiser" if k == "name" else k): v for k, v in method["optimiser"].items() if k != "schedule"}
-    settings = {k: 0 if v is None else v for k, v in method["settings"].items()} | learned
+    settings = {k: 0 if v is None else v for k, v in method["settings"].items() if k != "stem"} | learned
     recipe = dict(configuration["labels"]["recipe"])
     for old, new in (("least_steps", "min_steps"), ("most_steps", "max_steps"), ("batch", "batch_size")):
         recipe[old] = recipe.pop(new)

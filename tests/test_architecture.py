@@ -12,8 +12,8 @@ from conftest import ROOT
 SOURCE = ROOT / "src" / "medistill"
 
 LAYERS = [
-    "aliases", "errors", "registry", "keys", "formatting", "progress", "files", "config", "runtime", "tasks", "data",
-    "augment", "nets", "package", "distil", "evaluation", "audit", "records", "prediction", "reporting", "commands",
+    "aliases", "errors", "registry", "keys", "formatting", "progress", "files", "config", "runtime", "parallel", "tasks",
+    "data", "augment", "nets", "package", "distil", "evaluation", "audit", "records", "prediction", "reporting", "commands",
     "study", "texts", "options", "cli", "testing",
 ]  # fmt: skip
 """Every module and package at the top; each may import itself and those before it. ``testing`` is for other packages."""

@@ -17,11 +17,43 @@ def test_parameter_count_of_the_published_network(channels, size, count):
 
 
 @pytest.mark.parametrize(("side", "depth"), [(16, 2), (28, 3), (32, 3), (64, 4), (128, 5), (224, 6)])
-def test_depth_follows_size(side, depth):
-    assert ConvNet(1, (side, side), 2).depth == ConvNet(1, (256, side), 2).depth == depth
+def test_depth_follows_size_where_every_pixel_is_seen(side, depth):
+    shapes = (side, side), (256, side)
+    assert [ConvNet(1, shape, 2, stem=1).depth for shape in shapes] == [depth, depth]
 
 
-@pytest.mark.parametrize(("channels", "shape"), [(1, (28, 28)), (3, (17, 41)), (1, (28, 28, 28)), (1, (16, 20, 70))])
+@pytest.mark.parametrize(
+    ("side", "stem", "channels"), [(28, 1, 3), (47, 1, 3), (48, 2, 16), (64, 2, 16), (128, 4, 48), (224, 7, 152)]
+)
+def test_patches_leave_about_32_a_side(side, stem, channels):
+    network = ConvNet(3, (side, side), 2)
+    assert (network.stem, network.first_channels) == (stem, channels)
+    assert network.depth == {47: 4, 48: 3}.get(side, 3)
+    assert ConvNet(1, (side, side, side), 2).stem == 1
+    assert ConvNet(1, (64, 64), 2).first_channels == 4, "as few as the compiled layers take as they are"
+
+
+@pytest.mark.parametrize(("shape", "stem"), [((28, 28), 4), ((28, 28, 28), 2)])
+def test_a_stem_that_leaves_too_little_is_refused(shape, stem):
+    with pytest.raises(ConfigError, match="stem"):
+        ConvNet(1, shape, 2, stem=stem)
+
+
+def test_a_stem_is_a_strided_convolution():
+    """Of kernels three patches a side, which is what patches as channels come to."""
+    network = ConvNet(3, (96, 72), 4, filters=6, depth=1, stem=3)
+    parameters = {k: v.double() for k, v in network.parameters(Key(1)).items()}
+    x = torch.randn(2, 3, 96, 72, dtype=torch.float64)
+    weight = parameters["conv0.weight"][:, :27].view(6, 3, 3, 3, 3, 3)  # filter, channel, within a patch, patches
+    kernel = weight.permute(0, 1, 4, 2, 5, 3).reshape(6, 3, 9, 9)
+    strided = nn.functional.conv2d(x, kernel, parameters["conv0.bias"], padding=3, stride=3)
+    normed = nn.functional.group_norm(strided, 6, parameters["norm0.weight"], parameters["norm0.bias"])
+    assert torch.allclose(nn.functional.avg_pool2d(normed.relu(), 2).flatten(1), network.embed(parameters, x))
+
+
+@pytest.mark.parametrize(
+    ("channels", "shape"), [(1, (28, 28)), (3, (17, 41)), (3, (64, 90)), (1, (28, 28, 28)), (1, (16, 20, 70))]
+)
 def test_parameters_are_as_many_as_is_said(channels, shape):
     network = ConvNet(channels, shape, 5, filters=8)
     assert sum(p.numel() for p in network.parameters(Key(0)).values()) == network.parameter_count
@@ -30,7 +62,7 @@ def test_parameters_are_as_many_as_is_said(channels, shape):
 @pytest.mark.parametrize(
     ("channels", "shape"),
     [
-        (1, (16, 16)), (3, (28, 28)), (2, (17, 41)), (1, (64, 28)), (4, (33, 33)),
+        (1, (16, 16)), (3, (28, 28)), (2, (17, 41)), (1, (64, 28)), (4, (33, 33)), (3, (50, 64)),
         (1, (16, 16, 16)), (3, (28, 28, 28)), (2, (17, 16, 25)),
     ],
 )  # fmt: skip

@@ -58,6 +58,20 @@ def test_second_evaluation_trains_nothing_known_and_agrees(package, monkeypatch)
     assert first["arms"] == again["arms"] and first["curves"] == again["curves"]
 
 
+def test_it_says_how_long_it_takes_and_each_arm_when_it_is_done(package, capsys):
+    config = TINY.model_copy(update={"seed": 5})
+    result = medistill.evaluate(package, on=SOURCE, config=config, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("evaluating takes about ") for line in lines) == 1
+    done = {line.split(":")[0]: line for line in lines if "balanced accuracy" in line}
+    assert set(done) == set(result["arms"])
+    for arm, line in done.items():
+        assert f"{result['arms'][arm]['balanced_accuracy']['mean']:.3f}" in line
+    medistill.evaluate(package, on=SOURCE, config=config, progress=True)
+    again = capsys.readouterr().err
+    assert "takes about" not in again and again.count("balanced accuracy") == len(done), "all of it is known"
+
+
 def test_another_package_trains_only_its_own_arm(package, tmp_path, monkeypatch):
     medistill.evaluate(package, on=SOURCE, config=TINY)
     medistill.distill(SOURCE, out=tmp_path / "q", ipc=2, seed=1, settings=SMALL_DM)

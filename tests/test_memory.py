@@ -1,6 +1,7 @@
 """A bound on memory: what fits, what is refused, and that dividing the work changes nothing but rounding."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -27,6 +28,7 @@ from medistill.nets.convnet import ConvNet
 from medistill.nets.training import micro_batch_size, predict_probabilities, train_network
 from medistill.nets.zoo import make_network
 from medistill.package.package import read_package
+from medistill.parallel import Workers
 from medistill.runtime import child_environment
 from medistill.testing import small_problem
 from problems import black_problem
@@ -36,29 +38,43 @@ DM = {"method": {"iterations": 3, "networks": 2, "filters": 64, "real_batch": 8}
 
 
 def plan_for(name, limit, problem=None, **teaching):
-    networked = {} if name == "random" else {"filters": 64}
+    """For networks that see every pixel, whose memory grows with the images' size."""
+    networked = {} if name == "random" else {"filters": 64} if name == "herding" else {"filters": 64, "stem": 1}
     method = make_method({"name": name, **networked})
     return planned(method, problem or small_problem(10), prepare(load(SOURCE)).memory_mb, limit, **teaching)
 
 
-@pytest.mark.parametrize("name", ["dm", "ncfm", "dc", "dsa"])
-def test_fewer_classes_need_less(name):
-    whole = plan_for(name, None)
-    assert whole.strata == 3 and whole.problem.micro_batch_size is None
-    divided = plan_for(name, MARGIN * whole.needed_mb - 0.001)
-    assert divided.strata < 3 and divided.problem.micro_batch_size is None
-    assert divided.needed_mb < whole.needed_mb
-    assert plan_for(name, MARGIN * whole.needed_mb + 0.001).strata == 3
+@pytest.mark.parametrize(
+    ("names", "ways"),
+    [(("dm", "ncfm"), [(3, 2), (1, 2), (1, 1)]), (("dc", "dsa"), [(3, 1), (2, 1), (1, 1)])],
+)
+def test_fewer_workers_then_fewer_classes_need_less(names, ways):
+    """Of 16 images of each of three classes dm makes two pieces of work, dc three."""
+    problem = small_problem(16, images=96).worked_by(Workers(3))
+    for name in names:
+        plan = plan_for(name, None, problem)
+        found, needed = [], math.inf
+        while plan is not None and plan.problem.micro_batch_size is None:
+            assert plan.needed_mb < needed
+            needed = plan.needed_mb
+            assert plan_for(name, MARGIN * needed + 0.001, problem).needed_mb == needed
+            found.append((plan.problem.workers.number, plan.strata))
+            try:
+                plan = plan_for(name, MARGIN * needed - 0.001, problem)
+            except ConfigError:
+                plan = None
+        assert found == ways
 
 
 @pytest.mark.parametrize("name", ["dm", "ncfm", "frepo", "herding"])
 def test_images_are_divided_where_classes_cannot_be(name):
     """Large ones, of which not even a single class fits."""
-    large = black_problem(10, 128)
-    least = plan_for(name, None, large)
-    while least.needed_mb > 500:
-        least = plan_for(name, MARGIN * least.needed_mb - 0.001, large)
-    assert least.problem.micro_batch_size is not None
+    large = black_problem(10, 512 if name == "herding" else 128)
+    plan, needed = plan_for(name, None, large), math.inf
+    while plan.problem.micro_batch_size is None:
+        assert plan.needed_mb < needed
+        needed = plan.needed_mb
+        plan = plan_for(name, MARGIN * needed - 0.001, large)  # is refused where images cannot be divided
 
 
 def test_without_a_limit_the_work_is_divided_as_if_4_gb_were_there():
@@ -192,7 +208,8 @@ def test_the_estimate_is_within_a_quarter_of_the_peak(ipc, settings, tmp_path):
         capture_output=True, text=True, env={**child_environment(2), "MEDISTILL_DEVICE": "cpu"}, check=True,
     )  # fmt: skip
     prepared, method = prepare(load(source)), make_method(settings)
-    needed = planned(method, make_problem(prepared, ipc, None), prepared.memory_mb, None).needed_mb
+    problem = make_problem(prepared, ipc, None).worked_by(Workers(2))
+    needed = planned(method, problem, prepared.memory_mb, None).needed_mb
     assert needed == pytest.approx(json.loads(done.stdout)["cost"]["peak_memory_mb"], rel=0.25)
 
 

@@ -83,6 +83,13 @@ class Recipe(Settings):
     width: int = Field(
         64, ge=1, le=4096, description="filters per convolution of the ConvNet; of volumes half as many"
     )
+    stem: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="pixels a side of the patches that the ConvNet sees; if not given 1, from 48 pixels on so many "
+        "that about 32 patches are left",
+    )
     augment: bool = Field(True, description="random affine and intensity changes in training")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -91,9 +98,10 @@ class Recipe(Settings):
     )
 
     @model_serializer(mode="wrap")
-    def _without_default_precision(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Recipes were known by their values before there was a choice of precision; what was measured stays found.
-        return {k: v for k, v in dump(self).items() if (k, v) != ("precision", "float32")}
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes were known by their values before there was a choice of these; what was measured stays found.
+        later = {"precision": "float32", "stem": None}
+        return {k: v for k, v in dump(self).items() if k not in later or v != later[k]}
 
 
 class EvaluateConfig(Settings):
@@ -102,7 +110,7 @@ class EvaluateConfig(Settings):
     recipe: Recipe = Field(default_factory=Recipe)
     repeats: int = Field(3, ge=1, le=100, description="networks per package, full and balanced arm")
     random_draws: int | None = Field(
-        None, ge=2, le=100, description="random subsets, one network each; None: 6, and up to 15 of few images"
+        None, ge=2, le=100, description="random subsets, one network each; None: 3, and up to 15 of few images"
     )
     bootstrap: int = Field(2000, ge=100, le=100_000, description="bootstrap samples of an interval")
     seed: int = Field(0, description="seed of networks, draws and bootstrap")
@@ -126,9 +134,9 @@ class EvaluateConfig(Settings):
         """Random subsets of that many images: fewer images differ more and cost less, so more are drawn.
 
         >>> [EvaluateConfig().draws(n) for n in (2, 10, 20, 1000)]
-        [15, 12, 6, 6]
+        [15, 12, 6, 3]
         """
-        return self.random_draws or max(6, min(15, 120 // images))
+        return self.random_draws or max(3, min(15, 120 // images))
 
 
 CHANGES_NOTHING = frozenset({"memory_limit_mb"})

@@ -80,6 +80,13 @@ class Progress:
             left = duration((self.total - self.done) / rate) if rate > 0 else "unknown"
             self._say(f"{self.label}: {self.done / self.total:.0%}, {left} left {detail}".rstrip())
 
+    def note(self, line: str) -> None:
+        """Something to know that is there already."""
+        if self.enabled and self.bar is not None:
+            self.bar.console.print(line, markup=False, highlight=False)
+        elif self.enabled:
+            self._say(line)
+
     def reach(self, total: float, done: float, detail: str = "") -> None:
         """Say how far a piece of work is whose size shows only once it has begun."""
         self.total = max(total, 1e-9)

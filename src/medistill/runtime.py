@@ -112,6 +112,12 @@ def usable_cores() -> int:
     return min(cores, math.ceil(cpu_quota() or cores))
 
 
+def own_cores() -> int:
+    """Of :func:`usable_cores` the part of this process, where ``torchrun`` started several on this machine."""
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, usable_cores() // (int(processes) if processes.isdecimal() and int(processes) else 1))
+
+
 CONTROL_GROUP = Path("/proc/self/cgroup")
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 

@@ -20,12 +20,14 @@ from medistill.data.preprocess import PreparedDataset, prepare
 from medistill.distil import loop
 from medistill.distil.checkpoint import Checkpoint, RunFolder, Saver, determining
 from medistill.distil.configuration import configured, optimiser_of
+from medistill.distil.duration import learning_seconds
 from medistill.distil.group import Group, join
 from medistill.distil.memory import WorkPlan, parse_limit, planned
 from medistill.distil.method import Method, State
 from medistill.distil.problem import DistillationProblem, make_problem
 from medistill.errors import ConfigError, PackageError
-from medistill.evaluation.teachers import soft_labels, training_ways
+from medistill.evaluation.duration import Pace
+from medistill.evaluation.teachers import label_seconds, soft_labels, training_ways
 from medistill.files import require_apart
 from medistill.keys import Key
 from medistill.package.container import is_package
@@ -39,8 +41,16 @@ from medistill.package.manifest import (
     image_section,
 )
 from medistill.package.package import Package, read_package, write_package
-from medistill.progress import Progress, say
-from medistill.runtime import device, give_memory_back, machine_memory_mb, prepare_torch
+from medistill.parallel import Workers
+from medistill.progress import Progress, duration, say
+from medistill.runtime import (
+    device,
+    give_memory_back,
+    machine_memory_mb,
+    own_cores,
+    prepare_torch,
+    usable_cores,
+)
 
 REAL_START = (
     "start: images are computed from real ones and can stay recognisable, so the package may show patients; "
@@ -110,6 +120,7 @@ def distill(
     if refusal:
         raise ConfigError(refusal, where="--method", remedy="see `medistill methods` for what each is made for")
     problem = make_problem(prepared, config.ipc, config.ratio, config.factor, device())
+    problem = problem.worked_by(Workers(own_cores() if group.size > 1 else usable_cores()))
     teaching = training_ways(prepared.train, prepared.task.outputs, config.labels, problem.device)
     plan = planned(chosen, problem, prepared.memory_mb, config.memory_limit_mb, teaching)
     warnings += _warnings(chosen, prepared, problem, plan)
@@ -124,7 +135,7 @@ def distill(
     try:
         with folder.claimed(identity, overwrite):
             if folder.read_cost() is None or not is_package(out):
-                checkpoint = _learn(chosen, plan, config, folder, group, progress)
+                checkpoint = _learn(chosen, plan, config, prepared, folder, group, progress)
                 package = _pack(out, chosen, plan, checkpoint, config, prepared, progress)
                 folder.finish(checkpoint)
             else:
@@ -206,14 +217,34 @@ def _identity(config: DistilConfig, prepared: PreparedDataset) -> Json:
     }
 
 
+def _label_seconds(
+    problem: DistillationProblem, prepared: PreparedDataset, config: DistilConfig, max_workers: int
+) -> float:
+    """How long teachers take to be trained and to say what the images' labels are."""
+    labels, train, task, seen = config.labels, prepared.train, prepared.task, prepared.normalisation
+    if not labels.teachers:
+        return 0.0
+    pace, images = Pace(train, task, seen, labels.recipe), [sum(problem.synthetic_per_stratum)]
+    return label_seconds(pace, train, images, task, seen, labels, config.seed, max_workers)
+
+
 def _learn(
-    method: Method, plan: WorkPlan, config: DistilConfig, folder: RunFolder, group: Group, progress: bool
+    method: Method,
+    plan: WorkPlan,
+    config: DistilConfig,
+    prepared: PreparedDataset,
+    folder: RunFolder,
+    group: Group,
+    progress: bool,
 ) -> Checkpoint:
     problem = plan.problem
     key, optimiser = Key(config.seed).child("distil"), optimiser_of(method, config, problem)
     checkpoint, steps = folder.load(), method.steps(problem)
     pieces = method.preparations(problem)
     started = time.monotonic()
+    preparing = method.preparing_seconds(problem, key) if progress and pieces else 0.0
+    if preparing:
+        say(f"preparing {method.info.name} takes about {duration(preparing)}", progress)
     with Progress(f"preparing {method.info.name}", pieces, enabled=progress and pieces > 0) as shown:
         method.prepare(problem, key, shown.advance)
     if checkpoint is None:
@@ -223,6 +254,10 @@ def _learn(
         checkpoint.state = checkpoint.state.to(problem.device)
         say(f"resuming at step {checkpoint.state.step} of {steps}", progress)
     group.broadcast(checkpoint.state.to("cpu"))
+    if progress and group.size == 1:
+        seconds = learning_seconds(method, problem, key, checkpoint.state, plan.strata, optimiser)
+        seconds += _label_seconds(problem, prepared, config, plan.max_workers)
+        say(f"distilling takes about {duration(seconds)}", seconds > 0)
     saver = Saver(folder, checkpoint)
     label = f"distilling with {method.info.name}"
     with Progress(label, steps, checkpoint.state.step, progress and steps > 0) as shown:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
-from medistill.aliases import Json
+from medistill.aliases import Json, Probabilities
 from medistill.config import EvaluateConfig
 from medistill.data.checks import require_usable
 from medistill.data.preprocess import TensorSplit
 from medistill.distil.checkpoint import RunFolder
 from medistill.errors import DataError
+from medistill.evaluation.duration import Pace
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights
 from medistill.files import require_apart, require_ours, require_writable, write_atomically
 from medistill.keys import Key
+from medistill.nets.convnet import ConvNet, Parameters
 from medistill.nets.training import predict_probabilities, steps_for, train_network
 from medistill.nets.zoo import make_network
 from medistill.package.package import read_package
 from medistill.package.source import is_source, load_for
-from medistill.progress import Progress, say
-from medistill.runtime import device, prepare_torch
+from medistill.parallel import Workers, one_thread
+from medistill.progress import Progress, duration, say
+from medistill.runtime import device, prepare_torch, usable_cores
 
 RELEVANT = ("class missing", "few test images", "constant image", "patients across splits")
 """Warnings that matter to somebody who only tests; no split is missing to them."""
@@ -81,16 +85,30 @@ def train(
     )
     patients = [split.patients for split in asked if split.patients is not None]
     normalisation, data = preprocessing.normalisation, read.data
-    network = make_network(config.architectures[0], data.channels, data.shape, task.outputs, config.recipe.width)
+    recipe = config.recipe
+    name, stem = config.architectures[0], recipe.stem or 0
+    network = make_network(name, data.channels, data.shape, task.outputs, recipe.width, stem)
     saved, runs = None, []
-    steps = steps_for(config.recipe, len(data))
-    with Progress("training", steps * config.repeats, enabled=progress) as shown:
-        for index in range(config.repeats):
+    steps = steps_for(recipe, len(data))
+    if progress:
+        took = Pace(data, task, normalisation, recipe, name).seconds([len(data)] * config.repeats, len(test))
+        say(f"training takes about {duration(took)}")
+    # Networks that are modules have one place for the parameters of all.
+    workers = Workers(usable_cores() if isinstance(network, ConvNet) and device().type == "cpu" else 1)
+    with Progress("training", steps * config.repeats, enabled=progress) as shown, one_thread():
+        told = Lock()
+
+        def advance(*_: object) -> None:
+            with told:
+                shown.advance()
+
+        def trained(index: int) -> tuple[Parameters, Probabilities]:
             key = Key(config.seed).child("network", index)
-            parameters = train_network(
-                network, data, task, normalisation, config.recipe, key, lambda *_: shown.advance(), device()
-            )
-            runs.append(predict_probabilities(network, parameters, test.pixels, task, normalisation))
+            parameters = train_network(network, data, task, normalisation, recipe, key, advance, device())
+            return parameters, predict_probabilities(network, parameters, test.pixels, task, normalisation)
+
+        for index, (parameters, said) in enumerate(workers.map(trained, range(config.repeats))):
+            runs.append(said)
             if target is not None and index == 0:
                 from safetensors.torch import save as serialise
 

@@ -29,7 +29,8 @@ class EmbeddingCoreset(Coreset):
 
     def network(self, problem: DistillationProblem) -> ConvNet:
         """The network's shape for these images."""
-        return ConvNet(problem.channels, problem.shape, problem.outputs, width_for(problem.shape, self.filters))
+        width = width_for(problem.shape, self.filters)
+        return ConvNet(problem.channels, problem.shape, problem.outputs, width, stem=1)
 
     def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
         network = self.network(problem)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medistill.augment import siamese
+from medistill.distil.descent import loss_gradient
 from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import RealImages
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
@@ -20,7 +21,7 @@ from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 from medistill.runtime import device_key
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same settings would train other experts."""
 
 
@@ -34,6 +35,7 @@ class ExpertSettings:
         batch_size: real images per step.
         filters, depth: the network's shape.
         augment: siamese augmentation, one drawn for each step.
+        stem: of the network, by the images' size if None.
     """
 
     epochs: int
@@ -42,6 +44,7 @@ class ExpertSettings:
     filters: int
     depth: int | None
     augment: bool
+    stem: int | None = None
 
 
 def flatten(parameters: Parameters) -> Tensor:
@@ -64,7 +67,25 @@ def trajectory(problem: DistillationProblem, real: RealImages, settings: ExpertS
         settings: how it is trained.
         key: its randomness, one for each expert.
     """
-    identity = sha256_text(
+    kept = kept_trajectory(problem, real, settings, key)
+    if kept is not None:
+        return kept
+    trained = _train(problem, real, settings, key)
+    # Without a cache it is trained whenever it is needed.
+    write_cached("experts", _identity(problem, real, settings, key), {"trajectory": trained})
+    return trained
+
+
+def kept_trajectory(
+    problem: DistillationProblem, real: RealImages, settings: ExpertSettings, key: Key
+) -> Tensor | None:
+    """What :func:`trajectory` gives, if the cache has it."""
+    kept = read_cached("experts", _identity(problem, real, settings, key))
+    return None if kept is None else kept.get("trajectory")
+
+
+def _identity(problem: DistillationProblem, real: RealImages, settings: ExpertSettings, key: Key) -> str:
+    return sha256_text(
         canonical_json(
             {
                 "version": VERSION,
@@ -77,16 +98,11 @@ def trajectory(problem: DistillationProblem, real: RealImages, settings: ExpertS
             }
         )
     )
-    kept = read_cached("experts", identity)
-    if kept is not None and "trajectory" in kept:
-        return kept["trajectory"]
-    trained = _train(problem, real, settings, key)
-    write_cached("experts", identity, {"trajectory": trained})  # without a cache it is trained whenever it is needed
-    return trained
 
 
 def _train(problem: DistillationProblem, real: RealImages, settings: ExpertSettings, key: Key) -> Tensor:
-    network = ConvNet(problem.channels, problem.shape, problem.outputs, settings.filters, settings.depth or 0)
+    depth, stem = settings.depth or 0, settings.stem or 0
+    network = ConvNet(problem.channels, problem.shape, problem.outputs, settings.filters, depth, stem)
     parameters = problem.parameters(network, key.child("parameters"))
     kept = [flatten(parameters).half().cpu()]
     for epoch in range(settings.epochs):
@@ -95,14 +111,11 @@ def _train(problem: DistillationProblem, real: RealImages, settings: ExpertSetti
             x, targets = answer.value.images, answer.value.targets
             if settings.augment:
                 x = siamese(here.child("augment", step).generator(), problem.normalisation.flips)(x)
-            for parameter in parameters.values():
-                parameter.requires_grad_(True)
-            with torch.enable_grad():
-                loss = problem.task.loss(network.logits(parameters, x), targets)
-            gradients = torch.autograd.grad(loss, list(parameters.values()))
-            parameters = {
-                name: parameter.detach() - settings.learning_rate * gradient
-                for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
-            }
-        kept.append(flatten(parameters).detach().half().cpu())
+
+            def loss(learned: Parameters, part: slice) -> Tensor:
+                return problem.task.loss(network.logits(learned, x[part]), targets[part])  # noqa: B023
+
+            slopes = loss_gradient(problem, loss, parameters, len(x))
+            parameters = {name: p - settings.learning_rate * slopes[name] for name, p in parameters.items()}
+        kept.append(flatten(parameters).half().cpu())
     return torch.stack(kept)

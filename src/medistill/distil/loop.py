@@ -1,12 +1,12 @@
 """The one loop that learns images; nothing else moves them.
 
 Every step depends on the state and the key alone, so a run that was stopped goes on to the
-same bytes, and dividing the strata among several backward passes changes no draw.
+same bytes, and dividing the strata among several pieces of work changes no draw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,7 @@ from medistill.distil.optimiser import Optimiser
 from medistill.distil.problem import DistillationProblem
 from medistill.errors import MedistillError
 from medistill.keys import Key
+from medistill.parallel import one_thread, parts
 
 AfterStep = Callable[[State, list[float]], None]
 """Told the state and the losses of the steps since it was last told."""
@@ -33,22 +34,25 @@ class DivergenceError(MedistillError):
 def start(method: Method, problem: DistillationProblem, key: Key, optimiser: Optimiser | None = None) -> State:
     """The state before the first step, in the stored size, with the optimiser at rest."""
     problem = problem.queried_by(method.queries)
-    state = method.setup(problem, key.child("setup"))
-    state.images = problem.encode(state.images)
+    with one_thread():
+        state = method.setup(problem, key.child("setup"))
+        state.images = problem.encode(state.images)
     if method.steps(problem):
         state.buffers |= (optimiser or method.optimiser(problem)).buffers(_learned(state))
     return state
 
 
+@one_thread()
 def run(
     method: Method,
     problem: DistillationProblem,
     key: Key,
     state: State,
     after_step: AfterStep | None = None,
-    strata_per_backward: int | None = None,
+    strata_per_piece: int | None = None,
     group: Group | None = None,
     optimiser: Optimiser | None = None,
+    until: int | None = None,
 ) -> State:
     """Take the steps that are left.
 
@@ -58,10 +62,11 @@ def run(
         key: as for :func:`start`.
         state: from :func:`start`, or from a checkpoint of the same run; changed in place.
         after_step: called after each step, on a GPU after several; whatever it raises stops the run.
-        strata_per_backward: fewer strata at once take less memory and give the same images but for
-            rounding; None takes all at once. Where the loss couples all strata they stay together.
+        strata_per_piece: of work; fewer take less memory and give the same images but for rounding. None: as many as
+            the method says, on a GPU all. Where the loss couples all strata they stay together.
         group: processes that share the work; this one takes its own strata.
         optimiser: instead of the method's own.
+        until: number of the last step to take, counted from 1; all, if None.
 
     Returns:
         The state after the last step.
@@ -75,13 +80,12 @@ def run(
     steps, rate = method.steps(problem), optimiser.learning_rate
     rates = {IMAGES: rate, LABELS: method.label_rate()}
     group = group or Group()
-    strata = problem.present(group.assigned(problem.strata))
+    pieces = _pieces(method, problem, problem.present(group.assigned(problem.strata)), strata_per_piece)
     every = SYNC_INTERVAL[problem.device.type]
     losses: list[Tensor] = []
-    while state.step < steps:
-        total, gradients, extra = _gradients(
-            method, problem, key, state, _chunks(strata, None if method.info.couples_classes else strata_per_backward)
-        )
+    last = steps if until is None else min(until, steps)
+    while state.step < last:
+        total, gradients, extra = _gradients(method, problem, key, state, pieces)
         group.add([*gradients.values(), *extra.values(), total])
         learned, decay = _learned(state), optimiser.decay(state.step / steps)
         with torch.no_grad():
@@ -93,7 +97,7 @@ def run(
             method.after_update(_as_seen(state, problem), problem, key, extra)
         state.step += 1
         losses.append(total)
-        if len(losses) < every and state.step < steps:
+        if len(losses) < every and state.step < last:
             continue
         if not torch.isfinite(state.images).all():
             raise DivergenceError(
@@ -107,27 +111,44 @@ def run(
     return state
 
 
+def _pieces(
+    method: Method, problem: DistillationProblem, strata: Sequence[int], strata_per_piece: int | None
+) -> list[Sequence[int]]:
+    """The strata in the pieces in which their losses are computed; one piece where the loss is of all together."""
+    size = strata_per_piece or method.strata_per_piece(problem)
+    if method.info.couples_classes:
+        return [strata] if strata else []
+    return [strata[part] for part in parts(len(strata), size)] if strata else []
+
+
 def _gradients(
-    method: Method, problem: DistillationProblem, key: Key, state: State, chunks: Iterator[Sequence[int]]
+    method: Method, problem: DistillationProblem, key: Key, state: State, pieces: Sequence[Sequence[int]]
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """Loss, gradients by what is learned as it is stored, and further ones, summed over chunks of strata."""
+    """Loss, gradients by what is learned as it is stored, and further ones, summed over pieces in their order."""
     total = torch.zeros((), dtype=torch.float64, device=problem.device)
     sums: dict[str, Tensor] = {}
     extra: dict[str, Tensor] = {}
     stored = state.images.detach().requires_grad_(True)
     with torch.enable_grad():
         decoded = problem.decode(stored)
-    for strata in chunks:
-        view = replace(state, images=decoded.detach())
+    # Before the pieces ask, so that what they keep for later steps is kept in one place.
+    buffers = dict(state.buffers)
+
+    def of(strata: Sequence[int]) -> Gradients:
+        logits = None if state.label_logits is None else state.label_logits.detach()
+        view = replace(state, images=decoded.detach(), label_logits=logits, buffers=buffers)
         observed = method.observe(view, problem, strata, key)
-        gradients = method.gradients(view, observed, problem, strata, key)
-        state.buffers = view.buffers
+        return method.gradients(view, observed, problem, strata, key)
+
+    # A piece within which others are divided is done here, so that workers are left for them.
+    for gradients in problem.workers.map(of, pieces) if len(pieces) > 1 else map(of, pieces):
         total += gradients.loss
         for name, gradient in ((IMAGES, gradients.images), (LABELS, gradients.labels)):
             if gradient is not None:
-                sums[name] = sums[name] + gradient if name in sums else gradient
+                sums[name] = sums[name].add_(gradient) if name in sums else gradient.clone()
         for name, gradient in gradients.extra.items():
             extra[name] = extra[name] + gradient if name in extra else gradient
+    state.buffers = buffers
     if IMAGES in sums and decoded is not stored:
         sums[IMAGES] = torch.autograd.grad(decoded, stored, sums[IMAGES])[0]
     # A process may be left without a stratum, where there are more processes than strata.
@@ -143,11 +164,3 @@ def _learned(state: State) -> dict[str, Tensor]:
 def _as_seen(state: State, problem: DistillationProblem) -> State:
     """The state with its images as networks see them; what hooks keep in its buffers stays."""
     return replace(state, images=problem.decode(state.images))
-
-
-def _chunks(strata: Sequence[int], size: int | None) -> Iterator[Sequence[int]]:
-    size = size or max(1, len(strata))
-    return (strata[i : i + size] for i in range(0, len(strata), size))
-
-
-__all__ = ["AfterStep", "DivergenceError", "Gradients", "run", "start"]

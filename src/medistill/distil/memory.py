@@ -12,6 +12,7 @@ from medistill.distil.method import Method
 from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import CHUNK
 from medistill.errors import ConfigError
+from medistill.parallel import Workers
 
 PROGRAM_MB = 270.0
 """Megabytes (10⁶ bytes) of the interpreter, torch and what it keeps ready, before any image."""
@@ -46,7 +47,7 @@ def parse_limit(text: str) -> float:
 
 
 def learning_mb(method: Method, problem: DistillationProblem, strata: int, held_mb: float = 0.0) -> float:
-    """Peak megabytes while images are learned, with that many strata in one backward pass, beside ``held_mb``."""
+    """Peak megabytes while images are learned, with that many strata in a piece of work, beside ``held_mb``."""
     return PROGRAM_MB + held_mb + method.memory_mb(problem, strata)
 
 
@@ -55,8 +56,8 @@ class WorkPlan:
     """How a distillation goes about its work.
 
     Args:
-        problem: what is learned, with the number of images that go through a network at once.
-        strata: in one backward pass.
+        problem: what is learned, with the number of workers and of images that go through a network at once.
+        strata: in one piece of work.
         max_workers: teachers trained at once, at most.
         needed_mb: estimated peak of memory, in megabytes.
     """
@@ -74,9 +75,10 @@ def planned(
     limit_mb: float | None,
     teaching: Sequence[tuple[int, float]] = ((1, 0.0),),
 ) -> WorkPlan:
-    """The way that stays under a limit and costs least: whole, else by classes, else by images of a class.
+    """The way that stays under a limit and costs least: with all workers, else with fewer, else by classes, else by
+    images of a class.
 
-    Going by classes costs nothing on a CPU; going by images computes twice what becomes of them in the network.
+    Going by images computes twice what becomes of them in the network.
     Without a limit a CPU's memory is kept under :data:`USUAL_MB` where that can be done, and a GPU gets everything
     at once.
 
@@ -119,11 +121,17 @@ def _learning(
     method: Method, problem: DistillationProblem, held_mb: float
 ) -> Iterator[tuple[DistillationProblem, int, float]]:
     """Ways to learn the images, the one that costs least first, with their megabytes."""
-    least = problem.strata if method.info.couples_classes else 1
-    for strata in range(problem.strata, least - 1, -1):
-        yield problem, strata, learning_mb(method, problem, strata, held_mb)
+    coupled, on_cpu = method.info.couples_classes, problem.device.type == "cpu"
+    most = problem.strata if coupled else method.strata_per_piece(problem)
+    least = problem.strata if coupled else 1
+    for workers in range(problem.workers.number if on_cpu else 1, 0, -1):
+        fewer = problem.worked_by(Workers(workers))
+        yield fewer, most, learning_mb(method, fewer, most, held_mb)
+    alone = problem.worked_by(Workers())
+    for strata in range(most - 1, least - 1, -1):
+        yield alone, strata, learning_mb(method, alone, strata, held_mb)
     images = 1 << (max(sum(problem.synthetic_per_stratum), CHUNK) - 1).bit_length()
     while images > 1:
         images //= 2
-        parted = problem.in_micro_batches(images)
+        parted = alone.in_micro_batches(images)
         yield parted, least, learning_mb(method, parted, least, held_mb)

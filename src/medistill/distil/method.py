@@ -25,6 +25,7 @@ from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import Batch, Query, RealImages
 from medistill.errors import ConfigError, nearest
 from medistill.keys import Key
+from medistill.parallel import PIECE
 from medistill.registry import Registry
 from medistill.tasks.task import Task
 
@@ -167,8 +168,8 @@ class Method(Settings, ABC):
         """The loss of some strata at step ``state.step``, a scalar with a gradient to ``state.images``.
 
         A pure function: it changes nothing and asks no real image. The sum over strata must be the same however they
-        are divided among calls, so draw from ``key`` by step and stratum. The same call must give the same result
-        again.
+        are divided among calls, which several threads make at once, so draw from ``key`` by step and stratum. The
+        same call must give the same result again.
         """
         raise TypeError(f"{type(self).__name__} takes steps but has no loss")
 
@@ -198,6 +199,14 @@ class Method(Settings, ABC):
         """Steps on the images in all; none for methods that learn nothing."""
         return 0
 
+    def asking_steps(self, problem: DistillationProblem, done: int) -> int:
+        """Of the steps after so many those that ask real images anew, where the others find answers kept."""
+        return self.steps(problem) - done
+
+    def preparing_seconds(self, problem: DistillationProblem, key: Key) -> float:
+        """How long :meth:`prepare` takes on this machine, about."""
+        return 0.0
+
     def optimiser(self, problem: DistillationProblem) -> Optimiser:
         """What moves the images where nobody asks for something else."""
         return Optimiser()
@@ -206,8 +215,24 @@ class Method(Settings, ABC):
         """Learning rate of the labels' logits, for methods that learn labels."""
         return 0.0
 
+    def strata_per_piece(self, problem: DistillationProblem) -> int:
+        """Strata whose losses are worth a piece of work of its own; on a GPU all together.
+
+        Pieces are computed side by side, so how many there are must not depend on the workers.
+        """
+        if problem.device.type != "cpu":
+            return problem.strata
+        return max(1, min(problem.strata, PIECE // max(problem.synthetic_per_stratum)))
+
+    def side_by_side(self, problem: DistillationProblem, strata: int) -> int:
+        """How many pieces of that many strata are computed at once."""
+        pieces = -(-len(problem.present(range(problem.strata))) // strata)
+        return max(1, min(problem.workers.number, pieces))
+
     def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
-        """Estimated megabytes for the losses of that many strata in one backward pass, beside program and data."""
+        """Estimated megabytes for the losses of that many strata in one piece of work, as many pieces at once as the
+        problem has workers, beside program and data.
+        """
         return IMAGE_COPIES * self.image_mb(problem)
 
     def image_mb(self, problem: DistillationProblem) -> float:

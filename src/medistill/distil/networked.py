@@ -49,6 +49,13 @@ class NetworkMethod(LearnedMethod):
 
     filters: int = Field(128, ge=1, le=4096, description="filters per convolution; of volumes half as many")
     depth: int | None = Field(None, ge=1, le=10, description="blocks of the network; by image size if not given")
+    stem: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="pixels a side of the patches that the network sees; if not given 1, from 48 pixels on so many "
+        "that about 32 patches are left",
+    )
     augment: bool = Field(True, description="siamese augmentation")
     start: Start = Field("noise", description="first images: noise, or real ones, which can stay recognisable")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
@@ -118,7 +125,8 @@ class NetworkMethod(LearnedMethod):
     def network(self, problem: DistillationProblem) -> ConvNet:
         """The network's shape for these images."""
         filters = width_for(problem.shape, self.filters)
-        return ConvNet(problem.channels, problem.shape, problem.outputs, filters, self.depth or 0)
+        depth, stem = self.depth or 0, self.stem or 0
+        return ConvNet(problem.channels, problem.shape, problem.outputs, filters, depth, stem)
 
     def sample_augmentation(self, problem: DistillationProblem, key: Key) -> Augmentation:
         """An augmentation drawn from ``key``, for both sides; none where ``augment`` is off."""

@@ -57,13 +57,18 @@ class PooledMatching(NetworkMethod):
         """Networks in the pool, as asked for, or so many that each is met several times; 0: a new one each step."""
         return (100 if len(problem.shape) == 2 else 50) if self.networks is None else self.networks
 
+    def asking_steps(self, problem: DistillationProblem, done: int) -> int:
+        pool, steps = self.pool_size(problem), self.steps(problem)
+        return max(0, min(pool or steps, steps) - done)
+
     def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
         network = self.network(problem)
         synthetic = problem.at_once(sum(sorted(problem.synthetic_per_stratum)[-strata:]))
         pool = 4e-6 * self.pool_size(problem) * problem.strata * self.statistic_size(network.embedding_size)
         # Nothing is kept of real images.
         real = problem.at_once(min(CHUNK, self.real_batch, max(problem.real_per_stratum))) / 2
-        return self.with_images_mb(problem, (synthetic + real) * self.activation_mb(problem)) + 2 * pool
+        inside = self.side_by_side(problem, strata) * (synthetic + real) * self.activation_mb(problem)
+        return self.with_images_mb(problem, inside) + 2 * pool
 
     @abstractmethod
     def statistic_size(self, embedding_size: int) -> int:

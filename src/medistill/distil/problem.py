@@ -18,6 +18,7 @@ from medistill.errors import ConfigError
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
 from medistill.nets.zoo import Network
+from medistill.parallel import PIECE, Workers, parts
 from medistill.tasks.task import Task
 
 SMALLEST_SIDE = 8
@@ -35,6 +36,7 @@ class DistillationProblem:
         device: where images are given and learned; what is random is drawn on the CPU, alike for every device.
         micro_batch_size: how many go through a network together at most; None: as many as a method likes. It changes
             what memory is needed, and results by rounding alone.
+        workers: threads that do pieces of the work side by side; how many changes no byte.
     """
 
     real: RealImages
@@ -42,6 +44,7 @@ class DistillationProblem:
     stored_shape: Shape
     device: torch.device = field(default=torch.device("cpu"))
     micro_batch_size: int | None = None
+    workers: Workers = field(default=Workers())
 
     @property
     def task(self) -> Task:
@@ -122,6 +125,14 @@ class DistillationProblem:
     def at_once(self, images: int) -> int:
         """So many images, or as many as may go through a network together if those are fewer."""
         return images if self.micro_batch_size is None else min(images, self.micro_batch_size)
+
+    def parts(self, images: int) -> list[slice]:
+        """So many images in pieces of work; a GPU likes them together."""
+        return parts(images, self.at_once(PIECE if self.device.type == "cpu" else images))
+
+    def worked_by(self, workers: Workers) -> DistillationProblem:
+        """The same problem, by so many workers."""
+        return replace(self, real=self.real.worked_by(workers), workers=workers)
 
     def queried_by(self, queries: Sequence[Query]) -> DistillationProblem:
         """The same problem for a method that declares these queries."""

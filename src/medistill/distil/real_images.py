@@ -22,6 +22,7 @@ from medistill.data.preprocess import TensorSplit
 from medistill.data.sampling import serving_order
 from medistill.keys import Key
 from medistill.nets.bank import PixelBank
+from medistill.parallel import Workers, summed
 from medistill.tasks.task import Task
 
 Query = Literal["mean", "gradient", "embeddings", "draw", "training"]
@@ -80,6 +81,7 @@ class RealImages:
         device: where they are given.
         patients: (n,) whose they are, or None.
         micro_batch_size: how many go through a network together at most; None: as many as a query likes.
+        workers: threads that do pieces of the work side by side.
     """
 
     def __init__(
@@ -90,9 +92,10 @@ class RealImages:
         device: torch.device,
         patients: npt.NDArray[np.str_] | None = None,
         micro_batch_size: int | None = None,
+        workers: Workers = Workers(),  # noqa: B008
     ) -> None:
         self._data, self.task, self.normalisation, self.device = data, task, normalisation, device
-        self._patients, self._micro_batch_size = patients, micro_batch_size
+        self._patients, self._micro_batch_size, self._workers = patients, micro_batch_size, workers
         self._strata = [np.flatnonzero(column) for column in task.membership(data.targets).T]
         self._bank = PixelBank(data.pixels, device)
         self._allowed: frozenset[Query] | None = None
@@ -113,6 +116,12 @@ class RealImages:
         """The same images, of which no more go through a network together."""
         other = self._like()
         other._micro_batch_size = size
+        return other
+
+    def worked_by(self, workers: Workers) -> RealImages:
+        """The same images, by so many workers."""
+        other = self._like()
+        other._workers = workers
         return other
 
     # What may be known without a query
@@ -160,11 +169,13 @@ class RealImages:
         """
         self._require("mean")
         rows = self._drawn(stratum, count, key)
-        with torch.no_grad():
-            total: Tensor | float = 0.0
-            for chunk in torch.from_numpy(rows).split(self._at_once(CHUNK)):
-                total = total + statistic(self._images(chunk)).sum(0)
-        assert isinstance(total, Tensor)
+
+        def of(chunk: Tensor) -> list[Tensor]:
+            with torch.no_grad():
+                return [statistic(self._images(chunk)).sum(0)]
+
+        chunks = torch.from_numpy(rows).split(self._at_once(CHUNK))
+        (total,) = summed(self._workers.map(of, chunks))
         return self._answer(total / len(rows), rows)
 
     def gradient(
@@ -190,10 +201,13 @@ class RealImages:
         if (count is None) != (key is None):
             raise TypeError("a number of images is drawn by a key")
         rows = self._strata[stratum] if count is None or key is None else self._drawn(stratum, count, key)
-        chunk = CHUNK if count is None else max(1, len(rows))
-        with torch.no_grad():
-            parts = torch.from_numpy(rows).split(self._at_once(chunk))
-            embedded = torch.cat([function(self._images(part)) for part in parts])
+
+        def of(chunk: Tensor) -> Tensor:
+            with torch.no_grad():
+                return function(self._images(chunk))
+
+        chunks = torch.from_numpy(rows).split(self._at_once(CHUNK if self.device.type == "cpu" else len(rows)))
+        embedded = torch.cat(list(self._workers.map(of, chunks)))
         return self._answer(Batch(embedded, self._targets(rows)), rows)
 
     def draw(self, stratum: int, places: Tensor) -> Answer[Batch]:

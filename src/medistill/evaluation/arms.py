@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +93,7 @@ def train_all(
     config: EvaluateConfig,
     progress: Callable[[int, int, int, int], None],
     keep_networks: bool = False,
+    done: Callable[[str, str, list[TrainedRun]], None] = lambda *_: None,
 ) -> dict[str, dict[str, list[TrainedRun]]]:
     """Train every arm's networks, or take from the cache what was trained before.
 
@@ -102,6 +103,7 @@ def train_all(
         config: recipe and seed.
         progress: told how much work there is and is done, how many networks are finished, and of how many.
         keep_networks: keep the networks themselves too, so that they can be asked for other images.
+        done: told an architecture, an arm and its runs, once all of them are there.
 
     Returns:
         By network of ``config.architectures`` and by arm the runs, in the order of the arm's sets.
@@ -116,7 +118,17 @@ def train_all(
         for architecture in config.architectures
     }
     every = [job for by_arm in jobs.values() for arm_jobs in by_arm.values() for job in arm_jobs]
-    runs = run_cached(every, splits, lambda total, done, jobs, finished: progress(total, done, finished, jobs))
+    left = {(architecture, name): set(own) for architecture, by_arm in jobs.items() for name, own in by_arm.items()}
+
+    def finished(runs: Mapping[Job, TrainedRun]) -> None:
+        for (architecture, name), own in list(left.items()):
+            if own <= runs.keys():
+                del left[architecture, name]
+                done(architecture, name, [runs[job] for job in jobs[architecture][name]])
+
+    runs = run_cached(
+        every, splits, lambda total, done, jobs, known: progress(total, done, known, jobs), None, finished
+    )
     return {
         architecture: {name: [runs[job] for job in arm_jobs] for name, arm_jobs in by_arm.items()}
         for architecture, by_arm in jobs.items()
@@ -128,6 +140,7 @@ def run_cached(
     splits: Splits,
     news: Callable[[int, int, int, int], None] = lambda *_: None,
     max_workers: int | None = None,
+    finished: Callable[[Mapping[Job, TrainedRun]], None] = lambda _: None,
 ) -> dict[Job, TrainedRun]:
     """Do those jobs that the cache does not know, and keep what they give.
 
@@ -136,11 +149,13 @@ def run_cached(
         splits: images by digest.
         news: told all the work, what is done of it, the number of jobs, and how many of them are known.
         max_workers: networks trained at once, at most; None: one for each core.
+        finished: told all runs that there are, whenever one is added.
     """
     cached = {job: read_run(job.identity) for job in jobs}
     runs = {job: run for job, run in cached.items() if run is not None}
     left = [job for job in cached if job not in runs]
     total, done = sum(job.work(splits) for job in left), 0
+    finished(runs)
 
     def advance(work: int) -> None:
         nonlocal done
@@ -150,6 +165,7 @@ def run_cached(
     def keep(job: Job, run: TrainedRun) -> None:
         runs[job] = run
         write_run(job.identity, run)
+        finished(runs)
 
     run_all(left, splits, advance, keep, max_workers)
     return runs

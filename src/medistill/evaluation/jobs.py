@@ -23,7 +23,7 @@ from medistill.runtime import device as device_of_command
 from medistill.runtime import device_key
 from medistill.tasks.task import Task, numbered
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same recipe would train other ConvNets, but for rounding; ``zoo`` counts for the others too."""
 
 CURVE_IMAGES = 256
@@ -102,7 +102,9 @@ class Job:
     def make_network(self, splits: Splits) -> Network:
         """The network's code, for its images."""
         data = splits[self.train]
-        return make_network(self.architecture, data.channels, data.shape, self.outputs, self.recipe.width)
+        return make_network(
+            self.architecture, data.channels, data.shape, self.outputs, self.recipe.width, self.recipe.stem or 0
+        )
 
     def steps(self, splits: Splits) -> int:
         """Gradient steps of the training."""

@@ -19,16 +19,20 @@ from medistill.data.preprocess import PreparedDataset, TensorSplit, prepare_spli
 from medistill.errors import DataError
 from medistill.evaluation import arms
 from medistill.evaluation.arms import Arm, EvaluationData
-from medistill.evaluation.cache import TrainedRun
+from medistill.evaluation.cache import TrainedRun, read_run
+from medistill.evaluation.duration import Pace
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights, gain, number, recovery
+from medistill.evaluation.jobs import Splits
 from medistill.evaluation.robustness import robustness
-from medistill.evaluation.teachers import restored, soft_labels
+from medistill.evaluation.teachers import label_seconds, restored, soft_labels
 from medistill.keys import Key
 from medistill.package.package import Package
 from medistill.package.results import Details, EvaluatedData, EvaluationResult, Scores, SiteScores
 from medistill.package.source import is_source
-from medistill.progress import Progress
+from medistill.progress import Progress, duration, say
 from medistill.tasks.task import Task
+
+EVALUATING = "evaluating"
 
 MATCHED = "random_matched"
 """Random real images with the package's storage, as many, in as many bytes, with labels of the same kind."""
@@ -164,6 +168,8 @@ def compare(
             raise DataError(
                 "has no test images", where=dataset.description.name, remedy="add a test split to evaluate on"
             )
+    if progress and (seconds := evaluation_seconds(package, prepared, config)):
+        say(f"evaluating takes about {duration(seconds)}")
     contest = _arms(package, prepared, config, progress)
     task = package.task
 
@@ -175,10 +181,15 @@ def compare(
             def news(total: int, done: int, finished: int, networks: int) -> None:
                 shown.reach(total, done, f"({finished} of {networks} networks)")
 
-            return arms.train_all(contest, task, config, news, keep)
+            def is_done(architecture: str, arm: str, runs: list[TrainedRun]) -> None:
+                if label == EVALUATING:
+                    of = "" if len(config.architectures) == 1 else f" ({architecture})"
+                    shown.note(f"{arm}{of}: {_mean_score(task, runs, test.targets)}")
 
-    runs = train_all("evaluating", contest, keep=keep_networks or bool(sites))
+            return arms.train_all(contest, task, config, news, keep, is_done)
+
     test = prepared.dataset.splits["test"]
+    runs = train_all(EVALUATING, contest, keep=keep_networks or bool(sites))
     same = is_source(package, prepared.dataset)
     if not same:
         notes = [*notes, "these are not the data that the package was made from"]
@@ -231,6 +242,37 @@ def compare(
     return replace(comparison, sites=elsewhere, robustness=scores)
 
 
+def _mean_score(task: Task, runs: Sequence[TrainedRun], targets: Targets) -> str:
+    scores = [task.scores(run.probabilities, targets)[task.primary] for run in runs]
+    return f"{task.primary.replace('_', ' ')} {np.mean(scores):.3f} ({len(runs)} networks)"
+
+
+def evaluation_seconds(package: Package, prepared: PreparedDataset, config: EvaluateConfig) -> float:
+    """How long :func:`compare` takes on this machine, about; 0 where the cache knows all that needs no labels."""
+    local, sent = _asked(package, prepared)
+    task, labels, train = package.task, package.manifest.label_config, prepared.train
+    plain = [
+        Arm("distilled", (package.data,) * config.repeats, sent), Arm("full", (train,) * config.repeats, local),
+        *_drawn(package, prepared, config, local),
+    ]  # fmt: skip
+    splits: Splits = {}
+    jobs = [job for arm in plain for job in arms.jobs_of(arm, task, config, splits, config.architectures[0])]
+    sizes = [len(splits[job.train]) for job in jobs if read_run(job.identity) is None]
+    if not sizes:
+        return 0.0
+    matched = [len(package)] * config.draws(len(package)) if _has_matched(package) else []
+    seconds = 0.0
+    for architecture in config.architectures:
+        pace = Pace(train, task, local.normalisation, config.recipe, architecture)
+        again = sizes if architecture == config.architectures[0] else [len(splits[job.train]) for job in jobs]
+        seconds += pace.seconds([*again, *matched], len(local.test))
+        if matched and labels.teachers and architecture == config.architectures[0]:
+            seed = package.manifest.provenance.seed
+            slow = Pace(train, task, local.normalisation, labels.recipe)
+            seconds += label_seconds(slow, train, matched, task, local.normalisation, labels, seed)
+    return seconds
+
+
 def plain_counts(package: Package) -> list[int]:
     """Images per stratum of the networks' size whose pixels take the bytes of the package's."""
     share = math.prod(package.stored_shape) / package.preprocessing.image.pixels
@@ -252,9 +294,9 @@ def _asked_at(site: Dataset, package: Package, prepared: PreparedDataset, arm: A
     return EvaluationData(prepare_split(site.splits["test"], how), None, arm.asked.normalisation)
 
 
-def _arms(package: Package, prepared: PreparedDataset, config: EvaluateConfig, progress: bool) -> list[Arm]:
-    """The recipient trains with the package's statistics, the owner of the data with their own."""
-    theirs, raw, task = package.preprocessing, prepared.dataset.splits, package.task
+def _asked(package: Package, prepared: PreparedDataset) -> tuple[EvaluationData, EvaluationData]:
+    """Test and validation images with the statistics of the data's owner, and with those of the package."""
+    theirs, raw = package.preprocessing, prepared.dataset.splits
     normalisation = replace(prepared.normalisation, flips=theirs.normalisation.flips)
     local = EvaluationData(prepared.splits["test"], prepared.splits.get("val"), normalisation)
     sent = EvaluationData(
@@ -262,18 +304,38 @@ def _arms(package: Package, prepared: PreparedDataset, config: EvaluateConfig, p
         prepare_split(raw["val"], theirs) if "val" in raw else None,
         theirs.normalisation,
     )
-    counts = plain_counts(package)
-    key, draws = Key(config.seed), config.draws(sum(counts))
-    random = [arms.subset(prepared.train, task, counts, key.child("random", i)) for i in range(draws)]
+    return local, sent
+
+
+def _drawn(
+    package: Package, prepared: PreparedDataset, config: EvaluateConfig, local: EvaluationData
+) -> tuple[Arm, Arm]:
+    """The arms of random images with the package's bytes, and of as many of each stratum as the smallest has."""
+    task, key, counts = package.task, Key(config.seed), plain_counts(package)
+    draws = range(config.draws(sum(counts)))
+    random = [arms.subset(prepared.train, task, counts, key.child("random", i)) for i in draws]
     even = [arms.balanced(prepared.train, task, key.child("balanced", i)) for i in range(config.repeats)]
+    return Arm("random", tuple(random), local), Arm("full_balanced", tuple(even), local, first_only=True)
+
+
+def _arms(package: Package, prepared: PreparedDataset, config: EvaluateConfig, progress: bool) -> list[Arm]:
+    """The recipient trains with the package's statistics, the owner of the data with their own."""
+    local, sent = _asked(package, prepared)
+    random, even = _drawn(package, prepared, config, local)
     matched = _matched(package, prepared, local, config, progress)
     return [
         Arm("distilled", (package.data,) * config.repeats, sent),
-        Arm("random", tuple(random), local),
+        random,
         *([Arm(MATCHED, tuple(matched), local)] if matched else []),
         Arm("full", (prepared.train,) * config.repeats, local),
-        Arm("full_balanced", tuple(even), local, first_only=True),
+        even,
     ]
+
+
+def _has_matched(package: Package) -> bool:
+    """Whether random images with the package's storage and labels are others than plain ones."""
+    stored_whole = package.stored_shape == package.preprocessing.image.shape
+    return not stored_whole or bool(package.manifest.label_config.teachers)
 
 
 def _matched(
@@ -283,11 +345,10 @@ def _matched(
 
     Labels by teachers are an option that random images can have too; labels that a method learned are its own work.
     """
-    shape, stored, task = package.preprocessing.image.shape, package.stored_shape, package.task
-    labels = package.manifest.label_config
-    if stored == shape and not labels.teachers:
+    if not _has_matched(package):
         return []
-    counts, key = package.synthetic_per_stratum, Key(config.seed)
+    shape, stored, task = package.preprocessing.image.shape, package.stored_shape, package.task
+    labels, counts, key = package.manifest.label_config, package.synthetic_per_stratum, Key(config.seed)
     drawn = []
     for index in range(config.draws(sum(counts))):
         data = arms.subset(prepared.train, task, counts, key.child("random", index))

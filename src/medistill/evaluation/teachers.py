@@ -24,7 +24,8 @@ from medistill.data.preprocess import TensorSplit
 from medistill.data.sampling import balanced_counts
 from medistill.evaluation.arms import rebalanced, subset
 from medistill.evaluation.cache import TrainedRun
-from medistill.evaluation.jobs import Job, Splits
+from medistill.evaluation.duration import Pace
+from medistill.evaluation.jobs import Job, Splits, kept_network
 from medistill.evaluation.workers import run_all
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
@@ -86,9 +87,7 @@ def soft_labels(
     Returns:
         For each set (n, outputs), values of half precision.
     """
-    every = TensorSplit(np.concatenate([s.pixels for s in sets]), np.concatenate([s.targets for s in sets]))
-    keys = [Key(seed).child("teacher", index) for index in range(config.teachers)]
-    taught = [rebalanced(train, task, key) if config.balance else train for key in keys]
+    every, taught = _together(sets), _taught(train, task, config, seed)
     total = sum(images_seen(config.recipe, len(data)) for data in [*taught, *(sets if config.calibrate else ())])
     course = _Course(task, normalisation, config.recipe, seed, total, progress, max_workers)
     mean = np.mean(course.predictions(taught, every), axis=0)
@@ -103,6 +102,35 @@ def soft_labels(
         _halved(task.shifted(restored(task, soft), task.shift(answer, real.targets)))
         for soft, answer in zip(by_set, answers, strict=True)
     ]
+
+
+def label_seconds(
+    pace: Pace,
+    train: TensorSplit,
+    sizes: Sequence[int],
+    task: Task,
+    normalisation: Normalisation,
+    config: LabelConfig,
+    seed: int,
+    max_workers: int | None = None,
+) -> float:
+    """How long :func:`soft_labels` of sets of so many images takes, at that pace; teachers may be in the cache."""
+    course = _Course(task, normalisation, config.recipe, seed, 0, None, max_workers)
+    taught = _taught(train, task, config, seed)
+    missing = [job for job in course.jobs(taught, train) if kept_network(job, None) is None]
+    seconds = pace.seconds([len(train)] * len(missing), sum(sizes), max_workers)
+    calibrated = pace.seconds(sizes, min(CALIBRATION_IMAGES, len(train)), max_workers) if config.calibrate else 0.0
+    return seconds + calibrated
+
+
+def _together(sets: Sequence[TensorSplit]) -> TensorSplit:
+    return TensorSplit(np.concatenate([s.pixels for s in sets]), np.concatenate([s.targets for s in sets]))
+
+
+def _taught(train: TensorSplit, task: Task, config: LabelConfig, seed: int) -> list[TensorSplit]:
+    """What each teacher is trained on."""
+    keys = [Key(seed).child("teacher", index) for index in range(config.teachers)]
+    return [rebalanced(train, task, key) if config.balance else train for key in keys]
 
 
 def restored(task: Task, halved: SoftLabels) -> SoftLabels:
@@ -128,8 +156,10 @@ def training_ways(
     if not config.teachers:
         return [(1, 0.0)]
     image_mb = train.pixels[:1].nbytes / 1e6
-    network = ConvNet(train.channels, train.shape, outputs, width_for(train.shape, config.recipe.width))
-    batch = min(config.recipe.batch_size, len(train))
+    recipe = config.recipe
+    width = width_for(train.shape, recipe.width)
+    network = ConvNet(train.channels, train.shape, outputs, width, stem=recipe.stem or 0)
+    batch = min(recipe.batch_size, len(train))
     held = micro_batch_size(network, batch) * network.activation_mb + BATCH_COPIES * 4 * batch * image_mb
     taught = config.teachers * in_memory(train.pixels.nbytes) / 1e6 if config.balance else 0.0
     asked = min(CALIBRATION_IMAGES, len(train)) * image_mb if config.calibrate else 0.0
@@ -160,16 +190,7 @@ class _Course:
     def predictions(self, sets: Sequence[TensorSplit], asked: TensorSplit) -> list[Probabilities]:
         """Train a network on each set; return its probabilities of the asked images, (n, outputs)."""
         splits: Splits = {data.digest: data for data in (*sets, asked)}
-        test = asked.digest
-        jobs = []
-        for data in sets:
-            jobs.append(
-                Job(
-                    data.digest, test, None, self.normalisation, self.task.kind, self.task.outputs,
-                    self.recipe, 2, self.seed, FIRST_INDEX + self.trained, keep=True,
-                )
-            )  # fmt: skip
-            self.trained += 1
+        jobs = self.jobs(sets, asked)
         runs: dict[int, TrainedRun] = {}
 
         def keep(job: Job, run: TrainedRun) -> None:
@@ -177,6 +198,18 @@ class _Course:
 
         run_all(jobs, splits, self._advance, keep, self.max_workers)
         return [runs[job.index].probabilities for job in jobs]
+
+    def jobs(self, sets: Sequence[TensorSplit], asked: TensorSplit) -> list[Job]:
+        """A network for each set, none of which starts like another."""
+        first = FIRST_INDEX + self.trained
+        self.trained += len(sets)
+        return [
+            Job(
+                data.digest, asked.digest, None, self.normalisation, self.task.kind, self.task.outputs,
+                self.recipe, 2, self.seed, first + place, keep=True,
+            )
+            for place, data in enumerate(sets)
+        ]  # fmt: skip
 
     def _advance(self, images: int) -> None:
         self.done += images

@@ -16,8 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from medistill.evaluation.cache import TrainedRun
 from medistill.evaluation.jobs import Job, Splits, do_job, run_prefix
 from medistill.evaluation.portions import Portion, portions
 from medistill.evaluation.stacked import do_stacked
+from medistill.parallel import one_thread
 from medistill.runtime import child_environment, count_workers, device, own_peak_mb, prepare_torch, usable_cores
 
 SMALL = 1e6
@@ -74,7 +74,7 @@ def run_all(
     efforts = [_effort(job, splits) for job in jobs]
     count = min(len(jobs), max_workers or usable_cores())
     if count < 2 or sum(efforts) < SMALL:
-        with _single_thread():
+        with one_thread():
             for job in sorted(jobs, key=lambda job: -job.work(splits)):
                 done(job, do_job(job, splits, advance))
         return
@@ -92,18 +92,6 @@ def run_all(
 def _effort(job: Job, splits: Splits) -> float:
     pixels = math.prod(splits[job.train].shape)
     return (job.work(splits) + OVERHEAD * job.steps(splits)) * job.recipe.width * pixels / 28**2
-
-
-@contextmanager
-def _single_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

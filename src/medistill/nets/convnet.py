@@ -23,6 +23,9 @@ from medistill.nets import blocks, kernels, layers
 
 Parameters = dict[str, Tensor]
 
+SEEN_WHOLE, STEM_LEAVES = 48, 32
+"""Shortest side from which patches take the place of pixels, and about how many are left of it."""
+
 
 @dataclass(frozen=True)
 class ConvNet:
@@ -33,12 +36,15 @@ class ConvNet:
         shape: lengths in space in pixels, two or three, at least 16; need not be equal.
         outputs: numbers that it gives for an image, at least 1.
         filters: filters per convolution (the "W" of the name).
-        depth: blocks (the "D"); 0 chooses by the shortest side: 16 → 2, 28–45 → 3, 64 → 4,
-            128 → 5, 224 → 6.
+        depth: blocks (the "D"); 0 chooses by what the stem leaves of the shortest side: 16 → 2, 28–45 → 3.
+        stem: patches of so many pixels a side become one pixel of that many more channels before the first
+            convolution; 1 sees every pixel by itself, as published. 0 chooses by the shortest side, so that about 32
+            are left: under 48 → 1, 64 → 2, 128 → 4, 224 → 7; in volumes 1.
 
-    Images are padded with zeros up to a multiple of 2**depth, so that no pooling drops a
+    Images are padded with zeros up to a multiple of stem · 2**depth, so that no pooling drops a
     row: 28 becomes 32, as the reference program does for gray images by padding the first
-    convolution by 3. In volumes the first convolution takes steps of two pixels and stands for the first two blocks'
+    convolution by 3. Channels of patches are padded with zeros to a number that the compiled layers
+    take. In volumes the first convolution takes steps of two pixels and stands for the first two blocks'
     pooling: at full size it would cost forty times what it does in a picture.
     """
 
@@ -47,13 +53,19 @@ class ConvNet:
     outputs: int
     filters: int = 128
     depth: int = 0
+    stem: int = 0
 
     def __post_init__(self) -> None:
         side = min(self.shape)
         if side < 16:
             raise ConfigError(f"{shape_in_words(self.shape)} pixels", where="network", allowed="16 pixels or more")
+        if not 0 <= self.stem <= side // 8 or (self.volumes and self.stem > 1):
+            most = 1 if self.volumes else side // 8
+            raise ConfigError(f"{self.stem}", where="stem", allowed=f"1 to {most} for {shape_in_words(self.shape)}")
+        if self.stem == 0:
+            object.__setattr__(self, "stem", 1 if self.volumes or side < SEEN_WHOLE else round(side / STEM_LEAVES))
         if self.depth == 0:
-            object.__setattr__(self, "depth", max(1, round(math.log2(side)) - 2))
+            object.__setattr__(self, "depth", max(1, round(math.log2(side / self.stem)) - 2))
 
     @property
     def volumes(self) -> bool:
@@ -68,7 +80,13 @@ class ConvNet:
     @property
     def unit(self) -> int:
         """Pixels along a side that become one in the last feature map."""
-        return 2 ** (self.convolutions + 1 if self.volumes else self.depth)
+        return self.stem * 2 ** (self.convolutions + 1 if self.volumes else self.depth)
+
+    @property
+    def first_channels(self) -> int:
+        """Channels that the first convolution sees."""
+        channels = self.channels * self.stem ** len(self.shape)
+        return channels if self.stem == 1 or channels <= 4 else -(-channels // kernels.LANES) * kernels.LANES
 
     @property
     def padding(self) -> tuple[int, ...]:
@@ -87,7 +105,7 @@ class ConvNet:
     @property
     def parameter_count(self) -> int:
         """Numbers in all parameters."""
-        fans, taps = [self.channels, *[self.filters] * (self.convolutions - 1)], 3 ** len(self.shape)
+        fans, taps = [self.first_channels, *[self.filters] * (self.convolutions - 1)], 3 ** len(self.shape)
         return sum(self.filters * (taps * fan + 3) for fan in fans) + self.outputs * (self.embedding_size + 1)
 
     @property
@@ -100,7 +118,8 @@ class ConvNet:
 
     def activation_mb_on(self, device: torch.device, precision: str = "float32") -> float:
         """The same on that device: where the layers are compiled, one map a block and its pooled one are kept."""
-        fits = self.filters % kernels.LANES == 0 and (self.channels <= 4 or self.channels % kernels.LANES == 0)
+        first = self.first_channels
+        fits = self.filters % kernels.LANES == 0 and (first <= 4 or first % kernels.LANES == 0)
         if self.volumes or device.type != "cpu" or precision == "bfloat16" or not fits or kernels.library() is None:
             return self.activation_mb
         return self._maps_mb(1.25, 1.5)
@@ -110,7 +129,7 @@ class ConvNet:
         badly, so 0.6 times as much comes on top (measured at 28 pixels, 32 to 128 filters).
         """
         axes = len(self.shape)
-        area = math.prod(-(-side // self.unit) * self.unit for side in self.shape)
+        area = math.prod(-(-side // self.unit) * self.unit // self.stem for side in self.shape)
         shrinking = 0.5**axes
         maps = kept * sum(shrinking**block for block in range(self.convolutions)) + passing
         return 1.6 * 4e-6 * self.filters * area * maps * (shrinking if self.volumes else 1)
@@ -119,19 +138,19 @@ class ConvNet:
         """New random parameters; equal keys give equal parameters."""
         generator = key.generator()
         parameters: Parameters = {}
-        fan = self.channels
+        fan, channels = self.channels * self.stem ** len(self.shape), self.first_channels
         kernel = (3,) * len(self.shape)
         for block in range(self.convolutions):
-            shape = (self.filters, fan, *kernel)
+            shape = (self.filters, channels, *kernel)
             parameters |= _uniform(f"conv{block}", shape, fan * math.prod(kernel), generator)
             parameters[f"norm{block}.weight"] = torch.ones(self.filters)
             parameters[f"norm{block}.bias"] = torch.zeros(self.filters)
-            fan = self.filters
+            fan = channels = self.filters
         return parameters | _uniform("linear", (self.outputs, self.embedding_size), self.embedding_size, generator)
 
     def embed(self, parameters: Parameters, images: Tensor) -> Tensor:
         """The flattened last feature map, (n, embedding_size), of images (n, c, *spatial)."""
-        x = functional.pad(images, self.padding)
+        x = self._patches(functional.pad(images, self.padding))
         if self.volumes:
             return self._embed_volumes(parameters, x)
         fast = blocks.usable(x, parameters["conv0.weight"])
@@ -148,13 +167,22 @@ class ConvNet:
                 x = average_pool(functional.relu(x, inplace=True))
         return x.flatten(1)
 
+    def _patches(self, x: Tensor) -> Tensor:
+        if self.stem == 1:
+            return x
+        x = functional.pixel_unshuffle(x, self.stem)
+        return functional.pad(x, (0, 0, 0, 0, 0, self.first_channels - x.shape[1]))
+
     def _embed_volumes(self, parameters: Parameters, x: Tensor) -> Tensor:
         for block in range(self.convolutions):
             weight, bias = parameters[f"conv{block}.weight"], parameters[f"conv{block}.bias"]
             scale, shift = parameters[f"norm{block}.weight"], parameters[f"norm{block}.bias"]
             x = functional.conv3d(x, weight, bias, padding=1, stride=2 if block == 0 else 1)
             x = functional.group_norm(x, self.filters, scale, shift)
-            x = functional.avg_pool3d(functional.relu(x, inplace=True), 2)
+            x = functional.relu(x, inplace=True)
+            # On a CPU torch pools volumes in float32 alone.
+            on_gpu = x.device.type != "cpu"
+            x = functional.avg_pool3d(x if on_gpu else x.float(), 2).to(x.dtype)
         return x.flatten(1)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from medistill.nets import kernels
-from medistill.runtime import device
+from medistill.runtime import device, usable_cores
 
 
 def device_name() -> str:
@@ -13,4 +13,4 @@ def device_name() -> str:
     if device().type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device())})"
     compiled = "" if kernels.library() is None else ", compiled layers"
-    return f"cpu ({torch.get_num_threads()} threads{compiled})"
+    return f"cpu ({usable_cores()} threads{compiled})"

@@ -20,7 +20,7 @@ from medistill.data.image import Shape
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 
-VERSION = 2
+VERSION = 3
 """Raised whenever one of :data:`BUILDERS` would train to other numbers."""
 
 SMALL_SIDE = 64
@@ -128,11 +128,14 @@ def convnet_batch_norm(channels: int, shape: Shape, outputs: int) -> nn.Module:
     volumes = len(shape) == 3
     width = 32 if volumes else 64
     like = ConvNet(channels, shape, outputs, width)
+    first = channels * like.stem ** len(shape)
     convolution = nn.Conv3d if volumes else nn.Conv2d
     norm, pool = (nn.BatchNorm3d, nn.AvgPool3d) if volumes else (nn.BatchNorm2d, nn.AvgPool2d)
     blocks: list[nn.Module] = [_Border(like.padding)]
+    if like.stem > 1:
+        blocks.append(nn.PixelUnshuffle(like.stem))
     blocks.append(_ChannelsLast())
-    for block, fan in enumerate([channels, *[width] * (like.convolutions - 1)]):
+    for block, fan in enumerate([first, *[width] * (like.convolutions - 1)]):
         stride = 2 if volumes and block == 0 else 1
         blocks += [convolution(fan, width, 3, padding=1, stride=stride), norm(width), nn.ReLU(), pool(2)]
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(like.embedding_size, outputs))
@@ -215,7 +218,7 @@ COSTS = {"vit": 3, "densenet121": 5, "resnet18": 8}
 Only order and time left follow from it."""
 
 
-def make_network(name: str, channels: int, shape: Shape, outputs: int, filters: int) -> Network:
+def make_network(name: str, channels: int, shape: Shape, outputs: int, filters: int, stem: int = 0) -> Network:
     """A network by name.
 
     Args:
@@ -223,9 +226,10 @@ def make_network(name: str, channels: int, shape: Shape, outputs: int, filters: 
         channels, shape, outputs: what it sees and says.
         filters: per convolution of the ConvNet for pictures, half as many for volumes; the others have their own
             width.
+        stem: of the ConvNet, as for it.
     """
     if name == "convnet":
-        return ConvNet(channels, shape, outputs, width_for(shape, filters))
+        return ConvNet(channels, shape, outputs, width_for(shape, filters), stem=stem)
     return ModuleNetwork(name, channels, shape, outputs)
 
 

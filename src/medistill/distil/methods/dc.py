@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from medistill.distil.descent import loss_gradient
 from medistill.distil.matching import gradient_distance
 from medistill.distil.method import MethodInfo, Observed, State, register
 from medistill.distil.networked import NetworkMethod, in_bfloat16
@@ -21,6 +22,7 @@ from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import Batch
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
+from medistill.parallel import PIECE
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10), 100: (100, 2)}
 """Steps on the images for each network, and epochs of the network after each, as published by images per class."""
@@ -51,7 +53,7 @@ class DC(NetworkMethod):
     info = MethodInfo(
         name="dc",
         title="Dataset condensation with gradient matching",
-        version=2,
+        version=3,
         kind="distillation",
         cost="hours",
         bibtex=(
@@ -86,12 +88,18 @@ class DC(NetworkMethod):
 
     def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
         synthetic = sum(sorted(problem.synthetic_per_stratum)[-strata:])
-        at_once = strata if problem.device.type != "cpu" else 1
+        on_cpu = problem.device.type == "cpu"
         # A gradient that is itself differentiated keeps more than one pass does (fitted to measured peaks).
-        kept = 2.3 * synthetic + at_once * min(self.real_batch, max(problem.real_per_stratum))
-        # The network's own steps take synthetic images of all strata, however few a backward takes.
-        kept = max(kept, 1.35 * min(self.network_batch, sum(problem.synthetic_per_stratum)))
-        return kept * self.activation_mb(problem)
+        real = (0.85 if on_cpu else strata) * min(self.real_batch, max(problem.real_per_stratum))
+        kept = 2.3 * synthetic + real
+        # The network's own steps take synthetic images of all strata, however few a piece takes.
+        batch = min(self.network_batch, sum(problem.synthetic_per_stratum))
+        own = 1.35 * min(batch, problem.workers.number * PIECE if on_cpu else batch)
+        return max(self.side_by_side(problem, strata) * kept, own) * self.activation_mb(problem)
+
+    def strata_per_piece(self, problem: DistillationProblem) -> int:
+        """One: real images, of which there are many more, are asked for with it."""
+        return 1 if problem.device.type == "cpu" else problem.strata
 
     def setup(self, problem: DistillationProblem, key: Key) -> State:
         return State(self.first_images(problem, key), problem.targets)
@@ -182,19 +190,21 @@ class DC(NetworkMethod):
         if state.step % outer == outer - 1:
             return  # the next step meets a new network
         network = self.network(problem)
-        parameters = {n: p.requires_grad_(True) for n, p in self._parameters(state, problem, key).items()}
+        parameters = self._parameters(state, problem, key)
         images, targets = state.images.detach(), state.targets
         for epoch in range(inner):
             here = key.child("inner", state.step, epoch)
             order = torch.randperm(len(images), generator=here.generator())
             for number, rows in enumerate(order.split(self.network_batch)):
-                x = self.sample_augmentation(problem, here.child("augment", number))(images[rows])
-                with torch.enable_grad():
-                    loss = problem.task.loss(self.logits(network, parameters, x), targets[rows])
-                network_gradients = torch.autograd.grad(loss, list(parameters.values()))
-                for parameter, gradient in zip(parameters.values(), network_gradients, strict=True):
-                    parameter.data.sub_(self.network_learning_rate * gradient)
-        state.buffers |= {f"network.{n}": p.detach() for n, p in parameters.items()}
+                augment = self.sample_augmentation(problem, here.child("augment", number))
+
+                def loss(learned: Parameters, part: slice) -> Tensor:
+                    x, wanted = images[rows[part]], targets[rows[part]]  # noqa: B023
+                    return problem.task.loss(self.logits(network, learned, augment(x)), wanted)  # noqa: B023
+
+                slopes = loss_gradient(problem, loss, parameters, len(rows))
+                parameters = {n: p - self.network_learning_rate * slopes[n] for n, p in parameters.items()}
+        state.buffers |= {f"network.{n}": p for n, p in parameters.items()}
 
     def _parameters(self, state: State, problem: DistillationProblem, key: Key) -> Parameters:
         """Of the network as it is at this step: new at the first of its outer loops, else as trained since."""

@@ -34,7 +34,7 @@ class DM(PooledMatching):
     info = MethodInfo(
         name="dm",
         title="Distribution matching",
-        version=2,
+        version=3,
         kind="distillation",
         cost="minutes",
         bibtex=(

@@ -18,7 +18,7 @@ class DSA(DC):
     info = MethodInfo(
         name="dsa",
         title="Dataset condensation with differentiable siamese augmentation",
-        version=2,
+        version=3,
         kind="distillation",
         cost="hours",
         bibtex=(

@@ -7,17 +7,19 @@ no training needs to be unrolled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from medistill.distil.descent import loss_gradient, through
 from medistill.distil.matching import ridge_prediction
-from medistill.distil.method import MethodInfo, Observed, State, register
+from medistill.distil.method import Gradients, MethodInfo, Observed, State, register
 from medistill.distil.networked import NetworkMethod
 from medistill.distil.optimiser import Optimiser
 from medistill.distil.problem import DistillationProblem
+from medistill.distil.real_images import Batch
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
 
@@ -35,7 +37,7 @@ class FRePo(NetworkMethod):
     info = MethodInfo(
         name="frepo",
         title="Neural feature regression with pooling",
-        version=1,
+        version=2,
         kind="distillation",
         cost="minutes",
         bibtex=(
@@ -106,22 +108,43 @@ class FRePo(NetworkMethod):
         here = key.child("step", state.step)
         network, parameters = self.network(problem), self._parameters(state, self._slot(here))
         augment = self.sample_augmentation(problem, here.child("augment"))
-        answers = [
-            self.real(problem).embeddings(
-                lambda images: self.embed(network, parameters, augment(images)),
-                stratum, self._per_stratum(problem), here.child("real", stratum),
-            ).value
-            for stratum in strata
-        ]  # fmt: skip
+
+        def of(stratum: int) -> Batch:
+            def embedded(images: Tensor) -> Tensor:
+                return self.embed(network, parameters, augment(images))
+
+            drawn = here.child("real", stratum)
+            return self.real(problem).embeddings(embedded, stratum, self._per_stratum(problem), drawn).value
+
+        answers = list(problem.workers.map(of, strata))
         return {"real": torch.cat([f.images for f in answers]), "targets": torch.cat([f.targets for f in answers])}
 
     def loss(
         self, state: State, observed: Observed, problem: DistillationProblem, strata: Sequence[int], key: Key
     ) -> Tensor:
+        embed = self._embedding(state, problem, key)
+        return self._misfit(embed(state.images), state, observed, problem)
+
+    def gradients(
+        self, state: State, observed: Observed, problem: DistillationProblem, strata: Sequence[int], key: Key
+    ) -> Gradients:
+        """Of :meth:`loss`; workers take images through the network, there and back."""
+        synthetic, back = through(problem, self._embedding(state, problem, key), state.images)
+        asked = [t.requires_grad_(True) for t in (synthetic, state.label_logits) if t is not None]
+        with torch.enable_grad():
+            loss = self._misfit(synthetic, state, observed, problem)
+        slopes = torch.autograd.grad(loss, asked)
+        return Gradients(loss.detach(), back(slopes[0]), slopes[1] if len(slopes) > 1 else None)
+
+    def _embedding(self, state: State, problem: DistillationProblem, key: Key) -> Callable[[Tensor], Tensor]:
+        """From images to this step's features of them."""
         here = key.child("step", state.step)
         network, parameters = self.network(problem), self._parameters(state, self._slot(here))
         augment = self.sample_augmentation(problem, here.child("augment"))
-        synthetic = self.embed(network, parameters, augment(state.images), problem.micro_batch_size)
+        return lambda images: self.embed(network, parameters, augment(images))
+
+    def _misfit(self, synthetic: Tensor, state: State, observed: Observed, problem: DistillationProblem) -> Tensor:
+        """How far the regression fitted to the synthetic images' features is from the real images' targets."""
         shares = problem.task.representatives().mean(axis=0)
         centre = torch.from_numpy(shares).to(synthetic)
         targets = self._labels(state, problem).to(synthetic.dtype) - centre
@@ -144,20 +167,17 @@ class FRePo(NetworkMethod):
             again = key.child("network", slot, int(buffers["births"][slot]))
             self._keep(state, slot, problem.parameters(network, again))
             return
-        parameters = {n: p.detach().requires_grad_(True) for n, p in self._parameters(state, slot).items()}
+        parameters = self._parameters(state, slot)
         order = torch.randperm(len(state.targets), generator=here.child("order").generator())
         rows = order[: self.network_batch]
         x = self.sample_augmentation(problem, here.child("own"))(state.images.detach()[rows])
         labels = self._labels(state, problem).detach()[rows]
-        with torch.enable_grad():
-            logits = self.logits(network, parameters, x, problem.micro_batch_size)
-            loss = problem.task.loss(logits, labels)
-        network_gradients = torch.autograd.grad(loss, list(parameters.values()))
-        updated = {
-            name: parameter.detach() - self.network_learning_rate * gradient
-            for (name, parameter), gradient in zip(parameters.items(), network_gradients, strict=True)
-        }
-        self._keep(state, slot, updated)
+
+        def loss(learned: Parameters, part: slice) -> Tensor:
+            return problem.task.loss(self.logits(network, learned, x[part]), labels[part])
+
+        slopes = loss_gradient(problem, loss, parameters, len(rows))
+        self._keep(state, slot, {n: p - self.network_learning_rate * slopes[n] for n, p in parameters.items()})
 
     def _slot(self, key: Key) -> int:
         return int(key.child("slot").numpy().integers(self.networks))

@@ -6,6 +6,7 @@ trained on the real images arrives in a few epochs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -13,13 +14,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from medistill.distil.experts import ExpertSettings, trajectory, unflatten
+from medistill.augment import Augmentation
+from medistill.distil.descent import loss_gradient
+from medistill.distil.experts import ExpertSettings, kept_trajectory, trajectory, unflatten
 from medistill.distil.method import Gradients, MethodInfo, Observed, State, register
 from medistill.distil.networked import NetworkMethod
 from medistill.distil.optimiser import Optimiser
 from medistill.distil.problem import DistillationProblem
 from medistill.keys import Key
+from medistill.nets.convnet import Parameters
 from medistill.nets.zoo import width_for
+from medistill.parallel import PIECE, Workers, one_thread, summed
 
 MOMENTUM = 0.5
 """Of the student's step size."""
@@ -40,7 +45,7 @@ class MTT(NetworkMethod):
     info = MethodInfo(
         name="mtt",
         title="Matching training trajectories",
-        version=1,
+        version=2,
         kind="distillation",
         cost="hours",
         bibtex=(
@@ -77,9 +82,10 @@ class MTT(NetworkMethod):
         parameters = network.parameter_count * 4e-6
         # The student's places, an expert in half and in single precision; one step's graph at a time.
         kept = parameters * (self.student_steps + 6 + self.expert_epochs)
+        most = problem.workers.number * PIECE if problem.device.type == "cpu" else self.student_batch
         # An expert's step has gradients of all parameters too, and takes about a third more for an image (measured).
-        expert = 1.35 * min(self.expert_batch, sum(problem.real_per_stratum))
-        return kept + max(3 * batch, expert) * network.activation_mb
+        expert = 1.35 * min(self.expert_batch, sum(problem.real_per_stratum), most)
+        return kept + max(3 * min(batch, most), expert) * network.activation_mb
 
     def setup(self, problem: DistillationProblem, key: Key) -> State:
         zero = torch.zeros((), dtype=torch.float64)
@@ -91,9 +97,29 @@ class MTT(NetworkMethod):
 
     def prepare(self, problem: DistillationProblem, key: Key, advance: Callable[[float], None]) -> None:
         """Train the experts that the cache does not have."""
-        for index in range(self.experts):
-            self._trajectory(problem, key, index)
+        for _ in problem.workers.map(lambda index: len(self._trajectory(problem, key, index)), range(self.experts)):
             advance(1)
+
+    def preparing_seconds(self, problem: DistillationProblem, key: Key) -> float:
+        """Of the experts that the cache does not have, from a step of one, which many take side by side."""
+        missing = sum(not self._is_kept(problem, key, index) for index in range(self.experts))
+        if not missing:
+            return 0.0
+        alone = problem.worked_by(Workers())
+        answer = next(self.real(problem).training(self.expert_batch, key.child("pace"))).value
+        network = self.network(problem)
+        parameters = problem.parameters(network, key.child("pace"))
+
+        def loss(learned: Parameters, part: slice) -> Tensor:
+            return problem.task.loss(network.logits(learned, answer.images[part]), answer.targets[part])
+
+        with one_thread():
+            loss_gradient(alone, loss, parameters, len(answer.images))
+            started = time.monotonic()
+            loss_gradient(alone, loss, parameters, len(answer.images))
+            step = time.monotonic() - started
+        steps = self.expert_epochs * -(-len(self.real(problem)) // self.expert_batch)
+        return step * steps * -(-missing // problem.workers.number)
 
     def observe(
         self, state: State, problem: DistillationProblem, strata: Sequence[int], key: Key
@@ -138,44 +164,65 @@ class MTT(NetworkMethod):
         change = -self.step_size_learning_rate * buffers["step_size_momentum"] / buffers["step_size"]
         buffers["step_size"] = buffers["step_size"] * change.clamp(-LARGEST_CHANGE, LARGEST_CHANGE).exp()
 
-    def _trajectory(self, problem: DistillationProblem, key: Key, index: int) -> Tensor:
+    def _expert(self, problem: DistillationProblem, key: Key, index: int) -> tuple[ExpertSettings, Key]:
+        width = width_for(problem.shape, self.filters)
         settings = ExpertSettings(
-            self.expert_epochs,
-            self.expert_learning_rate,
-            self.expert_batch,
-            width_for(problem.shape, self.filters),
-            self.depth,
-            self.augment,
-        )
-        return trajectory(problem, self.real(problem), settings, Key(key.seed).child("expert", index))
+            self.expert_epochs, self.expert_learning_rate, self.expert_batch, width, self.depth, self.augment,
+            self.stem,
+        )  # fmt: skip
+        return settings, Key(key.seed).child("expert", index)
+
+    def _trajectory(self, problem: DistillationProblem, key: Key, index: int) -> Tensor:
+        return trajectory(problem, self.real(problem), *self._expert(problem, key, index))
+
+    def _is_kept(self, problem: DistillationProblem, key: Key, index: int) -> bool:
+        return kept_trajectory(problem, self.real(problem), *self._expert(problem, key, index)) is not None
 
 
 class _Student:
-    """A network's loss on a batch of synthetic images at each of its steps, and derivatives of it."""
+    """A network's loss on a batch of synthetic images at each of its steps, and derivatives of it; workers compute
+    them for parts of the batch.
+    """
 
     def __init__(self, method: MTT, problem: DistillationProblem, targets: Tensor, key: Key) -> None:
         self.network = method.network(problem)
         self.like = problem.parameters(self.network, key)
         self.targets, self.key, self.method, self.problem = targets, key, method, problem
 
-    def _gradient(self, place: Tensor, images: Tensor, step: int, keep: bool) -> Tensor:
+    def _rows(self, images: int, step: int) -> tuple[Tensor, Augmentation]:
+        """Rows of a step's images, and what augments them."""
         here = self.key.child("student", step)
-        order = torch.randperm(len(images), generator=here.generator())
-        rows = order[: self.method.student_batch]
-        x = self.method.sample_augmentation(self.problem, here.child("augment"))(images[rows])
-        logits = self.network.logits(unflatten(place, self.like), x)
-        loss = self.problem.task.loss(logits, self.targets[rows])
-        return torch.autograd.grad(loss, place, create_graph=keep)[0]
+        rows = torch.randperm(images, generator=here.generator())[: self.method.student_batch]
+        return rows, self.method.sample_augmentation(self.problem, here.child("augment"))
+
+    def _loss(self, place: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+        return self.problem.task.loss(self.network.logits(unflatten(place, self.like), images), targets)
 
     def gradient(self, place: Tensor, images: Tensor, step: int) -> Tensor:
         """Of the loss by the parameters, (p,)."""
-        with torch.enable_grad():
-            return self._gradient(place.detach().requires_grad_(True), images, step, keep=False)
+        rows, augment = self._rows(len(images), step)
+
+        def loss(learned: Parameters, part: slice) -> Tensor:
+            return self._loss(learned["place"], augment(images[rows[part]]), self.targets[rows[part]])
+
+        return loss_gradient(self.problem, loss, {"place": place}, len(rows))["place"]
 
     def products(self, place: Tensor, images: Tensor, step: int, vector: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient times a vector, and the derivatives of that by parameters and by images."""
-        with torch.enable_grad():
-            place, images = place.detach().requires_grad_(True), images.detach().requires_grad_(True)
-            along = self._gradient(place, images, step, keep=True) @ vector
-            by_place, by_image = torch.autograd.grad(along, (place, images))
-        return along.detach(), by_place, by_image
+        rows, augment = self._rows(len(images), step)
+        parts = self.problem.parts(len(rows))
+
+        def of(part: slice) -> list[Tensor]:
+            own, seen = place.detach().requires_grad_(True), images[rows[part]].detach().requires_grad_(True)
+            with torch.enable_grad():
+                loss = self._loss(own, augment(seen), self.targets[rows[part]]) * (len(seen) / len(rows))
+                along = torch.autograd.grad(loss, own, create_graph=True)[0] @ vector
+                by_place, by_images = torch.autograd.grad(along, (own, seen))
+            return [along.detach(), by_place, by_images]
+
+        total: list[Tensor] = []
+        by_images = torch.zeros_like(images)
+        for part, (along, by_place, by_part) in zip(parts, self.problem.workers.map(of, parts), strict=True):
+            by_images[rows[part]] = by_part
+            total = summed([total, [along, by_place]] if total else [[along, by_place]])
+        return total[0], total[1], by_images

@@ -33,7 +33,7 @@ class NCFM(PooledMatching):
     info = MethodInfo(
         name="ncfm",
         title="Characteristic-function matching (after NCFM, random frequencies)",
-        version=2,
+        version=3,
         kind="distillation",
         cost="minutes",
         bibtex=(

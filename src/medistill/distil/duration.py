@@ -1,0 +1,43 @@
+"""How long distilling will take on this machine, told before it starts: measured on a few steps, then counted."""
+
+from __future__ import annotations
+
+import time
+
+from medistill.distil import loop
+from medistill.distil.method import Method, State
+from medistill.distil.optimiser import Optimiser
+from medistill.distil.problem import DistillationProblem
+from medistill.keys import Key
+
+FEW = 20
+"""Steps for which nothing is measured: they are done as soon."""
+
+
+def learning_seconds(
+    method: Method,
+    problem: DistillationProblem,
+    key: Key,
+    state: State,
+    strata_per_piece: int | None,
+    optimiser: Optimiser,
+) -> float:
+    """Seconds that the steps which are left take; arguments as for ``loop.run``, whose state stays as it is.
+
+    A step that does not count comes first, as it fetches memory; then one that asks the real images anew, and the
+    same again, which finds what is kept of them. 0 where few steps are left.
+    """
+    steps, first = method.steps(problem), state.step
+    if steps - first < FEW:
+        return 0.0
+    trial = State(
+        state.images.clone(), state.targets, {name: t.clone() for name, t in state.buffers.items()}, first,
+        None if state.label_logits is None else state.label_logits.clone(),
+    )  # fmt: skip
+    took = []
+    for step in (first, first + 1, first + 1):
+        trial.step, started = step, time.monotonic()
+        loop.run(method, problem, key, trial, None, strata_per_piece, None, optimiser, until=step + 1)
+        took.append(time.monotonic() - started)
+    anew = method.asking_steps(problem, first)
+    return anew * took[1] + (steps - first - anew) * took[2]

@@ -1,0 +1,72 @@
+"""How long training will take on this machine, told before it starts: measured on a few steps, then counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from medistill.config import Recipe
+from medistill.data.image import Normalisation
+from medistill.data.preprocess import TensorSplit
+from medistill.evaluation.portions import portions, seconds_of
+from medistill.keys import Key
+from medistill.nets.training import Training, images_seen, predict_probabilities
+from medistill.nets.zoo import make_network
+from medistill.parallel import one_thread
+from medistill.runtime import device, usable_cores
+from medistill.tasks.task import Task
+
+WARMING, MEASURED = 2, 4
+"""Steps that do not count, as the first ones fetch memory, and steps that do."""
+
+PROCESS_SECONDS = 3.0
+"""Until a process that trains networks has begun."""
+
+SIDE_BY_SIDE = 1.1
+"""Times what a step takes alone that it takes beside others, which share memory and caches (of two cores)."""
+
+
+class Pace:
+    """Seconds that the recipe's network takes for an image on one thread of this machine, measured when it is made.
+
+    Args:
+        data: images of the kind to train on.
+        task, normalisation, recipe: how.
+        architecture: of the network.
+    """
+
+    def __init__(
+        self,
+        data: TensorSplit,
+        task: Task,
+        normalisation: Normalisation,
+        recipe: Recipe,
+        architecture: str = "convnet",
+    ) -> None:
+        self.recipe, batch = recipe, min(recipe.batch_size, len(data))
+        network = make_network(architecture, data.channels, data.shape, task.outputs, recipe.width, recipe.stem or 0)
+        long = recipe.model_copy(update={"min_steps": WARMING + MEASURED, "max_steps": WARMING + MEASURED})
+        with one_thread():
+            training = Training(network, data, task, normalisation, long, Key(0).child("pace"), device())
+            training.run(until=WARMING)
+            started = time.monotonic()
+            parameters = training.run()
+            self.training = (time.monotonic() - started) / (MEASURED * batch)
+            asked = data.pixels[: 2 * batch]
+            started = time.monotonic()
+            predict_probabilities(network, parameters, asked, task, normalisation)
+            self.asking = (time.monotonic() - started) / len(asked)
+
+    def seconds(self, sizes: Sequence[int], asked: int, max_workers: int | None = None) -> float:
+        """Of wall clock, to train a network on each of so many images and to ask it about others.
+
+        Args:
+            sizes: training images of each network.
+            asked: images each is asked about.
+            max_workers: networks trained at once, at most; None: one for each core.
+        """
+        efforts = [images_seen(self.recipe, n) * self.training + asked * self.asking for n in sizes]
+        count = min(len(efforts), max_workers or usable_cores())
+        if count < 2 or device().type != "cpu":
+            return sum(efforts)
+        return SIDE_BY_SIDE * seconds_of(portions(efforts, count), efforts, count) + PROCESS_SECONDS

@@ -1,0 +1,82 @@
+"""How long work takes is told before it begins: counted from what a few steps took."""
+
+import pytest
+import torch
+
+from medistill.config import Recipe
+from medistill.data.load import load
+from medistill.data.preprocess import prepare
+from medistill.distil import duration, loop
+from medistill.distil.method import make_method
+from medistill.evaluation import duration as training
+from medistill.evaluation.duration import Pace
+from medistill.keys import Key
+from medistill.nets.training import steps_for
+from medistill.testing import small_problem
+
+DM = {"name": "dm", "networks": 10, "iterations": 100, "real_batch": 8, "filters": 8}
+SOURCE = "phantom:classes=3,images=36,size=16"
+
+
+@pytest.mark.parametrize(
+    ("settings", "done", "seconds"),
+    [
+        (DM, 0, 10 * 3 + 90 * 1),
+        (DM, 4, 6 * 3 + 90 * 1),
+        (DM, 50, 50 * 1),
+        ({**DM, "networks": 0}, 0, 100 * 3),
+        (DM, 90, 0),
+    ],
+)
+def test_steps_that_ask_real_images_are_counted_apart(monkeypatch, settings, done, seconds):
+    """A first step of 5 seconds, one of 3 that asks, one of 1 that does not."""
+    method, problem = make_method(settings), small_problem(4)
+    state = loop.start(method, problem, Key(0))
+    state.step = done
+    clock, costs, asked = [0.0], iter([5.0, 3.0, 1.0]), []
+
+    def run(*given, until):
+        clock[0] += next(costs)
+        asked.append(until - 1)
+
+    monkeypatch.setattr(duration.loop, "run", run)
+    monkeypatch.setattr(duration.time, "monotonic", lambda: clock[0])
+    found = duration.learning_seconds(method, problem, Key(0), state, None, method.optimiser(problem))
+    assert found == seconds
+    assert asked == ([done, done + 1, done + 1] if seconds else [])
+
+
+@pytest.mark.parametrize("name", ["dm", "dc", "frepo", "mtt"])
+def test_what_is_measured_changes_nothing(name):
+    small = {"dm": DM, "dc": {"iterations": 20, "outer_loops": 2, "real_batch": 8, "filters": 8},
+             "frepo": {"iterations": 30, "networks": 2, "filters": 8},
+             "mtt": {"iterations": 30, "experts": 1, "expert_epochs": 3, "latest_start": 1, "span": 1,
+                     "student_steps": 2, "filters": 8}}  # fmt: skip
+    method, problem = make_method({"name": name, **small[name]}), small_problem(2)
+    assert (method.preparing_seconds(problem, Key(0)) > 0) == (name == "mtt")
+    method.prepare(problem, Key(0), lambda _: None)
+    assert method.preparing_seconds(problem, Key(0)) == 0
+    optimiser = method.optimiser(problem)
+
+    def images(look):
+        state = loop.start(method, problem, Key(0))
+        if look:
+            assert duration.learning_seconds(method, problem, Key(0), state, None, optimiser) > 0
+        return loop.run(method, problem, Key(0), state, until=3).images
+
+    assert torch.equal(images(False), images(True))
+
+
+def test_networks_are_counted_and_share_the_cores(monkeypatch):
+    prepared = prepare(load(SOURCE))
+    recipe = Recipe(min_steps=40, max_steps=100, batch_size=8, width=8)
+    pace = Pace(prepared.train, prepared.task, prepared.normalisation, recipe)
+    assert 0 < pace.asking < pace.training < 1
+    pace.training, pace.asking = 0.01, 0.001
+    one = steps_for(recipe, 36) * 8 * 0.01 + 100 * 0.001
+    assert pace.seconds([36], 100) == pytest.approx(one)
+    assert pace.seconds([], 100) == 0
+    monkeypatch.setattr(training, "usable_cores", lambda: 2)
+    together = training.SIDE_BY_SIDE * 1.5 * one + training.PROCESS_SECONDS
+    assert pace.seconds([36, 36, 36], 100) == pytest.approx(together), "one of three is cut in two"
+    assert pace.seconds([36, 36, 36], 100, 1) == pytest.approx(3 * one)

@@ -1,0 +1,91 @@
+"""Pieces of work side by side: in order, on one thread each, and none left behind."""
+
+import threading
+
+import pytest
+import torch
+
+from medistill.parallel import Workers, one_thread, parts, summed
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_results_come_in_the_order_of_the_pieces(number):
+    late = threading.Event()
+
+    def square(x):
+        if x == 0 and number > 1:
+            late.wait(5)  # the first ends last
+        if x == 1:
+            late.set()
+        return x * x
+
+    assert list(Workers(number).map(square, range(20))) == [x * x for x in range(20)]
+
+
+def test_pieces_are_done_at_the_same_time():
+    meeting = threading.Barrier(2, timeout=20)
+    assert sorted(Workers(2).map(lambda _: meeting.wait(), range(2))) == [0, 1]
+
+
+def test_no_more_than_twice_the_workers_are_ahead():
+    begun, seen = [], []
+    for result in Workers(2).map(lambda x: begun.append(x) or x, range(30)):
+        seen.append(result)
+        assert len(begun) <= len(seen) + 4
+
+
+def test_each_piece_computes_on_one_thread_and_asks_for_none():
+    names = list(Workers(2).map(lambda _: (torch.get_num_threads(), threading.current_thread().name), range(6)))
+    assert {threads for threads, _ in names} == {1} and all(name.startswith("medistill") for _, name in names)
+
+    def of_a_piece(_):
+        return [threading.current_thread().name == n for n in Workers(3).map(lambda _: _name(), range(3))]
+
+    assert all(all(same) for same in Workers(2).map(of_a_piece, range(4)))
+
+
+def _name():
+    return threading.current_thread().name
+
+
+def test_what_a_piece_raises_is_raised_and_the_rest_is_not_begun():
+    begun = []
+
+    def fails(x):
+        begun.append(x)
+        if x == 1:
+            raise ValueError("piece 1")
+        return x
+
+    with pytest.raises(ValueError, match="piece 1"):
+        list(Workers(2).map(fails, range(100)))
+    assert len(begun) < 20
+    assert list(Workers(2).map(abs, [-1, -2])) == [1, 2], "workers are there again"
+
+
+def test_threads_are_given_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(ZeroDivisionError), one_thread(), one_thread():
+            assert torch.get_num_threads() == 1
+            _ = 1 / 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 64, 1000])
+@pytest.mark.parametrize("size", [1, 7, 32, 2000])
+def test_parts_are_all_and_as_few_and_even_as_can_be(count, size):
+    found = parts(count, size)
+    assert [row for part in found for row in range(count)[part]] == list(range(count))
+    sizes = [part.stop - part.start for part in found]
+    assert len(found) == max(1, -(-count // size)) and max(sizes) <= size and max(sizes) - min(sizes) <= 1
+
+
+def test_sums_are_added_in_order():
+    """Of numbers whose sum depends on the order."""
+    big = [torch.tensor([1e8]), torch.tensor([1.0]), torch.tensor([-1e8])]
+    (total,) = summed([x] for x in big)
+    assert total == (big[0] + big[1]) + big[2] and total != (big[0] + big[2]) + big[1]
