@@ -56,14 +56,18 @@ def earth_mover(weight: float) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor] | None] = {
-    "classes": None,
+def classes(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy with the recipe's label smoothing, which spreads over all classes alike."""
+    return functional.cross_entropy(logits, targets.argmax(1), label_smoothing=Recipe().label_smoothing)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "classes": classes,
     "near grades, 2": near_grades(2.0),
     "near grades, 1": near_grades(1.0),
     "earth mover, 1": earth_mover(1.0),
     "earth mover, 5": earth_mover(5.0),
 }
-"""None: the loss of classes with the recipe's label smoothing."""
 
 
 def folds(patients: npt.NDArray[np.str_], grades: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -77,11 +81,10 @@ def folds(patients: npt.NDArray[np.str_], grades: npt.NDArray[np.int64]) -> npt.
     return fold
 
 
-def trial(data: PreparedDataset, loss: Callable[[Tensor, Tensor], Tensor] | None) -> tuple[list[float], list[float]]:
+def trial(data: PreparedDataset, loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[list[float], list[float]]:
     """Means and standard deviations of the metrics over folds."""
     task = Ordinal(data.task.class_names)
-    if loss is not None:
-        object.__setattr__(task, "loss", lambda logits, targets, smoothing=0.0: loss(logits, targets))
+    object.__setattr__(task, "loss", lambda logits, targets, smoothing=0.0: loss(logits, targets))
     train, val = data.train, data.splits["val"]
     pixels, targets = (np.concatenate([getattr(s, name) for s in (train, val)]) for name in ("pixels", "targets"))
     given = [data.dataset.splits[name].patients for name in ("train", "val")]

@@ -60,6 +60,19 @@ def test_kappa_is_that_of_its_definition():
     assert kappa == pytest.approx(reference.quadratic_kappa(labels, p.argmax(1), 4))
 
 
+def test_smoothed_grades_spread_to_near_ones_and_others_are_classes():
+    task, classes = (make_task(kind, ("a", "b", "c", "d")) for kind in ("ordinal", "multi-class"))
+    logits, targets = torch.randn(5, 4), torch.from_numpy(task.targets(np.array([0, 1, 2, 3, 3])))
+    rows = [[np.exp(-2.0 * (grade - other) ** 2) for other in range(4)] for grade in (0, 1, 2, 3, 3)]
+    labels = torch.tensor(rows) / torch.tensor(rows).sum(1, keepdim=True)
+    expected = -(labels * logits.log_softmax(1)).sum(1).mean()
+    assert task.loss(logits, targets, 0.1).item() == pytest.approx(expected.item(), rel=1e-5)
+    soft = torch.rand(5, 4).softmax(1)
+    for given in (targets, soft):
+        assert torch.equal(task.loss(logits, given), classes.loss(logits, given))
+    assert torch.equal(task.loss(logits, soft, 0.1), classes.loss(logits, soft, 0.1))
+
+
 def test_balanced_accuracy_of_findings_is_that_of_its_definition():
     rng, scores = drawn(ties=False)
     task = make_task("multi-label", ("a", "b", "c", "d"))

@@ -13,7 +13,7 @@ from medistill.data.image import Normalisation
 from medistill.data.preprocess import TensorSplit
 from medistill.data.sampling import balanced_counts, draw_by_stratum
 from medistill.evaluation.cache import TrainedRun, read_run, write_run
-from medistill.evaluation.jobs import Job, Splits
+from medistill.evaluation.jobs import Job, Splits, is_kept
 from medistill.evaluation.workers import run_all
 from medistill.keys import Key
 from medistill.tasks.task import Task
@@ -37,12 +37,15 @@ class Arm:
         sets: the training set of each run.
         asked: test and validation images.
         first_only: whether only the first kind of network is trained on it.
+        keys: seed and number of each run's network, where they are not those of a comparison; these networks are
+            kept, or found where they were.
     """
 
     name: str
     sets: tuple[TensorSplit, ...]
     asked: EvaluationData
     first_only: bool = False
+    keys: tuple[tuple[int, int], ...] | None = None
 
 
 def subset(data: TensorSplit, task: Task, counts: list[int], key: Key, repeat: bool = False) -> TensorSplit:
@@ -53,12 +56,6 @@ def subset(data: TensorSplit, task: Task, counts: list[int], key: Key, repeat: b
     drawn = draw_by_stratum(task.membership(data.targets), counts, lambda s: key.child("class", s), repeat)
     chosen = np.sort(np.concatenate(drawn))
     return TensorSplit(take(data.pixels, chosen), data.targets[chosen])
-
-
-def balanced(data: TensorSplit, task: Task, key: Key) -> TensorSplit:
-    """As many images of each stratum as the smallest one has; absent ones stay absent."""
-    sizes = task.counts(data.targets)
-    return subset(data, task, balanced_counts(sizes, min(size for size in sizes if size)), key)
 
 
 def rebalanced(data: TensorSplit, task: Task, key: Key) -> TensorSplit:
@@ -78,12 +75,13 @@ def jobs_of(
         return data.digest
 
     test, val = added(arm.asked.test), None if arm.asked.val is None else added(arm.asked.val)
+    keys = arm.keys or [(config.seed, index) for index in range(len(arm.sets))]
     return [
         Job(
             added(data), test, val, arm.asked.normalisation, task.kind, task.outputs,
-            config.recipe, config.curve_points, config.seed, index, architecture, keep,
+            config.recipe, config.curve_points, seed, index, architecture, keep or arm.keys is not None,
         )
-        for index, data in enumerate(arm.sets)
+        for (seed, index), data in zip(keys, arm.sets, strict=True)
     ]  # fmt: skip
 
 
@@ -154,7 +152,7 @@ def run_cached(
     cached = {job: read_run(job.identity) for job in jobs}
     runs = {job: run for job, run in cached.items() if run is not None}
     left = [job for job in cached if job not in runs]
-    total, done = sum(job.work(splits) for job in left), 0
+    total, done = sum(0 if is_kept(job) else job.work(splits) for job in left), 0
     finished(runs)
 
     def advance(work: int) -> None:

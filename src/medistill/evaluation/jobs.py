@@ -168,6 +168,11 @@ def kept_network(job: Job, device: torch.device | None) -> Parameters | None:
     return None if parameters is None else {name: tensor.to(device) for name, tensor in parameters.items()}
 
 
+def is_kept(job: Job) -> bool:
+    """Whether the cache has the trained network, which then has only to be asked."""
+    return kept_network(job, None) is not None
+
+
 def keep_network(job: Job, parameters: Parameters) -> None:
     """Keep the trained network, if it is to be."""
     if job.keep:

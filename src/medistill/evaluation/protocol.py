@@ -22,9 +22,9 @@ from medistill.evaluation.arms import Arm, EvaluationData
 from medistill.evaluation.cache import TrainedRun, read_run
 from medistill.evaluation.duration import Pace
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights, gain, number, recovery
-from medistill.evaluation.jobs import Splits
+from medistill.evaluation.jobs import Splits, is_kept
 from medistill.evaluation.robustness import robustness
-from medistill.evaluation.teachers import label_seconds, restored, soft_labels
+from medistill.evaluation.teachers import FIRST_INDEX, balanced_set, label_seconds, restored, soft_labels
 from medistill.keys import Key
 from medistill.package.package import Package
 from medistill.package.results import Details, EvaluatedData, EvaluationResult, Scores, SiteScores
@@ -257,7 +257,7 @@ def evaluation_seconds(package: Package, prepared: PreparedDataset, config: Eval
     ]  # fmt: skip
     splits: Splits = {}
     jobs = [job for arm in plain for job in arms.jobs_of(arm, task, config, splits, config.architectures[0])]
-    sizes = [len(splits[job.train]) for job in jobs if read_run(job.identity) is None]
+    sizes = [len(splits[job.train]) for job in jobs if read_run(job.identity) is None and not is_kept(job)]
     if not sizes:
         return 0.0
     matched = [len(package)] * config.draws(len(package)) if _has_matched(package) else []
@@ -310,12 +310,17 @@ def _asked(package: Package, prepared: PreparedDataset) -> tuple[EvaluationData,
 def _drawn(
     package: Package, prepared: PreparedDataset, config: EvaluateConfig, local: EvaluationData
 ) -> tuple[Arm, Arm]:
-    """The arms of random images with the package's bytes, and of as many of each stratum as the smallest has."""
+    """The arms of random images with the package's bytes, and of all images sampled equally often from each stratum:
+    by the networks that are teachers where there are any, so that these need not be trained again.
+    """
     task, key, counts = package.task, Key(config.seed), plain_counts(package)
     draws = range(config.draws(sum(counts)))
     random = [arms.subset(prepared.train, task, counts, key.child("random", i)) for i in draws]
-    even = [arms.balanced(prepared.train, task, key.child("balanced", i)) for i in range(config.repeats)]
-    return Arm("random", tuple(random), local), Arm("full_balanced", tuple(even), local, first_only=True)
+    taught = bool(package.manifest.label_config.teachers)
+    seed, repeats = package.manifest.provenance.seed if taught else config.seed, range(config.repeats)
+    even = tuple(balanced_set(prepared.train, task, seed, index) for index in repeats)
+    keys = tuple((seed, FIRST_INDEX + index) for index in repeats) if taught else None
+    return Arm("random", tuple(random), local), Arm("full_balanced", even, local, first_only=True, keys=keys)
 
 
 def _arms(package: Package, prepared: PreparedDataset, config: EvaluateConfig, progress: bool) -> list[Arm]:

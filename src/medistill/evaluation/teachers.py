@@ -25,7 +25,7 @@ from medistill.data.sampling import balanced_counts
 from medistill.evaluation.arms import rebalanced, subset
 from medistill.evaluation.cache import TrainedRun
 from medistill.evaluation.duration import Pace
-from medistill.evaluation.jobs import Job, Splits, kept_network
+from medistill.evaluation.jobs import Job, Splits, is_kept
 from medistill.evaluation.workers import run_all
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
@@ -38,7 +38,7 @@ CALIBRATION_IMAGES = 1024
 """Real training images a student is asked about, of each stratum equally many where there are as many."""
 
 FIRST_INDEX = 1_000_000
-"""Teachers are numbered from here on, so that no network of a comparison starts like one of them."""
+"""Teachers are numbered from here on, so that no network that is compared with the full data starts like one."""
 
 TRAINING_MB = 30.0
 """Megabytes of what training brings along, where networks are trained in this process."""
@@ -117,7 +117,7 @@ def label_seconds(
     """How long :func:`soft_labels` of sets of so many images takes, at that pace; teachers may be in the cache."""
     course = _Course(task, normalisation, config.recipe, seed, 0, None, max_workers)
     taught = _taught(train, task, config, seed)
-    missing = [job for job in course.jobs(taught, train) if kept_network(job, None) is None]
+    missing = [job for job in course.jobs(taught, train) if not is_kept(job)]
     seconds = pace.seconds([len(train)] * len(missing), sum(sizes), max_workers)
     calibrated = pace.seconds(sizes, min(CALIBRATION_IMAGES, len(train)), max_workers) if config.calibrate else 0.0
     return seconds + calibrated
@@ -129,8 +129,12 @@ def _together(sets: Sequence[TensorSplit]) -> TensorSplit:
 
 def _taught(train: TensorSplit, task: Task, config: LabelConfig, seed: int) -> list[TensorSplit]:
     """What each teacher is trained on."""
-    keys = [Key(seed).child("teacher", index) for index in range(config.teachers)]
-    return [rebalanced(train, task, key) if config.balance else train for key in keys]
+    return [balanced_set(train, task, seed, index) if config.balance else train for index in range(config.teachers)]
+
+
+def balanced_set(train: TensorSplit, task: Task, seed: int, index: int) -> TensorSplit:
+    """As many images as there are, of each stratum equally many; what the teacher of that number is trained on."""
+    return rebalanced(train, task, Key(seed).child("teacher", index))
 
 
 def restored(task: Task, halved: SoftLabels) -> SoftLabels:

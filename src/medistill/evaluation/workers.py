@@ -29,7 +29,7 @@ from medistill.data.arrays import read_array, scratch_folder, write_array
 from medistill.data.preprocess import TensorSplit
 from medistill.errors import MedistillError
 from medistill.evaluation.cache import TrainedRun
-from medistill.evaluation.jobs import Job, Splits, do_job, run_prefix
+from medistill.evaluation.jobs import Job, Splits, do_job, is_kept, run_prefix
 from medistill.evaluation.portions import Portion, portions
 from medistill.evaluation.stacked import do_stacked
 from medistill.parallel import one_thread
@@ -71,6 +71,10 @@ def run_all(
     if (where := device()).type != "cpu":
         do_stacked(jobs, splits, advance, done, where)
         return
+    with one_thread():
+        for job in (known := [job for job in jobs if is_kept(job)]):
+            done(job, do_job(job, splits, advance))
+    jobs = [job for job in jobs if job not in known]
     efforts = [_effort(job, splits) for job in jobs]
     count = min(len(jobs), max_workers or usable_cores())
     if count < 2 or sum(efforts) < SMALL:

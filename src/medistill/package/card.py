@@ -12,7 +12,7 @@ ARMS = {
     "random": "random real images, same {equal}",
     "random_matched": "random real images, same storage and soft labels",
     "full": "all original images",
-    "full_balanced": "original images, classes balanced",
+    "full_balanced": "original images, each class seen equally often",
 }
 """What tables call the arms of a comparison; "equal" is what random images have in common with the package."""
 

@@ -19,7 +19,7 @@ ARM_TITLES = {
     "random": "Random real images, same number",
     "random_matched": "Random real images, same storage and soft labels",
     "full": "All training images",
-    "full_balanced": "Training images, classes balanced",
+    "full_balanced": "Training images, each class seen equally often",
 }
 
 
