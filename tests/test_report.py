@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +75,17 @@ def test_a_package_that_was_not_audited_shows_its_closest_pairs_too(tmp_path):
     package = ROOT / "tests" / "data" / "package-v1.zip"
     medistill.report(package, on=SOURCE, out=tmp_path / "r.html", config=TINY)
     assert "pairs most alike" in (tmp_path / "r.html").read_text()
+
+
+def test_networks_that_were_teachers_have_no_learning_curve_and_the_page_is_there(tmp_path):
+    """One of the two of the balanced arm was a teacher, of which only the end is known."""
+    labels = {"teachers": 1, "balance": True, "recipe": TINY.recipe.model_dump(mode="json")}
+    medistill.distill(SOURCE, out=tmp_path / "p", method="dm", ipc=2, settings={**SMALL_DM, "labels": labels})
+    config = TINY.model_copy(update={"repeats": 2, "random_draws": 2})
+    result = medistill.evaluate(tmp_path / "p", on=SOURCE, config=config)
+    assert len({len(curve) for curve in result["curves"]["full_balanced"]}) == 2
+    page = medistill.report(tmp_path / "p", on=SOURCE, out=tmp_path / "r.html", config=config)["report"]
+    assert "Learning curves" in Path(page).read_text()
 
 
 def test_further_networks_are_on_the_page(package, tmp_path):

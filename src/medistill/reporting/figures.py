@@ -94,8 +94,16 @@ def shown_metrics(result: EvaluationResult) -> list[str]:
 
 
 def learning_curves(result: EvaluationResult) -> bytes | None:
-    """The primary metric on validation images while training, mean over networks, as SVG; None without validation."""
-    curves = {arm: np.array(runs) for arm, runs in result.curves.items() if runs and len(runs[0])}
+    """The primary metric on validation images while training, mean over networks, as SVG; None without validation.
+
+    Of networks that the cache had only the end is known: they are left out where others tell more.
+    """
+    longest = {arm: max(map(len, runs), default=0) for arm, runs in result.curves.items()}
+    curves = {
+        arm: np.array([run for run in runs if len(run) == longest[arm]])
+        for arm, runs in result.curves.items()
+        if longest[arm]
+    }
     if not curves:
         return None
     figure = _figure(7.4, 3.0)
