@@ -93,12 +93,15 @@ def _begin() -> None:
 
 
 def parts(count: int, size: int = PIECE) -> list[slice]:
-    """``count`` things in as few parts of at most ``size`` as there can be, of sizes that differ by one at most.
+    """``count`` things in parts of at most ``size``, of sizes that differ by one at most.
+
+    As few parts as can be, but an even number of several, lest one of two workers wait for the other's last.
 
     >>> parts(70, 32)
-    [slice(0, 24, None), slice(24, 47, None), slice(47, 70, None)]
+    [slice(0, 18, None), slice(18, 36, None), slice(36, 53, None), slice(53, 70, None)]
     """
     number = max(1, -(-count // size))
+    number += 1 < number < count and number % 2
     edges = [0]
     for part in range(number):
         edges.append(edges[-1] + count // number + (part < count % number))
