@@ -90,7 +90,8 @@ def tasks_page(cells: list[dict[str, Any]]) -> str:
         "Measured by `make tasks-table` (`benchmarks/tasks_table.py`; the objects lie in [tasks/](tasks/)): the "
         "default at ten images per class, grade or finding, seed 0, on test images seen once. In brackets the 95 % "
         "interval over networks and test images. Seconds are of each command on two CPU "
-        "cores that others may have used too.",
+        "cores that others may have used too. Where fewer images than all are *seen equally often*, as many of each "
+        "class as the smallest one has were taken, as evaluation did before.",
     ]
     for cell in cells:
         task = numbered(cell["task"], 2)
