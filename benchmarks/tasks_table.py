@@ -26,7 +26,7 @@ GRADES = ("alz4_28", "fundus_dr3_28")
 """Sets whose classes have an order, which no file says and nobody guesses."""
 
 FEWER = {"adrenalmnist3d_28": ("--set", "random_draws=3")}
-"""Networks of volumes take long, so random volumes are drawn three times where pictures are six times."""
+"""Networks of volumes take long, so random volumes are drawn three times where as many pictures are six times."""
 
 
 def measure(folder: Path, data: str) -> dict[str, Any]:

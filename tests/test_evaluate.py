@@ -8,6 +8,7 @@ import pytest
 
 import medistill
 from conftest import SMALL_DM, TINY, TINY_SETS, npz_arrays
+from medistill.commands import train as train_command
 from medistill.config import Recipe
 from medistill.data.align import align
 from medistill.data.dataset import Dataset, Description, Split
@@ -164,6 +165,15 @@ def test_recipient_trains_on_the_package_alone(package, tmp_path):
     )
     assert result["test_images"] == 18 and (tmp_path / "n.safetensors").stat().st_size > 1000
     assert set(result["metrics"]) == {"accuracy", "balanced_accuracy", "auroc", "f1_macro"}
+
+
+def test_recipient_gets_the_same_networks_on_any_number_of_cores(package, tmp_path, monkeypatch):
+    config, found = TINY.model_copy(update={"repeats": 3}), []
+    for cores in (1, 3):
+        monkeypatch.setattr(train_command, "usable_cores", lambda cores=cores: cores)
+        saved = tmp_path / f"{cores}.safetensors"
+        found.append((medistill.train(package, on=SOURCE, config=config, save=saved)["metrics"], saved.read_bytes()))
+    assert found[0] == found[1]
 
 
 def test_recipient_with_one_folder_tests_on_all_of_it(package, tmp_path, tiny):

@@ -78,7 +78,9 @@ class Recipe(Settings):
     max_steps: int = Field(3000, ge=1, le=1_000_000, description="gradient steps that no set exceeds")
     batch_size: int = Field(32, ge=1, le=65536, description="images per step, at most all there are")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="peak of the one-cycle schedule")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of the target spread over all classes")
+    label_smoothing: float = Field(
+        0.1, ge=0, lt=1, description="share of the target spread over all classes; grades spread to near ones"
+    )
     weight_decay: float = Field(0.5, ge=0, le=10, description="decoupled weight decay")
     width: int = Field(
         64, ge=1, le=4096, description="filters per convolution of the ConvNet; of volumes half as many"

@@ -43,14 +43,7 @@ from medistill.package.manifest import (
 from medistill.package.package import Package, read_package, write_package
 from medistill.parallel import Workers
 from medistill.progress import Progress, duration, say
-from medistill.runtime import (
-    device,
-    give_memory_back,
-    machine_memory_mb,
-    own_cores,
-    prepare_torch,
-    usable_cores,
-)
+from medistill.runtime import device, give_memory_back, machine_memory_mb, own_cores, prepare_torch
 
 REAL_START = (
     "start: images are computed from real ones and can stay recognisable, so the package may show patients; "
@@ -120,7 +113,7 @@ def distill(
     if refusal:
         raise ConfigError(refusal, where="--method", remedy="see `medistill methods` for what each is made for")
     problem = make_problem(prepared, config.ipc, config.ratio, config.factor, device())
-    problem = problem.worked_by(Workers(own_cores() if group.size > 1 else usable_cores()))
+    problem = problem.worked_by(Workers(own_cores()))
     teaching = training_ways(prepared.train, prepared.task.outputs, config.labels, problem.device)
     plan = planned(chosen, problem, prepared.memory_mb, config.memory_limit_mb, teaching)
     warnings += _warnings(chosen, prepared, problem, plan)

@@ -90,11 +90,11 @@ def train(
     network = make_network(name, data.channels, data.shape, task.outputs, recipe.width, stem)
     saved, runs = None, []
     steps = steps_for(recipe, len(data))
-    if progress:
-        took = Pace(data, task, normalisation, recipe, name).seconds([len(data)] * config.repeats, len(test))
-        say(f"training takes about {duration(took)}")
     # Networks that are modules have one place for the parameters of all.
     workers = Workers(usable_cores() if isinstance(network, ConvNet) and device().type == "cpu" else 1)
+    if progress:
+        pace, sizes = Pace(data, task, normalisation, recipe, name), [len(data)] * config.repeats
+        say(f"training takes about {duration(pace.seconds(sizes, len(test), workers.number))}")
     with Progress("training", steps * config.repeats, enabled=progress) as shown, one_thread():
         told = Lock()
 

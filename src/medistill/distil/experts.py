@@ -7,6 +7,7 @@ half precision, which halves the file and changes them by a relative 0.0005 at m
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,10 +16,11 @@ from torch import Tensor
 from medistill.augment import siamese
 from medistill.distil.descent import loss_gradient
 from medistill.distil.problem import DistillationProblem
-from medistill.distil.real_images import RealImages
+from medistill.distil.real_images import Batch, RealImages
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
+from medistill.parallel import Workers, one_thread
 from medistill.runtime import device_key
 
 VERSION = 3
@@ -100,9 +102,32 @@ def _identity(problem: DistillationProblem, real: RealImages, settings: ExpertSe
     )
 
 
-def _train(problem: DistillationProblem, real: RealImages, settings: ExpertSettings, key: Key) -> Tensor:
+def expert_seconds(problem: DistillationProblem, real: RealImages, settings: ExpertSettings, key: Key) -> float:
+    """How long an expert takes on one thread of this machine: measured on a step, after one that does not count."""
+    alone, network = problem.worked_by(Workers()), _network(problem, settings)
+    batch, parameters = next(real.training(settings.batch_size, key)).value, problem.parameters(network, key)
+    with one_thread():
+        _gradient(alone, network, parameters, batch)
+        started = time.monotonic()
+        _gradient(alone, network, parameters, batch)
+        step = time.monotonic() - started
+    return step * settings.epochs * -(-len(real) // settings.batch_size)
+
+
+def _network(problem: DistillationProblem, settings: ExpertSettings) -> ConvNet:
     depth, stem = settings.depth or 0, settings.stem or 0
-    network = ConvNet(problem.channels, problem.shape, problem.outputs, settings.filters, depth, stem)
+    return ConvNet(problem.channels, problem.shape, problem.outputs, settings.filters, depth, stem)
+
+
+def _gradient(problem: DistillationProblem, network: ConvNet, parameters: Parameters, batch: Batch) -> Parameters:
+    def loss(learned: Parameters, part: slice) -> Tensor:
+        return problem.task.loss(network.logits(learned, batch.images[part]), batch.targets[part])
+
+    return loss_gradient(problem, loss, parameters, len(batch.images))
+
+
+def _train(problem: DistillationProblem, real: RealImages, settings: ExpertSettings, key: Key) -> Tensor:
+    network = _network(problem, settings)
     parameters = problem.parameters(network, key.child("parameters"))
     kept = [flatten(parameters).half().cpu()]
     for epoch in range(settings.epochs):
@@ -111,11 +136,7 @@ def _train(problem: DistillationProblem, real: RealImages, settings: ExpertSetti
             x, targets = answer.value.images, answer.value.targets
             if settings.augment:
                 x = siamese(here.child("augment", step).generator(), problem.normalisation.flips)(x)
-
-            def loss(learned: Parameters, part: slice) -> Tensor:
-                return problem.task.loss(network.logits(learned, x[part]), targets[part])  # noqa: B023
-
-            slopes = loss_gradient(problem, loss, parameters, len(x))
+            slopes = _gradient(problem, network, parameters, Batch(x, targets))
             parameters = {name: p - settings.learning_rate * slopes[name] for name, p in parameters.items()}
         kept.append(flatten(parameters).half().cpu())
     return torch.stack(kept)

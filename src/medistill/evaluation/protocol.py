@@ -32,8 +32,6 @@ from medistill.package.source import is_source
 from medistill.progress import Progress, duration, say
 from medistill.tasks.task import Task
 
-EVALUATING = "evaluating"
-
 MATCHED = "random_matched"
 """Random real images with the package's storage, as many, in as many bytes, with labels of the same kind."""
 
@@ -168,13 +166,15 @@ def compare(
             raise DataError(
                 "has no test images", where=dataset.description.name, remedy="add a test split to evaluate on"
             )
-    if progress and (seconds := evaluation_seconds(package, prepared, config)):
-        say(f"evaluating takes about {duration(seconds)}")
     contest = _arms(package, prepared, config, progress)
     task = package.task
 
     def train_all(
-        label: str, contest: list[Arm], config: EvaluateConfig = config, keep: bool = False
+        label: str,
+        contest: list[Arm],
+        config: EvaluateConfig = config,
+        keep: bool = False,
+        each_arm: bool = False,
     ) -> dict[str, dict[str, list[TrainedRun]]]:
         with Progress(label, 0, enabled=progress) as shown:
 
@@ -182,14 +182,14 @@ def compare(
                 shown.reach(total, done, f"({finished} of {networks} networks)")
 
             def is_done(architecture: str, arm: str, runs: list[TrainedRun]) -> None:
-                if label == EVALUATING:
+                if each_arm:
                     of = "" if len(config.architectures) == 1 else f" ({architecture})"
                     shown.note(f"{arm}{of}: {_mean_score(task, runs, test.targets)}")
 
             return arms.train_all(contest, task, config, news, keep, is_done)
 
     test = prepared.dataset.splits["test"]
-    runs = train_all(EVALUATING, contest, keep=keep_networks or bool(sites))
+    runs = train_all("evaluating", contest, keep=keep_networks or bool(sites), each_arm=True)
     same = is_source(package, prepared.dataset)
     if not same:
         notes = [*notes, "these are not the data that the package was made from"]
@@ -247,14 +247,11 @@ def _mean_score(task: Task, runs: Sequence[TrainedRun], targets: Targets) -> str
     return f"{task.primary.replace('_', ' ')} {np.mean(scores):.3f} ({len(runs)} networks)"
 
 
-def evaluation_seconds(package: Package, prepared: PreparedDataset, config: EvaluateConfig) -> float:
-    """How long :func:`compare` takes on this machine, about; 0 where the cache knows all that needs no labels."""
-    local, sent = _asked(package, prepared)
+def _seconds(
+    package: Package, prepared: PreparedDataset, local: EvaluationData, plain: Sequence[Arm], config: EvaluateConfig
+) -> float:
+    """How long :func:`compare` takes on this machine, about; 0 where the cache knows the arms that need no labels."""
     task, labels, train = package.task, package.manifest.label_config, prepared.train
-    plain = [
-        Arm("distilled", (package.data,) * config.repeats, sent), Arm("full", (train,) * config.repeats, local),
-        *_drawn(package, prepared, config, local),
-    ]  # fmt: skip
     splits: Splits = {}
     jobs = [job for arm in plain for job in arms.jobs_of(arm, task, config, splits, config.architectures[0])]
     sizes = [len(splits[job.train]) for job in jobs if read_run(job.identity) is None and not is_kept(job)]
@@ -326,15 +323,13 @@ def _drawn(
 def _arms(package: Package, prepared: PreparedDataset, config: EvaluateConfig, progress: bool) -> list[Arm]:
     """The recipient trains with the package's statistics, the owner of the data with their own."""
     local, sent = _asked(package, prepared)
+    distilled = Arm("distilled", (package.data,) * config.repeats, sent)
+    full = Arm("full", (prepared.train,) * config.repeats, local)
     random, even = _drawn(package, prepared, config, local)
+    if progress and (seconds := _seconds(package, prepared, local, (distilled, random, full, even), config)):
+        say(f"evaluating takes about {duration(seconds)}")
     matched = _matched(package, prepared, local, config, progress)
-    return [
-        Arm("distilled", (package.data,) * config.repeats, sent),
-        random,
-        *([Arm(MATCHED, tuple(matched), local)] if matched else []),
-        Arm("full", (prepared.train,) * config.repeats, local),
-        even,
-    ]
+    return [distilled, random, *([Arm(MATCHED, tuple(matched), local)] if matched else []), full, even]
 
 
 def _has_matched(package: Package) -> bool:

@@ -71,8 +71,9 @@ def run_all(
     if (where := device()).type != "cpu":
         do_stacked(jobs, splits, advance, done, where)
         return
+    known = [job for job in jobs if is_kept(job)]
     with one_thread():
-        for job in (known := [job for job in jobs if is_kept(job)]):
+        for job in known:
             done(job, do_job(job, splits, advance))
     jobs = [job for job in jobs if job not in known]
     efforts = [_effort(job, splits) for job in jobs]

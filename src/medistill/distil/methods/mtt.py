@@ -6,7 +6,6 @@ trained on the real images arrives in a few epochs.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from medistill.augment import Augmentation
 from medistill.distil.descent import loss_gradient
-from medistill.distil.experts import ExpertSettings, kept_trajectory, trajectory, unflatten
+from medistill.distil.experts import ExpertSettings, expert_seconds, kept_trajectory, trajectory, unflatten
 from medistill.distil.method import Gradients, MethodInfo, Observed, State, register
 from medistill.distil.networked import NetworkMethod
 from medistill.distil.optimiser import Optimiser
@@ -24,7 +23,7 @@ from medistill.distil.problem import DistillationProblem
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
 from medistill.nets.zoo import width_for
-from medistill.parallel import PIECE, Workers, one_thread, summed
+from medistill.parallel import PIECE, summed
 
 MOMENTUM = 0.5
 """Of the student's step size."""
@@ -105,21 +104,9 @@ class MTT(NetworkMethod):
         missing = sum(not self._is_kept(problem, key, index) for index in range(self.experts))
         if not missing:
             return 0.0
-        alone = problem.worked_by(Workers())
-        answer = next(self.real(problem).training(self.expert_batch, key.child("pace"))).value
-        network = self.network(problem)
-        parameters = problem.parameters(network, key.child("pace"))
-
-        def loss(learned: Parameters, part: slice) -> Tensor:
-            return problem.task.loss(network.logits(learned, answer.images[part]), answer.targets[part])
-
-        with one_thread():
-            loss_gradient(alone, loss, parameters, len(answer.images))
-            started = time.monotonic()
-            loss_gradient(alone, loss, parameters, len(answer.images))
-            step = time.monotonic() - started
-        steps = self.expert_epochs * -(-len(self.real(problem)) // self.expert_batch)
-        return step * steps * -(-missing // problem.workers.number)
+        settings, own = self._expert(problem, key, 0)
+        rounds = -(-missing // problem.workers.number)
+        return expert_seconds(problem, self.real(problem), settings, own.child("pace")) * rounds
 
     def observe(
         self, state: State, problem: DistillationProblem, strata: Sequence[int], key: Key
