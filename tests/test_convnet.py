@@ -89,7 +89,16 @@ def test_same_as_modules(channels, shape, padding):
     assert network.padding == padding
     parameters = {k: v.double() for k, v in network.parameters(Key(1)).items()}
     x = torch.randn(5, channels, *shape, dtype=torch.float64)
-    assert torch.allclose(modules(network, parameters)(x), network.logits(parameters, x), atol=1e-12)
+    assert torch.allclose(modules(network, parameters)(x), network.logits(parameters, x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (64, 64), (28, 16, 21)])
+def test_in_bfloat16_a_cpu_gives_nearly_the_same(shape):
+    network = ConvNet(1, shape, 4, filters=8)
+    parameters, x = network.parameters(Key(1)), torch.randn(5, 1, *shape, generator=Key(2).generator())
+    half = network.logits({n: p.bfloat16() for n, p in parameters.items()}, x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert torch.allclose(half.float(), network.logits(parameters, x), atol=0.05)
 
 
 def test_initialisation_is_torch_default():

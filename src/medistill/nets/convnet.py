@@ -180,9 +180,9 @@ class ConvNet:
             x = functional.conv3d(x, weight, bias, padding=1, stride=2 if block == 0 else 1)
             x = functional.group_norm(x, self.filters, scale, shift)
             x = functional.relu(x, inplace=True)
-            # On a CPU torch pools volumes in float32 alone.
-            on_gpu = x.device.type != "cpu"
-            x = functional.avg_pool3d(x if on_gpu else x.float(), 2).to(x.dtype)
+            # On a CPU torch does not pool volumes in bfloat16.
+            half = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+            x = functional.avg_pool3d(x.float() if half else x, 2).to(x.dtype)
         return x.flatten(1)
 
     @property
