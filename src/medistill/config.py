@@ -112,7 +112,10 @@ class EvaluateConfig(Settings):
     recipe: Recipe = Field(default_factory=Recipe)
     repeats: int = Field(3, ge=1, le=100, description="networks per package, full and balanced arm")
     random_draws: int | None = Field(
-        None, ge=2, le=100, description="random subsets, one network each; None: 3, and up to 15 of few images"
+        None,
+        ge=2,
+        le=100,
+        description="random subsets, one network each; None: 3, and up to 15 of fewer than 20 images",
     )
     bootstrap: int = Field(2000, ge=100, le=100_000, description="bootstrap samples of an interval")
     seed: int = Field(0, description="seed of networks, draws and bootstrap")
@@ -135,10 +138,10 @@ class EvaluateConfig(Settings):
     def draws(self, images: int) -> int:
         """Random subsets of that many images: fewer images differ more and cost less, so more are drawn.
 
-        >>> [EvaluateConfig().draws(n) for n in (2, 10, 20, 1000)]
-        [15, 12, 6, 3]
+        >>> [EvaluateConfig().draws(n) for n in (2, 10, 15, 20, 1000)]
+        [15, 12, 5, 3, 3]
         """
-        return self.random_draws or max(3, min(15, 120 // images))
+        return self.random_draws or max(3, min(15, 1200 // images**2))
 
 
 CHANGES_NOTHING = frozenset({"memory_limit_mb"})
