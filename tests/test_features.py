@@ -12,8 +12,9 @@ from medistill.data.phantom import Phantom, make_phantom
 from medistill.data.preprocess import TensorSplit, prepare
 from medistill.evaluation.cache import TrainedRun
 from medistill.evaluation.jobs import Job
+from medistill.nets.training import images_seen
 from medistill.prediction import features as features_module
-from medistill.prediction.features import ALL, CHOSEN, DRAW, PackageSpec, features
+from medistill.prediction.features import ALL, CHOSEN, DRAW, LONG, SHORT, PackageSpec, features, features_seconds
 from medistill.records.store import Store
 from medistill.study import work
 from medistill.tasks.task import make_task
@@ -103,6 +104,28 @@ def test_features_come_from_training_images_alone(short, tmp_path, monkeypatch):
     assert all(math.isfinite(v) for v in first.values())
     assert first["classes"] == 3 and first["images"] == 6 and first["share"] == 0.1
     assert all(0 <= first[f"{kind}.auroc"] <= 1 for kind in ("random", "all", "chosen"))
+
+
+def test_time_is_counted_from_the_images_that_go_through_networks_and_none_where_all_is_kept(trained, monkeypatch):
+    class Pace:
+        training, asking = 0.01, 0.1
+
+        def __init__(self, *_):
+            pass
+
+        def spread(self, images, asked):
+            return sum(n * self.training + asked * self.asking for n in images)
+
+    monkeypatch.setattr(features_module, "Pace", Pace)
+    prepared = prepare(make_phantom(Phantom(classes=3, images=60, size=16)))
+    wanted = {"random": PackageSpec.of({"method": {"name": "random"}, "ipc": 2})}
+    told = features_seconds(prepared, wanted)
+    of_random(prepared, 2)
+    images = sum(
+        images_seen(LONG if job.index == ALL else SHORT, len(trained.splits[job.train])) for job in trained.jobs
+    )
+    assert told == pytest.approx(images * 0.01 + len(trained.jobs) * 15 * 0.1, rel=0.1)
+    assert features_seconds(prepared, wanted) == 0
 
 
 def test_nobody_is_asked_about_patients_who_are_known(trained):

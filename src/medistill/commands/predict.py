@@ -13,9 +13,9 @@ from medistill.data.preprocess import PreparedDataset, prepare
 from medistill.errors import ConfigError, nearest
 from medistill.package.results import ENOUGH
 from medistill.prediction.examples import RANDOM_METHOD, read_examples, shipped
-from medistill.prediction.features import PackageSpec, features, random_counts, work
+from medistill.prediction.features import PackageSpec, features, features_seconds, random_counts, work
 from medistill.prediction.indicator import Indicator, Prediction
-from medistill.progress import Progress, say
+from medistill.progress import Progress, duration, say
 from medistill.runtime import prepare_torch
 
 HOPELESS = 0.15
@@ -72,6 +72,8 @@ def predict(
     _require_measured(prepared, indicator)
     counts = random_counts(prepared, ipc, ratio, 1)
     packages = _packages(prepared, {"ipc": ipc, "ratio": ratio, "seed": seed}, indicator, method, progress)
+    if progress and (seconds := features_seconds(prepared, packages)):
+        say(f"predicting takes about {duration(seconds)}")
     with Progress(
         "training small networks on few images", work(prepared, list(packages.values())), enabled=progress
     ) as shown:

@@ -66,7 +66,11 @@ class Pace:
             asked: images each is asked about.
             max_workers: networks trained at once, at most; None: one for each core.
         """
-        efforts = [images_seen(self.recipe, n) * self.training + asked * self.asking for n in sizes]
+        return self.spread([images_seen(self.recipe, n) for n in sizes], asked, max_workers)
+
+    def spread(self, trained: Sequence[int], asked: int, max_workers: int | None = None) -> float:
+        """As :meth:`seconds`, of networks that so many images go through in training, by any recipe of that width."""
+        efforts = [images * self.training + asked * self.asking for images in trained]
         count = min(len(efforts), max_workers or usable_cores())
         if count < 2 or device().type != "cpu":
             return sum(efforts)

@@ -26,6 +26,7 @@ from medistill.distil.method import Coreset, Method, make_method
 from medistill.distil.problem import make_problem, stored_images
 from medistill.errors import DataError
 from medistill.evaluation.arms import run_cached, subset
+from medistill.evaluation.duration import Pace
 from medistill.evaluation.jobs import Job, Splits
 from medistill.evaluation.protocol import same_bytes
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
@@ -117,13 +118,7 @@ def features(
         DataError: no class has two training images.
         ConfigError: more images than there are, or images stored too small.
     """
-    identities = {name: _identity(prepared, package) for name, package in wanted.items()}
-    cached = {name: read_cached("features", identity) for name, identity in identities.items()}
-    by_name = {
-        name: {k: float(v) for k, v in sorted(stored.items())}
-        for name, stored in cached.items()
-        if stored is not None
-    }
+    by_name = _known(prepared, wanted)
     missing = {name: package for name, package in wanted.items() if name not in by_name}
     if missing:
         import torch
@@ -131,8 +126,29 @@ def features(
         for name, computed in _Networks(prepared, missing, advance).features().items():
             by_name[name] = dict(sorted(computed.items()))
             values = {k: torch.tensor(v, dtype=torch.float64) for k, v in by_name[name].items()}
-            write_cached("features", identities[name], values)
+            write_cached("features", _identity(prepared, wanted[name]), values)
     return {name: by_name[name] for name in wanted}
+
+
+def features_seconds(prepared: PreparedDataset, wanted: Mapping[str, PackageSpec]) -> float:
+    """How long :func:`features` takes on this machine, about: measured on a few steps of training, then counted."""
+    known = _known(prepared, wanted)
+    missing = [package for name, package in wanted.items() if name not in known]
+    if not missing:
+        return 0.0
+    train = prepared.train
+    pace = Pace(train, prepared.task, prepared.normalisation, LONG)
+    return pace.spread(_trained(prepared, missing), min(HELD, len(train) // 4))
+
+
+def _known(prepared: PreparedDataset, wanted: Mapping[str, PackageSpec]) -> dict[str, dict[str, float]]:
+    """What the cache has."""
+    cached = {name: read_cached("features", _identity(prepared, package)) for name, package in wanted.items()}
+    return {
+        name: {k: float(v) for k, v in sorted(stored.items())}
+        for name, stored in cached.items()
+        if stored is not None
+    }
 
 
 def _identity(prepared: PreparedDataset, wanted: PackageSpec) -> str:
@@ -158,12 +174,17 @@ def random_counts(prepared: PreparedDataset, ipc: int | None, ratio: float | Non
 
 def work(prepared: PreparedDataset, wanted: Sequence[PackageSpec]) -> int:
     """Images that go through networks for the features of these packages, at most."""
+    return sum(_trained(prepared, wanted))
+
+
+def _trained(prepared: PreparedDataset, wanted: Sequence[PackageSpec]) -> list[int]:
+    """As :func:`work`, of each network."""
     sizes = {package.counts(prepared) for package in wanted}
-    drawn = sum(_draws(counts) * images_seen(SHORT, sum(counts)) for counts in sizes)
-    chosen = sum(
+    drawn = [images_seen(SHORT, sum(counts)) for counts in sizes for _ in range(_draws(counts))]
+    chosen = [
         images_seen(SHORT, sum(package.counts(prepared))) for package in wanted if _is_looked_at(prepared, package)
-    )
-    return drawn + chosen + images_seen(LONG, len(prepared.train))
+    ]
+    return [*drawn, *chosen, images_seen(LONG, len(prepared.train))]
 
 
 def _draws(counts: Counts) -> int:
