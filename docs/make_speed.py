@@ -104,11 +104,15 @@ def _speed_precision(of: dict[str, Any]) -> list[str]:
 
 
 def _speed_estimates(of: dict[str, Any]) -> list[str]:
-    rows = ["| `distill` | estimated MB | measured MB | |", "|---|---|---|---|"]
+    rows = ["| `distill` | estimated MB | measured MB | | estimated s | measured s | |", "|---" * 7 + "|"]
     for name, row in of.items():
         if isinstance(row, dict):
             guess, peak = row["estimated"], row["measured"]
-            rows.append(f"| `{_renamed(name)}` | {guess:.0f} | {peak:.0f} | {guess / peak - 1:+.0%} |")
+            line = f"| `{_renamed(name)}` | {guess:.0f} | {peak:.0f} | {guess / peak - 1:+.0%} "
+            if "measured_seconds" in row:
+                guess, took = row["estimated_seconds"], row["measured_seconds"]
+                line += f"| {guess:.0f} | {took:.0f} | {guess / took - 1:+.0%} |"
+            rows.append(line if line.endswith("|") else f"{line}| - | - | - |")
     return ["\n".join(rows)]
 
 

@@ -153,7 +153,10 @@ FOUND = {
     "precision": {"a set": {"float32": [0.5, 0.6], "bfloat16": [0.6, 0.8]}},
     "start": {"medistill --help": {"median": 0.34}},
     "memory": {"plain": 987.0, "ours": 654.0},
-    "estimates": {"a set --set labels.recipe.min_steps=8": {"estimated": 110.0, "measured": 100.0}},
+    "estimates": {
+        "a set --set labels.recipe.min_steps=8": {"estimated": 110.0, "measured": 100.0},
+        "another": {"estimated": 9.0, "measured": 10.0, "estimated_seconds": 60.0, "measured_seconds": 50.0},
+    },
     "large": {"a large set": {"estimated": 3000.0, "measured": 2900.0, "seconds": 77.0, "options": ""}},
 }  # fmt: skip
 SHOWN = {
@@ -161,7 +164,7 @@ SHOWN = {
     "quality": "0.871 on validation images after 2000 steps (start: noise", "evaluation": "in float32 7.5 (7.0 to 8.0) times",
     "contention": "| command | twice over once |\n|---|---|\n| a set, distill | 7.50 (7.00 to 8.00) |\n| a set, evaluate | - |",
     "precision": "| a set | 2 | 0.550 ± 0.071 | 0.700 ± 0.141 | +0.150 ± 0.050 |", "start": "answers in 0.34 s",
-    "memory": "takes 654 MB, the plain loop 987 MB", "estimates": "| 110 | 100 | +10% |",
+    "memory": "takes 654 MB, the plain loop 987 MB", "estimates": "| 110 | 100 | +10% | - | - | - |\n| `another` | 9 | 10 | -10% | 60 | 50 | +20% |",
     "large": "| a large set | 3000 | 2900 | 77 | all |",
 }  # fmt: skip
 
