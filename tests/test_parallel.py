@@ -1,11 +1,12 @@
 """Pieces of work side by side: in order, on one thread each, and none left behind."""
 
+import multiprocessing
 import threading
 
 import pytest
 import torch
 
-from medistill.parallel import Workers, one_thread, parts, summed
+from medistill.parallel import Stopped, Workers, go_on, one_thread, parts, summed
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
@@ -73,6 +74,73 @@ def test_threads_are_given_back():
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_one_worker_computes_on_one_thread_too():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert list(Workers(1).map(lambda _: torch.get_num_threads(), range(3))) == [1, 1, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_of_a_user_borrow_each_their_own():
+    inside, out = threading.Barrier(2, timeout=20), threading.Event()
+    seen = {}
+
+    def first():
+        torch.set_num_threads(3)
+        with one_thread():
+            inside.wait()
+        seen["first, after"] = torch.get_num_threads()
+        out.set()
+
+    def second():
+        torch.set_num_threads(2)
+        with one_thread():
+            inside.wait()
+            out.wait(20)
+            seen["second, within"] = torch.get_num_threads()
+        seen["second, after"] = torch.get_num_threads()
+
+    threads = [threading.Thread(target=one) for one in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == {"first, after": 3, "second, within": 1, "second, after": 2}
+
+
+def test_long_pieces_end_where_nobody_waits_for_them():
+    ended = threading.Event()
+
+    def piece(x):
+        if x == 0:
+            raise KeyboardInterrupt
+        try:
+            while True:
+                go_on()
+        except Stopped:
+            ended.set()
+            raise
+
+    with pytest.raises(KeyboardInterrupt):
+        list(Workers(2).map(piece, range(2)))
+    assert ended.wait(20)
+    assert list(Workers(2).map(abs, [-1, -2])) == [1, 2]
+    go_on()
+
+
+def test_a_forked_process_has_workers_of_its_own():
+    assert list(Workers(2).map(abs, [-1, -2])) == [1, 2]
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(_in_child).get(60) == [1, 2]
+
+
+def _in_child():
+    return list(Workers(2).map(abs, [-1, -2]))
 
 
 @pytest.mark.parametrize("count", [0, 1, 31, 32, 33, 64, 1000])

@@ -7,6 +7,7 @@ How the work is divided depends on the work alone, so results have the same byte
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,27 +28,37 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _here = threading.local()
-_borrowed = threading.Lock()
-_depth = 0
-_before = 0
+"""Of each thread: whether it does pieces of work, what stops the one it does, and how often it is in one_thread."""
+
+
+class Stopped(Exception):
+    """Nobody waits for this piece of work any more."""
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Operations compute on one thread within; afterwards on as many as before. May be nested, and in threads."""
-    global _depth, _before
-    with _borrowed:
-        if _depth == 0:
-            _before = torch.get_num_threads()
-            torch.set_num_threads(1)
-        _depth += 1
+    """This thread's operations compute on one thread within; afterwards on as many as before. May be nested."""
+    depth, before = getattr(_here, "depth", 0), torch.get_num_threads()
+    if depth == 0:
+        torch.set_num_threads(1)
+    _here.depth = depth + 1
     try:
         yield
     finally:
-        with _borrowed:
-            _depth -= 1
-            if _depth == 0:
-                torch.set_num_threads(_before)
+        _here.depth = depth
+        if depth == 0:
+            torch.set_num_threads(before)
+
+
+def go_on() -> None:
+    """Called now and then by long pieces of work, which end here when another piece failed or a user stopped all.
+
+    Raises:
+        Stopped: nobody waits for the piece.
+    """
+    stop = getattr(_here, "stop", None)
+    if stop is not None and stop.is_set():
+        raise Stopped
 
 
 @dataclass(frozen=True)
@@ -63,20 +74,31 @@ class Workers:
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """``function`` of each item, in order, no more than twice the number of workers ahead.
 
-        A piece that asks for workers itself has its parts done one after another. What one raises is raised here.
+        A piece that asks for workers itself has its parts done one after another. What one raises is raised here, and
+        the others end where they call :func:`go_on`.
         """
         if self.number == 1 or getattr(_here, "works", False):
-            yield from map(function, items)
+            for item in items:
+                with one_thread():
+                    result = function(item)
+                yield result
             return
-        pool, waiting = _pool(self.number), deque[Future[Result]]()
+        pool, waiting, stop = _pool(self.number), deque[Future[Result]](), threading.Event()
+
+        def piece(item: Item) -> Result:
+            _here.stop = stop
+            go_on()
+            return function(item)
+
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
+                waiting.append(pool.submit(piece, item))
                 if len(waiting) > 2 * self.number:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:  # of a failure nobody waits for the rest
+            stop.set()
             for future in waiting:
                 future.cancel()
 
@@ -84,6 +106,10 @@ class Workers:
 @cache
 def _pool(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, "medistill", _begin)
+
+
+if hasattr(os, "register_at_fork"):  # a forked process has none of the threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _begin() -> None:

@@ -20,7 +20,7 @@ from medistill.distil.real_images import Batch, RealImages
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
-from medistill.parallel import Workers, one_thread
+from medistill.parallel import Workers, go_on, one_thread
 from medistill.runtime import device_key
 
 VERSION = 3
@@ -133,6 +133,7 @@ def _train(problem: DistillationProblem, real: RealImages, settings: ExpertSetti
     for epoch in range(settings.epochs):
         here = key.child("epoch", epoch)
         for step, answer in enumerate(real.training(settings.batch_size, here)):
+            go_on()
             x, targets = answer.value.images, answer.value.targets
             if settings.augment:
                 x = siamese(here.child("augment", step).generator(), problem.normalisation.flips)(x)

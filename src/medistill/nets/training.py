@@ -18,6 +18,7 @@ from medistill.keys import Key
 from medistill.nets.bank import PixelBank
 from medistill.nets.convnet import Parameters
 from medistill.nets.zoo import Network
+from medistill.parallel import go_on
 from medistill.tasks.task import Task
 
 AfterStep = Callable[[int, Parameters], None]
@@ -202,6 +203,7 @@ class Training:
             The parameters after the last step.
         """
         for step in range(self.optimiser.done, self.steps if until is None else min(until, self.steps)):
+            go_on()
             rows = self.sampler.next()
             x = self.normalisation.normalise(self.pixels[rows])
             if self.recipe.augment:
