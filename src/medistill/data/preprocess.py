@@ -222,7 +222,7 @@ def channel_statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, 
     levels = np.arange(256) / 255
     for channel in range(pixels.shape[1]):
         counts = np.zeros(256, dtype=np.int64)
-        for _, block in blocks(pixels):
+        for _, block in blocks(pixels, 8 * pixels[:1, 0].size):  # counted as whole numbers of eight bytes
             counts += np.bincount(block[:, channel].ravel(), minlength=256)
         weights = counts / counts.sum()
         mean = float(weights @ levels)

@@ -35,7 +35,9 @@ class EmbeddingCoreset(Coreset):
     def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
         network = self.network(problem)
         embedded = 4e-6 * network.embedding_size * max(problem.real_per_stratum)
-        inside = problem.at_once(CHUNK) / 2 * network.activation_mb_on(problem.device)
+        chunk = problem.at_once(CHUNK)
+        asking = min(problem.workers.number, -(-max(problem.real_per_stratum) // chunk))
+        inside = asking * chunk / 2 * network.activation_mb_on(problem.device)
         return super().memory_mb(problem, strata) + LIBRARY_MB + inside + 3 * embedded
 
     def embed(self, problem: DistillationProblem, stratum: int, key: Key) -> Tensor:

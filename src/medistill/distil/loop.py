@@ -138,14 +138,23 @@ def _gradients(
         logits = None if state.label_logits is None else state.label_logits.detach()
         view = replace(state, images=decoded.detach(), label_logits=logits, buffers=buffers)
         observed = method.observe(view, problem, strata, key)
-        return method.gradients(view, observed, problem, strata, key)
+        found = method.gradients(view, observed, problem, strata, key)
+        if found.images is None or len(pieces) == 1:
+            return found
+        # Those of many pieces wait to be added, so each keeps what is of its own strata.
+        return replace(found, images=found.images[problem.rows(strata)])
 
     # A piece within which others are divided is done here, so that workers are left for them.
-    for gradients in problem.workers.map(of, pieces) if len(pieces) > 1 else map(of, pieces):
+    found = problem.workers.map(of, pieces) if len(pieces) > 1 else map(of, pieces)
+    for strata, gradients in zip(pieces, found, strict=True):
         total += gradients.loss
-        for name, gradient in ((IMAGES, gradients.images), (LABELS, gradients.labels)):
-            if gradient is not None:
-                sums[name] = sums[name].add_(gradient) if name in sums else gradient.clone()
+        if gradients.images is not None and len(pieces) == 1:
+            sums[IMAGES] = gradients.images.clone()
+        elif gradients.images is not None:
+            whole = sums.setdefault(IMAGES, torch.zeros_like(decoded))
+            whole[problem.rows(strata)] += gradients.images
+        if gradients.labels is not None:
+            sums[LABELS] = sums[LABELS].add_(gradients.labels) if LABELS in sums else gradients.labels.clone()
         for name, gradient in gradients.extra.items():
             extra[name] = extra[name] + gradient if name in extra else gradient
     state.buffers = buffers

@@ -22,6 +22,10 @@ from medistill.runtime import has_bfloat16
 COPIES_INSIDE = 4
 """Of the synthetic images, float32, while they are in a network (measured at 224 pixels)."""
 
+CHUNK_COPIES, BATCH_COPIES = 9, 5
+"""Of real images, float32, on their way into a network, with what memory's blocks waste: of a chunk that is
+normalised, augmented and cut into patches, and of a batch that goes on in parts (measured at 128 and 224 pixels)."""
+
 Start = Literal["noise", "real"]
 
 
@@ -111,16 +115,21 @@ class NetworkMethod(LearnedMethod):
 
         return different_images(problem, self.real(problem), choose).images
 
-    def with_images_mb(self, problem: DistillationProblem, inside_mb: float) -> float:
+    def with_images_mb(self, problem: DistillationProblem, inside_mb: float, pieces: int = 1) -> float:
         """Megabytes of the synthetic images and of what is in the network, by whichever is more: fewer copies of
-        the images are there while they are in the network than before and after.
+        the images are there while they are in the network than before and after, but each of the pieces that are
+        computed at once has a gradient of its own.
         """
         images = self.image_mb(problem)
-        return max(IMAGE_COPIES * images, COPIES_INSIDE * images + inside_mb)
+        return max(IMAGE_COPIES * images, (COPIES_INSIDE + pieces - 1) * images + inside_mb)
 
     def activation_mb(self, problem: DistillationProblem) -> float:
         """Megabytes that an image takes in a network where the problem is, in the precision asked for."""
         return self.network(problem).activation_mb_on(problem.device, self.for_this_machine().precision)
+
+    def input_mb(self, problem: DistillationProblem) -> float:
+        """Megabytes of an image, float32, as a network's first layer sees it."""
+        return self.network(problem).input_mb
 
     def network(self, problem: DistillationProblem) -> ConvNet:
         """The network's shape for these images."""

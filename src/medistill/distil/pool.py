@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medistill.augment import Augmentation
 from medistill.distil.method import Observed, State
-from medistill.distil.networked import NetworkMethod
+from medistill.distil.networked import CHUNK_COPIES, NetworkMethod
 from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import CHUNK
 from medistill.keys import Key
@@ -65,10 +65,15 @@ class PooledMatching(NetworkMethod):
         network = self.network(problem)
         synthetic = problem.at_once(sum(sorted(problem.synthetic_per_stratum)[-strata:]))
         pool = 4e-6 * self.pool_size(problem) * problem.strata * self.statistic_size(network.embedding_size)
+        asked = min(self.real_batch, max(problem.real_per_stratum))
+        chunk = problem.at_once(min(CHUNK, asked))
+        side = self.side_by_side(problem, strata)
+        # Where the work is one piece, its workers take the chunks of a stratum.
+        asking = side if side > 1 else min(problem.workers.number, -(-asked // chunk))
         # Nothing is kept of real images.
-        real = problem.at_once(min(CHUNK, self.real_batch, max(problem.real_per_stratum))) / 2
-        inside = self.side_by_side(problem, strata) * (synthetic + real) * self.activation_mb(problem)
-        return self.with_images_mb(problem, inside) + 2 * pool
+        real = asking * chunk * (self.activation_mb(problem) / 2 + CHUNK_COPIES * self.input_mb(problem))
+        inside = side * synthetic * self.activation_mb(problem) + real
+        return self.with_images_mb(problem, inside, side) + 2 * pool
 
     @abstractmethod
     def statistic_size(self, embedding_size: int) -> int:

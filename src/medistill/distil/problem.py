@@ -101,6 +101,10 @@ class DistillationProblem:
         """Rows of the images made for a stratum."""
         return slice(self._starts[stratum], self._starts[stratum + 1])
 
+    def rows(self, strata: Sequence[int]) -> Tensor:
+        """Rows of the images made for several strata, stratum by stratum."""
+        return torch.cat([torch.arange(self._starts[s], self._starts[s + 1]) for s in strata])
+
     def present(self, strata: range) -> list[int]:
         """Those of the strata that images are made for."""
         return [stratum for stratum in strata if self.synthetic_per_stratum[stratum]]

@@ -124,6 +124,14 @@ class ConvNet:
             return self.activation_mb
         return self._maps_mb(1.25, 1.5)
 
+    @property
+    def input_mb(self) -> float:
+        """Megabytes of an image, float32, as the first convolution sees it: few beside the maps, but in large images
+        that are seen in patches.
+        """
+        area = math.prod(-(-side // self.unit) * self.unit // self.stem for side in self.shape)
+        return 4e-6 * self.first_channels * area
+
     def _maps_mb(self, kept: float, passing: float) -> float:
         """Of so many maps kept of each block and passing by of the first. Torch's blocks of memory fit one another
         badly, so 0.6 times as much comes on top (measured at 28 pixels, 32 to 128 filters).

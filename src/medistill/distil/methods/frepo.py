@@ -16,10 +16,10 @@ from torch import Tensor
 from medistill.distil.descent import loss_gradient, through
 from medistill.distil.matching import ridge_prediction
 from medistill.distil.method import Gradients, MethodInfo, Observed, State, register
-from medistill.distil.networked import NetworkMethod
+from medistill.distil.networked import CHUNK_COPIES, NetworkMethod
 from medistill.distil.optimiser import Optimiser
 from medistill.distil.problem import DistillationProblem
-from medistill.distil.real_images import Batch
+from medistill.distil.real_images import CHUNK, Batch
 from medistill.keys import Key
 from medistill.nets.convnet import Parameters
 
@@ -76,12 +76,11 @@ class FRePo(NetworkMethod):
         network = self.network(problem)
         count = sum(problem.synthetic_per_stratum)
         features = 8e-6 * network.embedding_size * (self.real_batch + count)
-        synthetic, real = (problem.at_once(n) for n in (count, self._per_stratum(problem)))
-        return (
-            self.with_images_mb(problem, (synthetic + real) * self.activation_mb(problem))
-            + 3 * features
-            + self.networks * (4e-6 * network.parameter_count)
-        )
+        synthetic, real = (problem.at_once(n) for n in (count, min(CHUNK, self._per_stratum(problem))))
+        asking = min(problem.workers.number, len(problem.present(range(problem.strata))))
+        inside = synthetic * self.activation_mb(problem)
+        inside += asking * real * (self.activation_mb(problem) / 2 + CHUNK_COPIES * self.input_mb(problem))
+        return self.with_images_mb(problem, inside) + 3 * features + self.networks * (4e-6 * network.parameter_count)
 
     def setup(self, problem: DistillationProblem, key: Key) -> State:
         state = State(self.first_images(problem, key), problem.targets)

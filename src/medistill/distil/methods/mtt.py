@@ -17,7 +17,7 @@ from medistill.augment import Augmentation
 from medistill.distil.descent import loss_gradient
 from medistill.distil.experts import ExpertSettings, expert_seconds, kept_trajectory, trajectory, unflatten
 from medistill.distil.method import Gradients, MethodInfo, Observed, State, register
-from medistill.distil.networked import NetworkMethod
+from medistill.distil.networked import BATCH_COPIES, NetworkMethod
 from medistill.distil.optimiser import Optimiser
 from medistill.distil.problem import DistillationProblem
 from medistill.keys import Key
@@ -79,12 +79,16 @@ class MTT(NetworkMethod):
         network = self.network(problem)
         batch = min(self.student_batch, sum(problem.synthetic_per_stratum))
         parameters = network.parameter_count * 4e-6
+        on_cpu, seen = problem.device.type == "cpu", min(self.expert_batch, sum(problem.real_per_stratum))
         # The student's places, an expert in half and in single precision; one step's graph at a time.
-        kept = parameters * (self.student_steps + 6 + self.expert_epochs)
-        most = problem.workers.number * PIECE if problem.device.type == "cpu" else self.student_batch
+        at_once = min(batch, problem.workers.number * PIECE) if on_cpu else batch
+        student = parameters * (self.student_steps + 6 + self.expert_epochs) + 3 * at_once * network.activation_mb
         # An expert's step has gradients of all parameters too, and takes about a third more for an image (measured).
-        expert = 1.35 * min(self.expert_batch, sum(problem.real_per_stratum), most)
-        return kept + max(3 * min(batch, most), expert) * network.activation_mb
+        # Those trained side by side take their images in parts, a single one's workers do.
+        side = min(problem.workers.number, self.experts) if on_cpu else 1
+        parts = min(seen, (problem.workers.number if side == 1 else 1) * PIECE) if on_cpu else seen
+        expert = parameters * (6 + self.expert_epochs) + 1.35 * parts * network.activation_mb
+        return max(student, side * (expert + seen * BATCH_COPIES * self.input_mb(problem)))
 
     def setup(self, problem: DistillationProblem, key: Key) -> State:
         zero = torch.zeros((), dtype=torch.float64)
