@@ -192,25 +192,26 @@ def test_a_run_goes_on_with_another_limit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "ipc", "settings"),
+    ("source", "threads", "ipc", "settings"),
     [
-        (SMALL, 20, {"name": "dm", "iterations": 2, "networks": 2, "filters": 128, "real_batch": 128}),
-        (SMALL, 20, {"name": "dm", "iterations": 2, "networks": 2, "filters": 64, "precision": "float32"}),
-        (SMALL, 5, {"name": "dc", "iterations": 1, "outer_loops": 2, "inner_loops": 1, "filters": 128}),
-        (SEEN_IN_PATCHES, 1, {"name": "dm", "iterations": 2, "networks": 2}),
+        (SMALL, 2, 20, {"name": "dm", "iterations": 2, "networks": 2, "filters": 128, "real_batch": 128}),
+        (SMALL, 2, 20, {"name": "dm", "iterations": 2, "networks": 2, "filters": 64, "precision": "float32"}),
+        (SMALL, 2, 5, {"name": "dc", "iterations": 1, "outer_loops": 2, "inner_loops": 1, "filters": 128}),
+        (SEEN_IN_PATCHES, 1, 1, {"name": "dm", "iterations": 2, "networks": 2}),
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks were measured on Linux")
-def test_the_estimate_is_within_a_quarter_of_the_peak(source, ipc, settings, tmp_path):
-    """Of a process of its own, because a peak is of all that a process ever did."""
+def test_the_estimate_is_within_a_quarter_of_the_peak(source, threads, ipc, settings, tmp_path):
+    """Of a process of its own, because a peak is of all that a process ever did. Of large images by one worker: how
+    often two have a chunk of them at the same moment depends on what else runs."""
     given = [f"--set=method.{name}={value}" for name, value in settings.items() if name != "name"]
     command = ["distill", source, "--method", settings["name"], "--ipc", str(ipc), "--out", str(tmp_path / "p")]
     done = subprocess.run(
         [sys.executable, "-m", "medistill.cli", *command, "--json", *given],
-        capture_output=True, text=True, env={**child_environment(2), "MEDISTILL_DEVICE": "cpu"}, check=True,
+        capture_output=True, text=True, env={**child_environment(threads), "MEDISTILL_DEVICE": "cpu"}, check=True,
     )  # fmt: skip
     prepared, method = prepare(load(source)), make_method(settings)
-    problem = make_problem(prepared, ipc, None).worked_by(Workers(2))
+    problem = make_problem(prepared, ipc, None).worked_by(Workers(threads))
     needed = planned(method, problem, prepared.memory_mb, None).needed_mb
     assert needed == pytest.approx(json.loads(done.stdout)["cost"]["peak_memory_mb"], rel=0.25)
 
