@@ -3,13 +3,18 @@
 import pytest
 import torch
 
+import medistill
+from conftest import SMALL_DM, TINY
 from medistill.config import Recipe
 from medistill.data.load import load
 from medistill.data.preprocess import prepare
 from medistill.distil import duration, loop
 from medistill.distil.method import make_method
+from medistill.evaluation import arms, estimate, teachers
 from medistill.evaluation import duration as training
 from medistill.evaluation.duration import Pace
+from medistill.evaluation.jobs import is_kept
+from medistill.evaluation.workers import OVERHEAD
 from medistill.files import CACHE_VARIABLE
 from medistill.keys import Key
 from medistill.nets.training import steps_for
@@ -75,10 +80,58 @@ def test_networks_are_counted_and_share_the_cores(monkeypatch):
     pace = Pace(prepared.train, prepared.task, prepared.normalisation, recipe)
     assert 0 < pace.asking < pace.training < 1
     pace.training, pace.asking = 0.01, 0.001
-    one = steps_for(recipe, 36) * 8 * 0.01 + 100 * 0.001
+    one = steps_for(recipe, 36) * (8 + OVERHEAD) * 0.01 + 100 * 0.001
     assert pace.seconds([36], 100) == pytest.approx(one)
     assert pace.seconds([], 100) == 0
     monkeypatch.setattr(training, "usable_cores", lambda: 2)
     together = training.SIDE_BY_SIDE * 1.5 * one + training.PROCESS_SECONDS
     assert pace.seconds([36, 36, 36], 100) == pytest.approx(together), "one of three is cut in two"
     assert pace.seconds([36, 36, 36], 100, 1) == pytest.approx(3 * one)
+    assert pace.seconds([36, 36, 36], 100, in_processes=False) == pytest.approx(training.SIDE_BY_SIDE * 2 * one)
+    assert pace.seconds([2], 0) == pytest.approx(40 * (2 + OVERHEAD) * 0.01), "a step costs as much as a few images"
+
+
+@pytest.mark.parametrize("done", [0, 1, 2, 8, 14])
+def test_steps_of_gradient_matching_that_train_a_network_are_counted_apart(done):
+    method = make_method({"name": "dc", "iterations": 10, "outer_loops": 3})
+    kinds = method.kinds_of_steps(small_problem(2), done)
+    assert sum(count for count, _ in kinds) == 30 - done
+    assert all(step > done for _, step in kinds)
+    assert {step % 3 == 2 for _, step in kinds} == {False, True}
+
+
+def test_what_evaluating_is_told_to_train_is_what_it_trains(monkeypatch, tmp_path):
+    """By the sizes of the training sets: all, none the second time, another architecture's, robust scores'."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    counted, trained = [], []
+
+    class Counting:
+        def __init__(self, *_):
+            pass
+
+        def seconds(self, sizes, *_):
+            counted.extend(sizes)
+            return 1.0
+
+    def labelling(_pace, _train, sizes, *_):
+        counted.extend(sizes)
+        return 1.0
+
+    run_all = arms.run_all
+
+    def counting(jobs, splits, *given):
+        trained.extend(len(splits[job.train]) for job in jobs if not is_kept(job))
+        run_all(jobs, splits, *given)
+
+    monkeypatch.setattr(estimate, "Pace", Counting)
+    monkeypatch.setattr(estimate, "label_seconds", labelling)
+    for module in (arms, teachers):
+        monkeypatch.setattr(module, "run_all", counting)
+    settings = {**SMALL_DM, "factor": 2, "labels": {"teachers": 2, "recipe": TINY.recipe.model_dump()}}
+    medistill.distill(SOURCE, out=tmp_path / "p", ipc=2, settings=settings)
+    trained.clear()
+    for change in ({}, {}, {"architectures": ("convnet", "mlp")}, {"robust_scores": True}, {"repeats": 3}):
+        config = TINY.model_copy(update=change)
+        medistill.evaluate(tmp_path / "p", on=SOURCE, config=config, progress=True)
+        assert sorted(counted) == sorted(trained), change
+        counted.clear(), trained.clear()

@@ -11,8 +11,8 @@ from medistill.data.dataset import Dataset, Description, Split
 from medistill.data.phantom import Phantom, make_phantom
 from medistill.data.preprocess import TensorSplit, prepare
 from medistill.evaluation.cache import TrainedRun
+from medistill.evaluation.duration import effort
 from medistill.evaluation.jobs import Job
-from medistill.nets.training import images_seen
 from medistill.prediction import features as features_module
 from medistill.prediction.features import ALL, CHOSEN, DRAW, LONG, SHORT, PackageSpec, features, features_seconds
 from medistill.records.store import Store
@@ -121,9 +121,7 @@ def test_time_is_counted_from_the_images_that_go_through_networks_and_none_where
     wanted = {"random": PackageSpec.of({"method": {"name": "random"}, "ipc": 2})}
     told = features_seconds(prepared, wanted)
     of_random(prepared, 2)
-    images = sum(
-        images_seen(LONG if job.index == ALL else SHORT, len(trained.splits[job.train])) for job in trained.jobs
-    )
+    images = sum(effort(LONG if job.index == ALL else SHORT, len(trained.splits[job.train])) for job in trained.jobs)
     assert told == pytest.approx(images * 0.01 + len(trained.jobs) * 15 * 0.1, rel=0.1)
     assert features_seconds(prepared, wanted) == 0
 

@@ -42,6 +42,11 @@ def read_cached(kind: str, identity: str) -> dict[str, Tensor] | None:
     return {name: tensor.clone() for name, tensor in tensors.items()}  # aligned like ones just computed
 
 
+def has_cached(kind: str, identity: str) -> bool:
+    """Whether something is kept under that identity, damaged or not."""
+    return (user_cache() / kind / f"{identity}.safetensors").exists()
+
+
 def write_cached(kind: str, identity: str, tensors: dict[str, Tensor]) -> None:
     """Keep tensors under an identity; where the cache cannot be written, nothing is kept."""
     from safetensors.torch import save

@@ -24,8 +24,7 @@ def learning_seconds(
 ) -> float:
     """Seconds that the steps which are left take; arguments as for ``loop.run``, whose state stays as it is.
 
-    A step that does not count comes first, as it fetches memory; then one that asks the real images anew, and the
-    same again, which finds what is kept of them. 0 where few steps are left.
+    A step that does not count comes first, as it fetches memory; then one of each kind. 0 where few steps are left.
     """
     steps, first = method.steps(problem), state.step
     if steps - first < FEW:
@@ -34,10 +33,9 @@ def learning_seconds(
         state.images.clone(), state.targets, {name: t.clone() for name, t in state.buffers.items()}, first,
         None if state.label_logits is None else state.label_logits.clone(),
     )  # fmt: skip
-    took = []
-    for step in (first, first + 1, first + 1):
+    seconds = 0.0
+    for count, step in ((0, first), *method.kinds_of_steps(problem, first)):
         trial.step, started = step, time.monotonic()
         loop.run(method, problem, key, trial, None, strata_per_piece, None, optimiser, until=step + 1)
-        took.append(time.monotonic() - started)
-    anew = method.asking_steps(problem, first)
-    return anew * took[1] + (steps - first - anew) * took[2]
+        seconds += count * (time.monotonic() - started)
+    return seconds

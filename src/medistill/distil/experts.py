@@ -17,7 +17,7 @@ from medistill.augment import siamese
 from medistill.distil.descent import loss_gradient
 from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import Batch, RealImages
-from medistill.files import canonical_json, read_cached, sha256_text, write_cached
+from medistill.files import canonical_json, has_cached, read_cached, sha256_text, write_cached
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 from medistill.parallel import Workers, go_on, one_thread
@@ -69,21 +69,19 @@ def trajectory(problem: DistillationProblem, real: RealImages, settings: ExpertS
         settings: how it is trained.
         key: its randomness, one for each expert.
     """
-    kept = kept_trajectory(problem, real, settings, key)
-    if kept is not None:
-        return kept
+    identity = _identity(problem, real, settings, key)
+    kept = read_cached("experts", identity) or {}
+    if "trajectory" in kept:
+        return kept["trajectory"]
     trained = _train(problem, real, settings, key)
     # Without a cache it is trained whenever it is needed.
-    write_cached("experts", _identity(problem, real, settings, key), {"trajectory": trained})
+    write_cached("experts", identity, {"trajectory": trained})
     return trained
 
 
-def kept_trajectory(
-    problem: DistillationProblem, real: RealImages, settings: ExpertSettings, key: Key
-) -> Tensor | None:
-    """What :func:`trajectory` gives, if the cache has it."""
-    kept = read_cached("experts", _identity(problem, real, settings, key))
-    return None if kept is None else kept.get("trajectory")
+def has_expert(problem: DistillationProblem, real: RealImages, settings: ExpertSettings, key: Key) -> bool:
+    """Whether the cache has the expert."""
+    return has_cached("experts", _identity(problem, real, settings, key))
 
 
 def _identity(problem: DistillationProblem, real: RealImages, settings: ExpertSettings, key: Key) -> str:
@@ -109,7 +107,8 @@ def expert_seconds(problem: DistillationProblem, real: RealImages, settings: Exp
     with one_thread():
         _gradient(alone, network, parameters, batch)
         started = time.monotonic()
-        _gradient(alone, network, parameters, batch)
+        slopes = _gradient(alone, network, parameters, batch)
+        float(next(iter(slopes.values())).flatten()[0])  # a GPU has computed them now
         step = time.monotonic() - started
     return step * settings.epochs * -(-len(real) // settings.batch_size)
 

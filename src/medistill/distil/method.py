@@ -199,9 +199,12 @@ class Method(Settings, ABC):
         """Steps on the images in all; none for methods that learn nothing."""
         return 0
 
-    def asking_steps(self, problem: DistillationProblem, done: int) -> int:
-        """Of the steps after so many those that ask real images anew, where the others find answers kept."""
-        return self.steps(problem) - done
+    def kinds_of_steps(self, problem: DistillationProblem, done: int) -> Sequence[tuple[int, int]]:
+        """Of the steps after so many: how many cost alike, and the number of one of these, for each kind of them.
+
+        Each is measured once, in this order and after the first step that is left, to tell how long all will take.
+        """
+        return [(self.steps(problem) - done, done + 1)]
 
     def preparing_seconds(self, problem: DistillationProblem, key: Key) -> float:
         """How long :meth:`prepare` takes on this machine, about."""

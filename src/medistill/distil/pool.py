@@ -57,9 +57,11 @@ class PooledMatching(NetworkMethod):
         """Networks in the pool, as asked for, or so many that each is met several times; 0: a new one each step."""
         return (100 if len(problem.shape) == 2 else 50) if self.networks is None else self.networks
 
-    def asking_steps(self, problem: DistillationProblem, done: int) -> int:
+    def kinds_of_steps(self, problem: DistillationProblem, done: int) -> Sequence[tuple[int, int]]:
+        """Those that ask real images anew, and those that find answers kept, as a step does when it is repeated."""
         pool, steps = self.pool_size(problem), self.steps(problem)
-        return max(0, min(pool or steps, steps) - done)
+        anew = max(0, min(pool or steps, steps) - done)
+        return [(anew, done + 1), (steps - done - anew, done + 1)]
 
     def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
         network = self.network(problem)

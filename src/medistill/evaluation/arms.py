@@ -18,6 +18,9 @@ from medistill.evaluation.workers import run_all
 from medistill.keys import Key
 from medistill.tasks.task import Task
 
+MATCHED = "random_matched"
+"""Random real images with the package's storage, as many, in as many bytes, with labels of the same kind."""
+
 
 @dataclass(frozen=True)
 class EvaluationData:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from medistill.config import Recipe
 from medistill.data.image import Normalisation
 from medistill.data.preprocess import TensorSplit
-from medistill.evaluation.portions import portions, seconds_of
+from medistill.evaluation.portions import Portion, portions, seconds_of
+from medistill.evaluation.workers import OVERHEAD
 from medistill.keys import Key
-from medistill.nets.training import Training, images_seen, predict_probabilities
+from medistill.nets.convnet import Parameters
+from medistill.nets.training import Training, images_seen, predict_probabilities, steps_for
 from medistill.nets.zoo import make_network
 from medistill.parallel import one_thread
 from medistill.runtime import device, usable_cores
@@ -49,29 +51,46 @@ class Pace:
         long = recipe.model_copy(update={"min_steps": WARMING + MEASURED, "max_steps": WARMING + MEASURED})
         with one_thread():
             training = Training(network, data, task, normalisation, long, Key(0).child("pace"), device())
-            training.run(until=WARMING)
+            wait(training.run(until=WARMING))
             started = time.monotonic()
-            parameters = training.run()
-            self.training = (time.monotonic() - started) / (MEASURED * batch)
+            wait(parameters := training.run())
+            self.training = (time.monotonic() - started) / (MEASURED * (batch + OVERHEAD))
             asked = data.pixels[: 2 * batch]
             started = time.monotonic()
             predict_probabilities(network, parameters, asked, task, normalisation)
             self.asking = (time.monotonic() - started) / len(asked)
 
-    def seconds(self, sizes: Sequence[int], asked: int, max_workers: int | None = None) -> float:
+    def seconds(
+        self, sizes: Sequence[int], asked: int, max_workers: int | None = None, in_processes: bool = True
+    ) -> float:
         """Of wall clock, to train a network on each of so many images and to ask it about others.
 
         Args:
             sizes: training images of each network.
             asked: images each is asked about.
             max_workers: networks trained at once, at most; None: one for each core.
+            in_processes: whether they are trained by processes, which divide a network's training where that helps.
         """
-        return self.spread([images_seen(self.recipe, n) for n in sizes], asked, max_workers)
+        return self.spread([effort(self.recipe, n) for n in sizes], asked, max_workers, in_processes)
 
-    def spread(self, trained: Sequence[int], asked: int, max_workers: int | None = None) -> float:
-        """As :meth:`seconds`, of networks that so many images go through in training, by any recipe of that width."""
-        efforts = [images * self.training + asked * self.asking for images in trained]
-        count = min(len(efforts), max_workers or usable_cores())
+    def spread(
+        self, efforts: Sequence[int], asked: int, max_workers: int | None = None, in_processes: bool = True
+    ) -> float:
+        """As :meth:`seconds`, of trainings of that :func:`effort`, by any recipe of that width."""
+        took = [trained * self.training + asked * self.asking for trained in efforts]
+        count = min(len(took), max_workers or usable_cores())
         if count < 2 or device().type != "cpu":
-            return sum(efforts)
-        return SIDE_BY_SIDE * seconds_of(portions(efforts, count), efforts, count) + PROCESS_SECONDS
+            return sum(took)
+        if not in_processes:
+            return SIDE_BY_SIDE * seconds_of([Portion(i) for i in range(len(took))], took, count)
+        return SIDE_BY_SIDE * seconds_of(portions(took, count), took, count) + PROCESS_SECONDS
+
+
+def effort(recipe: Recipe, images: int) -> int:
+    """What training on so many images takes, in images that go through a network; a step costs as much as a few."""
+    return images_seen(recipe, images) + OVERHEAD * steps_for(recipe, images)
+
+
+def wait(parameters: Parameters) -> None:
+    """Until a GPU has computed them."""
+    float(next(iter(parameters.values())).flatten()[0])

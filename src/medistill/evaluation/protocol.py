@@ -18,22 +18,18 @@ from medistill.data.image import decoded, encoded
 from medistill.data.preprocess import PreparedDataset, TensorSplit, prepare_split
 from medistill.errors import DataError
 from medistill.evaluation import arms
-from medistill.evaluation.arms import Arm, EvaluationData
-from medistill.evaluation.cache import TrainedRun, read_run
-from medistill.evaluation.duration import Pace
+from medistill.evaluation.arms import MATCHED, Arm, EvaluationData
+from medistill.evaluation.cache import TrainedRun
+from medistill.evaluation.estimate import comparison_seconds
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights, gain, number, recovery
-from medistill.evaluation.jobs import Splits, is_kept
 from medistill.evaluation.robustness import robustness
-from medistill.evaluation.teachers import FIRST_INDEX, balanced_set, label_seconds, restored, soft_labels
+from medistill.evaluation.teachers import FIRST_INDEX, Shown, balanced_set, restored, soft_labels
 from medistill.keys import Key
 from medistill.package.package import Package
 from medistill.package.results import Details, EvaluatedData, EvaluationResult, Scores, SiteScores
 from medistill.package.source import is_source
 from medistill.progress import Progress, duration, say
 from medistill.tasks.task import Task
-
-MATCHED = "random_matched"
-"""Random real images with the package's storage, as many, in as many bytes, with labels of the same kind."""
 
 ARMS = ("distilled", "random", MATCHED, "full", "full_balanced")
 """In the order of tables. Only a package with smaller images or soft labels has the third; the last is a reference
@@ -247,29 +243,6 @@ def _mean_score(task: Task, runs: Sequence[TrainedRun], targets: Targets) -> str
     return f"{task.primary.replace('_', ' ')} {np.mean(scores):.3f} ({len(runs)} networks)"
 
 
-def _seconds(
-    package: Package, prepared: PreparedDataset, local: EvaluationData, plain: Sequence[Arm], config: EvaluateConfig
-) -> float:
-    """How long :func:`compare` takes on this machine, about; 0 where the cache knows the arms that need no labels."""
-    task, labels, train = package.task, package.manifest.label_config, prepared.train
-    splits: Splits = {}
-    jobs = [job for arm in plain for job in arms.jobs_of(arm, task, config, splits, config.architectures[0])]
-    sizes = [len(splits[job.train]) for job in jobs if read_run(job.identity) is None and not is_kept(job)]
-    if not sizes:
-        return 0.0
-    matched = [len(package)] * config.draws(len(package)) if _has_matched(package) else []
-    seconds = 0.0
-    for architecture in config.architectures:
-        pace = Pace(train, task, local.normalisation, config.recipe, architecture)
-        again = sizes if architecture == config.architectures[0] else [len(splits[job.train]) for job in jobs]
-        seconds += pace.seconds([*again, *matched], len(local.test))
-        if matched and labels.teachers and architecture == config.architectures[0]:
-            seed = package.manifest.provenance.seed
-            slow = Pace(train, task, local.normalisation, labels.recipe)
-            seconds += label_seconds(slow, train, matched, task, local.normalisation, labels, seed)
-    return seconds
-
-
 def plain_counts(package: Package) -> list[int]:
     """Images per stratum of the networks' size whose pixels take the bytes of the package's."""
     share = math.prod(package.stored_shape) / package.preprocessing.image.pixels
@@ -326,9 +299,18 @@ def _arms(package: Package, prepared: PreparedDataset, config: EvaluateConfig, p
     distilled = Arm("distilled", (package.data,) * config.repeats, sent)
     full = Arm("full", (prepared.train,) * config.repeats, local)
     random, even = _drawn(package, prepared, config, local)
-    if progress and (seconds := _seconds(package, prepared, local, (distilled, random, full, even), config)):
-        say(f"evaluating takes about {duration(seconds)}")
-    matched = _matched(package, prepared, local, config, progress)
+    drawn = _stored_alike(package, prepared, config)
+    matched = _labelled(package, prepared, local, drawn, only_kept=True)
+    if progress:
+        known = [Arm(MATCHED, tuple(matched), local)] if matched else []
+        unlabelled = [] if matched else [len(data) for data in drawn]
+        labels, seed = package.manifest.label_config, package.manifest.provenance.seed
+        contest = [distilled, random, *known, full, even]
+        if seconds := comparison_seconds(prepared, contest, unlabelled, labels, seed, config):
+            say(f"evaluating takes about {duration(seconds)}")
+    if drawn and not matched:
+        with Progress("labelling random images as the package's are", 0, enabled=progress) as shown:
+            matched = _labelled(package, prepared, local, drawn, shown.reach)
     return [distilled, random, *([Arm(MATCHED, tuple(matched), local)] if matched else []), full, even]
 
 
@@ -338,26 +320,39 @@ def _has_matched(package: Package) -> bool:
     return not stored_whole or bool(package.manifest.label_config.teachers)
 
 
-def _matched(
-    package: Package, prepared: PreparedDataset, local: EvaluationData, config: EvaluateConfig, progress: bool
-) -> list[TensorSplit]:
-    """Draws of random images, each stored and labelled as the package's are; none where that is the random arm.
-
-    Labels by teachers are an option that random images can have too; labels that a method learned are its own work.
-    """
+def _stored_alike(package: Package, prepared: PreparedDataset, config: EvaluateConfig) -> list[TensorSplit]:
+    """Draws of random images, each stored as the package's are; none where these are the random arm's."""
     if not _has_matched(package):
         return []
     shape, stored, task = package.preprocessing.image.shape, package.stored_shape, package.task
-    labels, counts, key = package.manifest.label_config, package.synthetic_per_stratum, Key(config.seed)
-    drawn = []
+    counts, key, drawn = package.synthetic_per_stratum, Key(config.seed), []
     for index in range(config.draws(sum(counts))):
         data = arms.subset(prepared.train, task, counts, key.child("random", index))
         drawn.append(TensorSplit(decoded(encoded(data.pixels, stored), shape), data.targets))
-    if not labels.teachers:
+    return drawn
+
+
+def _labelled(
+    package: Package,
+    prepared: PreparedDataset,
+    local: EvaluationData,
+    drawn: list[TensorSplit],
+    progress: Shown | None = None,
+    only_kept: bool = False,
+) -> list[TensorSplit]:
+    """The same, labelled as the package's are; none where only what the cache has is wanted and that is not all.
+
+    Labels by teachers are an option that random images can have too; labels that a method learned are its own work.
+    """
+    labels, task, seed = package.manifest.label_config, package.task, package.manifest.provenance.seed
+    if not drawn or not labels.teachers:
         return drawn
-    seed = package.manifest.provenance.seed
-    with Progress("labelling random images as the package's are", 0, enabled=progress) as shown:
-        labelled = soft_labels(prepared.train, drawn, task, local.normalisation, labels, seed, shown.reach)
+    try:
+        labelled = soft_labels(
+            prepared.train, drawn, task, local.normalisation, labels, seed, progress, only_kept=only_kept
+        )
+    except LookupError:
+        return []
     return [data.with_soft_labels(restored(task, soft)) for data, soft in zip(drawn, labelled, strict=True)]
 
 

@@ -64,6 +64,7 @@ def soft_labels(
     seed: int,
     progress: Shown | None = None,
     max_workers: int | None = None,
+    only_kept: bool = False,
 ) -> list[SoftLabels]:
     """Mean probabilities of ``config.teachers`` networks trained on the real images, calibrated if asked for.
 
@@ -83,13 +84,17 @@ def soft_labels(
         seed: of the teachers.
         progress: told the images of all the work, and those done.
         max_workers: that are trained at once, at most; None: one for each core.
+        only_kept: train none.
 
     Returns:
         For each set (n, outputs), values of half precision.
+
+    Raises:
+        LookupError: a network is not in the cache, where none is to be trained.
     """
     every, taught = _together(sets), _taught(train, task, config, seed)
     total = sum(images_seen(config.recipe, len(data)) for data in [*taught, *(sets if config.calibrate else ())])
-    course = _Course(task, normalisation, config.recipe, seed, total, progress, max_workers)
+    course = _Course(task, normalisation, config.recipe, seed, total, progress, max_workers, only_kept)
     mean = np.mean(course.predictions(taught, every), axis=0)
     labels = _halved(task.sharpened(mean, config.temperature))
     by_set = np.split(labels, np.cumsum([len(s) for s in sets])[:-1])
@@ -188,6 +193,7 @@ class _Course:
     total: int
     progress: Shown | None
     max_workers: int | None
+    only_kept: bool = False
     done: int = 0
     trained: int = 0
 
@@ -195,6 +201,8 @@ class _Course:
         """Train a network on each set; return its probabilities of the asked images, (n, outputs)."""
         splits: Splits = {data.digest: data for data in (*sets, asked)}
         jobs = self.jobs(sets, asked)
+        if self.only_kept and not all(map(is_kept, jobs)):
+            raise LookupError("a network is not in the cache")
         runs: dict[int, TrainedRun] = {}
 
         def keep(job: Job, run: TrainedRun) -> None:

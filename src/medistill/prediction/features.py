@@ -26,7 +26,8 @@ from medistill.distil.method import Coreset, Method, make_method
 from medistill.distil.problem import make_problem, stored_images
 from medistill.errors import DataError
 from medistill.evaluation.arms import run_cached, subset
-from medistill.evaluation.duration import Pace
+from medistill.evaluation.duration import Pace, effort
+from medistill.evaluation.jobs import VERSION as NETWORKS_VERSION
 from medistill.evaluation.jobs import Job, Splits
 from medistill.evaluation.protocol import same_bytes
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
@@ -138,7 +139,8 @@ def features_seconds(prepared: PreparedDataset, wanted: Mapping[str, PackageSpec
         return 0.0
     train = prepared.train
     pace = Pace(train, prepared.task, prepared.normalisation, LONG)
-    return pace.spread(_trained(prepared, missing), min(HELD, len(train) // 4))
+    efforts = [effort(recipe, images) for recipe, images in _trained(prepared, missing)]
+    return pace.spread(efforts, min(HELD, len(train) // 4))
 
 
 def _known(prepared: PreparedDataset, wanted: Mapping[str, PackageSpec]) -> dict[str, dict[str, float]]:
@@ -152,7 +154,7 @@ def _known(prepared: PreparedDataset, wanted: Mapping[str, PackageSpec]) -> dict
 
 
 def _identity(prepared: PreparedDataset, wanted: PackageSpec) -> str:
-    identity: Json = {"version": VERSION, "data": prepared.train.digest}
+    identity: Json = {"version": VERSION, "networks": NETWORKS_VERSION, "data": prepared.train.digest}
     identity |= {"config": wanted.config.model_dump(mode="json", exclude={"data", "memory_limit_mb"})}
     identity |= {"recipes": [r.model_dump(mode="json") for r in (SHORT, LONG)], **device_key()}
     patients = prepared.dataset.train.patients
@@ -174,17 +176,15 @@ def random_counts(prepared: PreparedDataset, ipc: int | None, ratio: float | Non
 
 def work(prepared: PreparedDataset, wanted: Sequence[PackageSpec]) -> int:
     """Images that go through networks for the features of these packages, at most."""
-    return sum(_trained(prepared, wanted))
+    return sum(images_seen(recipe, images) for recipe, images in _trained(prepared, wanted))
 
 
-def _trained(prepared: PreparedDataset, wanted: Sequence[PackageSpec]) -> list[int]:
-    """As :func:`work`, of each network."""
+def _trained(prepared: PreparedDataset, wanted: Sequence[PackageSpec]) -> list[tuple[Recipe, int]]:
+    """The recipe of each network and the images that it is trained on."""
     sizes = {package.counts(prepared) for package in wanted}
-    drawn = [images_seen(SHORT, sum(counts)) for counts in sizes for _ in range(_draws(counts))]
-    chosen = [
-        images_seen(SHORT, sum(package.counts(prepared))) for package in wanted if _is_looked_at(prepared, package)
-    ]
-    return [*drawn, *chosen, images_seen(LONG, len(prepared.train))]
+    drawn = [(SHORT, sum(counts)) for counts in sizes for _ in range(_draws(counts))]
+    chosen = [(SHORT, sum(package.counts(prepared))) for package in wanted if _is_looked_at(prepared, package)]
+    return [*drawn, *chosen, (LONG, len(prepared.train))]
 
 
 def _draws(counts: Counts) -> int:

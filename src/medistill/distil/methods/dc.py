@@ -83,6 +83,15 @@ class DC(NetworkMethod):
     def steps(self, problem: DistillationProblem) -> int:
         return self.iterations * self.loops(problem)[0]
 
+    def kinds_of_steps(self, problem: DistillationProblem, done: int) -> Sequence[tuple[int, int]]:
+        """Those that train their network further, and the last ones of a network."""
+        outer, kinds = self.loops(problem)[0], []
+        for last in (False, True):
+            alike = [s for s in range(done, self.steps(problem)) if (s % outer == outer - 1) == last]
+            examples = [step for step in alike if step > done]
+            kinds += [(len(alike), examples[0])] if examples else []
+        return kinds
+
     def optimiser(self, problem: DistillationProblem) -> Optimiser:
         return Optimiser(learning_rate=0.1)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medistill.augment import Augmentation
 from medistill.distil.descent import loss_gradient
-from medistill.distil.experts import ExpertSettings, expert_seconds, kept_trajectory, trajectory, unflatten
+from medistill.distil.experts import ExpertSettings, expert_seconds, has_expert, trajectory, unflatten
 from medistill.distil.method import Gradients, MethodInfo, Observed, State, register
 from medistill.distil.networked import BATCH_COPIES, NetworkMethod
 from medistill.distil.optimiser import Optimiser
@@ -167,7 +167,7 @@ class MTT(NetworkMethod):
         return trajectory(problem, self.real(problem), *self._expert(problem, key, index))
 
     def _is_kept(self, problem: DistillationProblem, key: Key, index: int) -> bool:
-        return kept_trajectory(problem, self.real(problem), *self._expert(problem, key, index)) is not None
+        return has_expert(problem, self.real(problem), *self._expert(problem, key, index))
 
 
 class _Student:
