@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 import medistill
 from conftest import SMALL_DM, TINY, TINY_SETS, npz_arrays
@@ -174,6 +175,9 @@ def test_recipient_gets_the_same_networks_on_any_number_of_cores(package, tmp_pa
         saved = tmp_path / f"{cores}.safetensors"
         found.append((medistill.train(package, on=SOURCE, config=config, save=saved)["metrics"], saved.read_bytes()))
     assert found[0] == found[1]
+    with safe_open(saved, "pt") as read:
+        assert read.metadata()["network"].startswith("ConvNet(") and len(list(read.keys())) > 5
+    assert saved.read_bytes()[8:].startswith(b'{"__metadata__":{"network":'), "in an order that never changes"
 
 
 def test_recipient_with_one_folder_tests_on_all_of_it(package, tmp_path, tiny):

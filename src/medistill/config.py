@@ -110,7 +110,9 @@ class EvaluateConfig(Settings):
     """How many networks are trained for each arm, and on what recipe."""
 
     recipe: Recipe = Field(default_factory=Recipe)
-    repeats: int = Field(3, ge=1, le=100, description="networks per package, full and balanced arm")
+    repeats: int = Field(
+        3, ge=1, le=100, description="networks per package and full arm, at most of the balanced one"
+    )
     random_draws: int | None = Field(
         None,
         ge=2,

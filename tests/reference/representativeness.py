@@ -24,7 +24,9 @@ def distances(made, seen, neighbours=5):
         frechet += (np.mean(ours) - np.mean(theirs)) ** 2 + (np.std(ours) - np.std(theirs)) ** 2
     near = min(neighbours, len(seen) - 1)
     radius = [sorted(np.sqrt(np.sum((a - b) ** 2)) for b in seen)[near] for a in seen]
-    inside = [[np.sqrt(np.sum((a - b) ** 2)) < r for b, r in zip(seen, radius, strict=True)] for a in made]
+    inside = [
+        [np.sqrt(np.sum((a - b) ** 2)) < r * (1 - 1e-5) for b, r in zip(seen, radius, strict=True)] for a in made
+    ]
     return {
         "mmd": -(kernel(among) + kernel(within) - 2 * kernel(between)),
         "energy": -(2 * np.mean(between) - np.mean(among) - np.mean(within)),

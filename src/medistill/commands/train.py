@@ -15,7 +15,7 @@ from medistill.distil.checkpoint import RunFolder
 from medistill.errors import DataError
 from medistill.evaluation.duration import Pace
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights
-from medistill.files import require_apart, require_ours, require_writable, write_atomically
+from medistill.files import require_apart, require_ours, require_writable, safetensors_bytes, write_atomically
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 from medistill.nets.training import predict_probabilities, steps_for, train_network
@@ -110,10 +110,8 @@ def train(
         for index, (parameters, said) in enumerate(workers.map(trained, range(config.repeats))):
             runs.append(said)
             if target is not None and index == 0:
-                from safetensors.torch import save as serialise
-
                 header = {"package_id": read.identity, "network": repr(network)}
-                write_atomically(target, serialise(parameters, header), "--save")
+                write_atomically(target, safetensors_bytes(parameters, header), "--save")
                 saved = str(target)
     key = Key(config.seed).child("bootstrap")
     clusters = np.concatenate(patients) if len(patients) == len(asked) else None

@@ -281,15 +281,16 @@ def _drawn(
     package: Package, prepared: PreparedDataset, config: EvaluateConfig, local: EvaluationData
 ) -> tuple[Arm, Arm]:
     """The arms of random images with the package's bytes, and of all images sampled equally often from each stratum:
-    by the networks that are teachers where there are any, so that these need not be trained again.
+    by the networks that are teachers where there are any, no more than these, which need not be trained again.
     """
     task, key, counts = package.task, Key(config.seed), plain_counts(package)
     draws = range(config.draws(sum(counts)))
     random = [arms.subset(prepared.train, task, counts, key.child("random", i)) for i in draws]
-    taught = bool(package.manifest.label_config.teachers)
-    seed, repeats = package.manifest.provenance.seed if taught else config.seed, range(config.repeats)
-    even = tuple(balanced_set(prepared.train, task, seed, index) for index in repeats)
-    keys = tuple((seed, FIRST_INDEX + index) for index in repeats) if taught else None
+    taught = package.manifest.label_config.teachers
+    seed = package.manifest.provenance.seed if taught else config.seed
+    networks = range(min(config.repeats, taught) if taught else config.repeats)
+    even = tuple(balanced_set(prepared.train, task, seed, index) for index in networks)
+    keys = tuple((seed, FIRST_INDEX + index) for index in networks) if taught else None
     return Arm("random", tuple(random), local), Arm("full_balanced", even, local, first_only=True, keys=keys)
 
 
