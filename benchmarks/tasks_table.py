@@ -25,9 +25,6 @@ SETS = ("fundus_dr3_28", "alz4_28", "odir5k_28", "adrenalmnist3d_28")
 GRADES = ("alz4_28", "fundus_dr3_28")
 """Sets whose classes have an order, which no file says and nobody guesses."""
 
-FEWER = {"adrenalmnist3d_28": ("--set", "random_draws=3")}
-"""Networks of volumes take long, so random volumes are drawn three times where as many pictures are six times."""
-
 
 def measure(folder: Path, data: str) -> dict[str, Any]:
     """What every command says of a set, and how long it took."""
@@ -45,9 +42,8 @@ def measure(folder: Path, data: str) -> dict[str, Any]:
     run("check", source, "--ipc", "10", *task)
     made = run("distill", source, "--ipc", "10", "--out", str(out), "--overwrite", *task)
     run("verify", str(out))
-    fewer = FEWER.get(data, ())
-    result = run("evaluate", str(out), "--on", source, *fewer)
-    run("report", str(out), "--on", source, "--out", str(out.with_suffix(".html")), *fewer)
+    result = run("evaluate", str(out), "--on", source)
+    run("report", str(out), "--on", source, "--out", str(out.with_suffix(".html")))
     trained = run("train", str(out), "--on", source)
     return {
         "set": data, "ipc": 10, "seed": 0, "start": made["start"], "audits": made["audits"], "bytes": made["bytes"],
