@@ -83,7 +83,7 @@ def _worth(result: EvaluationResult, metric: Metric, real: bool) -> str:
         else "It cannot stand in for the data"
     )  # fmt: skip
     what = "real" if real else "distilled"
-    smaller = ", stored smaller," if _measure(result) == "bytes" else ""
+    smaller = " stored smaller" if _measure(result) == "bytes" else ""
     same = result.data.same_as_distilled
     unit = "the pixels of" if smaller else "the number in"
     whole = "the original" if same and not smaller else f"{unit} {'the original' if same else result.data.name}"
