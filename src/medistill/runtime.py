@@ -100,6 +100,14 @@ def device_key(kind: str | None = None) -> dict[str, str]:
     return {} if kind == "cpu" else {"device": kind}
 
 
+def wait_for(device: torch.device) -> None:
+    """Until the device has computed all that it was given, as a clock must that measures it."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def usable_cores() -> int:
     """Cores that this command may use: ``OMP_NUM_THREADS`` if set, else what affinity and control groups grant.
 

@@ -94,7 +94,8 @@ def train(
     workers = Workers(usable_cores() if isinstance(network, ConvNet) and device().type == "cpu" else 1)
     if progress:
         pace, sizes = Pace(data, task, normalisation, recipe, name), [len(data)] * config.repeats
-        say(f"training takes about {duration(pace.seconds(sizes, len(test), workers.number, False))}")
+        seconds = pace.seconds(sizes, len(test), workers.number, in_processes=False)
+        say(f"training takes about {duration(seconds)}")
     with Progress("training", steps * config.repeats, enabled=progress) as shown, one_thread():
         told = Lock()
 

@@ -29,11 +29,7 @@ def learning_seconds(
     steps, first = method.steps(problem), state.step
     if steps - first < FEW:
         return 0.0
-    trial = State(
-        state.images.clone(), state.targets, {name: t.clone() for name, t in state.buffers.items()}, first,
-        None if state.label_logits is None else state.label_logits.clone(),
-    )  # fmt: skip
-    seconds = 0.0
+    trial, seconds = state.clone(), 0.0
     for count, step in ((0, first), *method.kinds_of_steps(problem, first)):
         trial.step, started = step, time.monotonic()
         loop.run(method, problem, key, trial, None, strata_per_piece, None, optimiser, until=step + 1)

@@ -21,7 +21,7 @@ from medistill.files import canonical_json, has_cached, read_cached, sha256_text
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
 from medistill.parallel import Workers, go_on, one_thread
-from medistill.runtime import device_key
+from medistill.runtime import device_key, wait_for
 
 VERSION = 3
 """Raised whenever the same settings would train other experts."""
@@ -106,9 +106,10 @@ def expert_seconds(problem: DistillationProblem, real: RealImages, settings: Exp
     batch, parameters = next(real.training(settings.batch_size, key)).value, problem.parameters(network, key)
     with one_thread():
         _gradient(alone, network, parameters, batch)
+        wait_for(problem.device)
         started = time.monotonic()
-        slopes = _gradient(alone, network, parameters, batch)
-        float(next(iter(slopes.values())).flatten()[0])  # a GPU has computed them now
+        _gradient(alone, network, parameters, batch)
+        wait_for(problem.device)
         step = time.monotonic() - started
     return step * settings.epochs * -(-len(real) // settings.batch_size)
 

@@ -151,8 +151,9 @@ def _gradients(
         if gradients.images is not None and len(pieces) == 1:
             sums[IMAGES] = gradients.images.clone()
         elif gradients.images is not None:
-            whole = sums.setdefault(IMAGES, torch.zeros_like(decoded))
-            whole[problem.rows(strata)] += gradients.images
+            if IMAGES not in sums:
+                sums[IMAGES] = torch.zeros_like(decoded)
+            sums[IMAGES][problem.rows(strata)] += gradients.images
         if gradients.labels is not None:
             sums[LABELS] = sums[LABELS].add_(gradients.labels) if LABELS in sums else gradients.labels.clone()
         for name, gradient in gradients.extra.items():

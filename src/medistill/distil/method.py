@@ -103,6 +103,12 @@ class State:
     step: int = 0
     label_logits: Tensor | None = None
 
+    def clone(self) -> State:
+        """The same in memory of its own, so that steps from it leave this one as it is."""
+        buffers = {name: tensor.clone() for name, tensor in self.buffers.items()}
+        logits = None if self.label_logits is None else self.label_logits.clone()
+        return State(self.images.clone(), self.targets.clone(), buffers, self.step, logits)
+
     def to(self, device: torch.device | str) -> State:
         """The state with what is computed with on a device; flags, counters and single numbers stay on the CPU,
         where Python asks for them.

@@ -127,9 +127,13 @@ class NetworkMethod(LearnedMethod):
         """Megabytes that an image takes in a network where the problem is, in the precision asked for."""
         return self.network(problem).activation_mb_on(problem.device, self.for_this_machine().precision)
 
-    def input_mb(self, problem: DistillationProblem) -> float:
-        """Megabytes of an image, float32, as a network's first layer sees it."""
-        return self.network(problem).input_mb
+    def real_mb(self, problem: DistillationProblem) -> float:
+        """Megabytes that a real image takes of which nothing is kept, on its way into a network and within it."""
+        return self.activation_mb(problem) / 2 + CHUNK_COPIES * self.network(problem).input_mb
+
+    def batch_mb(self, problem: DistillationProblem) -> float:
+        """Megabytes that an image of a batch of real ones takes, which goes through a network in parts."""
+        return BATCH_COPIES * self.network(problem).input_mb
 
     def network(self, problem: DistillationProblem) -> ConvNet:
         """The network's shape for these images."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medistill.augment import Augmentation
 from medistill.distil.method import Observed, State
-from medistill.distil.networked import CHUNK_COPIES, NetworkMethod
+from medistill.distil.networked import NetworkMethod
 from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import CHUNK
 from medistill.keys import Key
@@ -72,9 +72,7 @@ class PooledMatching(NetworkMethod):
         side = self.side_by_side(problem, strata)
         # Where the work is one piece, its workers take the chunks of a stratum.
         asking = side if side > 1 else min(problem.workers.number, -(-asked // chunk))
-        # Nothing is kept of real images.
-        real = asking * chunk * (self.activation_mb(problem) / 2 + CHUNK_COPIES * self.input_mb(problem))
-        inside = side * synthetic * self.activation_mb(problem) + real
+        inside = side * synthetic * self.activation_mb(problem) + asking * chunk * self.real_mb(problem)
         return self.with_images_mb(problem, inside, side) + 2 * pool
 
     @abstractmethod

@@ -11,11 +11,10 @@ from medistill.data.preprocess import TensorSplit
 from medistill.evaluation.portions import Portion, portions, seconds_of
 from medistill.evaluation.workers import OVERHEAD
 from medistill.keys import Key
-from medistill.nets.convnet import Parameters
 from medistill.nets.training import Training, images_seen, predict_probabilities, steps_for
 from medistill.nets.zoo import make_network
 from medistill.parallel import one_thread
-from medistill.runtime import device, usable_cores
+from medistill.runtime import device, usable_cores, wait_for
 from medistill.tasks.task import Task
 
 WARMING, MEASURED = 2, 4
@@ -51,9 +50,11 @@ class Pace:
         long = recipe.model_copy(update={"min_steps": WARMING + MEASURED, "max_steps": WARMING + MEASURED})
         with one_thread():
             training = Training(network, data, task, normalisation, long, Key(0).child("pace"), device())
-            wait(training.run(until=WARMING))
+            training.run(until=WARMING)
+            wait_for(device())
             started = time.monotonic()
-            wait(parameters := training.run())
+            parameters = training.run()
+            wait_for(device())
             self.training = (time.monotonic() - started) / (MEASURED * (batch + OVERHEAD))
             asked = data.pixels[: 2 * batch]
             started = time.monotonic()
@@ -89,8 +90,3 @@ class Pace:
 def effort(recipe: Recipe, images: int) -> int:
     """What training on so many images takes, in images that go through a network; a step costs as much as a few."""
     return images_seen(recipe, images) + OVERHEAD * steps_for(recipe, images)
-
-
-def wait(parameters: Parameters) -> None:
-    """Until a GPU has computed them."""
-    float(next(iter(parameters.values())).flatten()[0])

@@ -301,8 +301,9 @@ def _arms(package: Package, prepared: PreparedDataset, config: EvaluateConfig, p
     full = Arm("full", (prepared.train,) * config.repeats, local)
     random, even = _drawn(package, prepared, config, local)
     drawn = _stored_alike(package, prepared, config)
-    matched = _labelled(package, prepared, local, drawn, only_kept=True)
+    matched: list[TensorSplit] = []
     if progress:
+        matched = _labelled(package, prepared, local, drawn, only_kept=True)
         known = [Arm(MATCHED, tuple(matched), local)] if matched else []
         unlabelled = [] if matched else [len(data) for data in drawn]
         labels, seed = package.manifest.label_config, package.manifest.provenance.seed

@@ -16,7 +16,7 @@ from torch import Tensor
 from medistill.distil.descent import loss_gradient
 from medistill.distil.matching import gradient_distance
 from medistill.distil.method import MethodInfo, Observed, State, register
-from medistill.distil.networked import BATCH_COPIES, NetworkMethod, in_bfloat16
+from medistill.distil.networked import NetworkMethod, in_bfloat16
 from medistill.distil.optimiser import Optimiser
 from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import Batch
@@ -101,7 +101,7 @@ class DC(NetworkMethod):
         # A gradient that is itself differentiated keeps more than one pass does (fitted to measured peaks).
         real = (0.85 if on_cpu else strata) * min(self.real_batch, max(problem.real_per_stratum))
         kept = (2.3 * synthetic + real) * self.activation_mb(problem)
-        kept += min(self.real_batch, max(problem.real_per_stratum)) * BATCH_COPIES * self.input_mb(problem)
+        kept += min(self.real_batch, max(problem.real_per_stratum)) * self.batch_mb(problem)
         # The network's own steps take synthetic images of all strata, however few a piece takes.
         batch = min(self.network_batch, sum(problem.synthetic_per_stratum))
         own = 1.35 * min(batch, problem.workers.number * PIECE if on_cpu else batch) * self.activation_mb(problem)

@@ -16,7 +16,7 @@ from torch import Tensor
 from medistill.distil.descent import loss_gradient, through
 from medistill.distil.matching import ridge_prediction
 from medistill.distil.method import Gradients, MethodInfo, Observed, State, register
-from medistill.distil.networked import CHUNK_COPIES, NetworkMethod
+from medistill.distil.networked import NetworkMethod
 from medistill.distil.optimiser import Optimiser
 from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import CHUNK, Batch
@@ -78,8 +78,7 @@ class FRePo(NetworkMethod):
         features = 8e-6 * network.embedding_size * (self.real_batch + count)
         synthetic, real = (problem.at_once(n) for n in (count, min(CHUNK, self._per_stratum(problem))))
         asking = min(problem.workers.number, len(problem.present(range(problem.strata))))
-        inside = synthetic * self.activation_mb(problem)
-        inside += asking * real * (self.activation_mb(problem) / 2 + CHUNK_COPIES * self.input_mb(problem))
+        inside = synthetic * self.activation_mb(problem) + asking * real * self.real_mb(problem)
         return self.with_images_mb(problem, inside) + 3 * features + self.networks * (4e-6 * network.parameter_count)
 
     def setup(self, problem: DistillationProblem, key: Key) -> State:

@@ -17,7 +17,7 @@ from medistill.augment import Augmentation
 from medistill.distil.descent import loss_gradient
 from medistill.distil.experts import ExpertSettings, expert_seconds, has_expert, trajectory, unflatten
 from medistill.distil.method import Gradients, MethodInfo, Observed, State, register
-from medistill.distil.networked import BATCH_COPIES, NetworkMethod
+from medistill.distil.networked import NetworkMethod
 from medistill.distil.optimiser import Optimiser
 from medistill.distil.problem import DistillationProblem
 from medistill.keys import Key
@@ -88,7 +88,7 @@ class MTT(NetworkMethod):
         side = min(problem.workers.number, self.experts) if on_cpu else 1
         parts = min(seen, (problem.workers.number if side == 1 else 1) * PIECE) if on_cpu else seen
         expert = parameters * (6 + self.expert_epochs) + 1.35 * parts * network.activation_mb
-        return max(student, side * (expert + seen * BATCH_COPIES * self.input_mb(problem)))
+        return max(student, side * (expert + seen * self.batch_mb(problem)))
 
     def setup(self, problem: DistillationProblem, key: Key) -> State:
         zero = torch.zeros((), dtype=torch.float64)
