@@ -13,8 +13,8 @@ SOURCE = ROOT / "src" / "medistill"
 
 LAYERS = [
     "aliases", "errors", "registry", "keys", "formatting", "progress", "files", "config", "runtime", "parallel", "tasks",
-    "data", "augment", "nets", "package", "distil", "evaluation", "audit", "records", "prediction", "reporting", "commands",
-    "study", "texts", "options", "cli", "testing",
+    "data", "augment", "nets", "package", "distil", "evaluation", "audits", "records", "prediction", "reporting", "commands",
+    "study", "texts", "options", "cli_study", "cli", "testing",
 ]  # fmt: skip
 """Every module and package at the top; each may import itself and those before it. ``testing`` is for other packages."""
 

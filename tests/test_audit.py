@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import medistill
-from medistill.audit.audit import Population, audits, populations
-from medistill.audit.checks.resemblance import Resemblance, nearest_images
+from medistill.audits.audit import Population, audits, populations
+from medistill.audits.checks.resemblance import Resemblance, nearest_images
 from medistill.data.load import load
 from medistill.data.preprocess import prepare
 from medistill.keys import Key
@@ -20,6 +20,37 @@ PHANTOM = "phantom:classes=3,images=60,size=16"
 
 class TestResemblance(AuditConformance):
     audit = "resemblance"
+
+
+class TestMembership(AuditConformance):
+    audit = "membership"
+    options = {"training_steps": 3}
+
+
+class TestCanaries(AuditConformance):
+    audit = "canaries"
+    options = {"iterations": 2}
+
+
+class TestSoftLabels(AuditConformance):
+    audit = "soft_labels"
+    options = {"training_steps": 4}
+
+
+class TestLabelFlips(AuditConformance):
+    audit = "label_flips"
+
+
+class TestClassOutliers(AuditConformance):
+    audit = "class_outliers"
+
+
+class TestTriggers(AuditConformance):
+    audit = "triggers"
+
+
+class TestPixelStatistics(AuditConformance):
+    audit = "pixel_statistics"
 
 
 def test_conformance_is_asked_of_every_check():

@@ -21,6 +21,10 @@ DM = ["method.iterations=3", "method.networks=2", "method.filters=8", "method.re
 EXTRA = {
     "distill": [*DM, "labels.recipe.max_steps=5", *(f"evaluate.{setting}" for setting in TINY_SETS)],
     "evaluate": TINY_SETS,
+    "audit": [
+        *("membership.iterations=2", "membership.training_steps=2"),
+        *("canaries.iterations=2", "soft_labels.training_steps=4"),
+    ],
     "train": TINY_SETS,
     "report": TINY_SETS,
 }

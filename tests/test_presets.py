@@ -120,11 +120,21 @@ def test_without_a_method_the_recommended_configuration_is_taken(tmp_path):
     medistill.distill(source, out=tmp_path / "p", ipc=1, settings=TINY)
     found = configuration(tmp_path / "p")
     assert found.method["name"] == recommended["method"]["name"] and found.method["iterations"] == 2
-    assert found.factor == recommended["factor"] != 1
+    assert recommended["factor"] is None and found.factor == 2
     assert found.labels.teachers == recommended["labels"]["teachers"] != 0
     medistill.distill(source, out=tmp_path / "q", ipc=1, factor=1, teachers=0, settings=TINY)
     plain = configuration(tmp_path / "q")
     assert plain.factor == 1 and plain.labels.teachers == 0
+
+
+def test_large_pictures_are_stored_at_a_quarter_of_the_side(tmp_path):
+    source = "phantom:classes=2,images=40,size=96"
+    medistill.distill(source, out=tmp_path / "p", ipc=1, settings=TINY)
+    assert configuration(tmp_path / "p").factor == 4
+    assert read_package(tmp_path / "p").stored_shape == (24, 24)
+    medistill.distill(source, out=tmp_path / "q", ipc=1, factor=2, settings=TINY)
+    assert configuration(tmp_path / "q").factor == 2
+    assert medistill.distill(source, out=tmp_path / "p", ipc=1, settings=TINY)["images"] == 32, "found finished"
 
 
 def test_a_method_that_is_named_comes_plain(tmp_path):

@@ -19,6 +19,7 @@ _WHERE = {
     "predict": "medistill.commands.predict",
     "distill": "medistill.commands.distill",
     "evaluate": "medistill.commands.evaluate",
+    "audit": "medistill.commands.audit",
     "train": "medistill.commands.train",
     "verify": "medistill.commands.verify",
     "methods": "medistill.commands.methods",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from medistill.cli_study import study
 from medistill.errors import MedistillError
 from medistill.options import (
     RENAMED,
@@ -35,6 +34,7 @@ from medistill.options import (
     Size,
     Task,
     Threads,
+    print_result,
 )
 
 INTERRUPTED = 130
@@ -45,10 +45,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Distil a medical image data set into a few synthetic images that others can train on.",
 )
-
-
-def _print(result: Any, as_json: bool, text: Callable[[Any], str]) -> None:
-    sys.stdout.write((json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text(result)) + "\n")
 
 
 def _settings(config: Path | None, assignments: list[str] | None) -> dict[str, Any]:
@@ -113,7 +109,7 @@ def check(
     from medistill.texts import check_text
 
     result = run(data, ipc=ipc, config=_data_config(set_, size, channels, flips, task))
-    _print(result, as_json, check_text)
+    print_result(result, as_json, check_text)
     if not result["usable"]:
         raise typer.Exit(2)
 
@@ -141,7 +137,7 @@ def predict(
 
     config = _data_config(set_, size, channels, flips, task)
     result = run(data, ipc=ipc, ratio=ratio, method=method, db=db, config=config, seed=seed or 0, progress=True)
-    _print(result, as_json, predict_text)
+    print_result(result, as_json, predict_text)
 
 
 @app.command()
@@ -175,6 +171,9 @@ def distill(
     evaluate: Annotated[
         bool, typer.Option("--evaluate", help="Also evaluate, and write the results into the package.")
     ] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Also run every audit check, and write the findings into the package.")
+    ] = False,
     device: Device = None,
     threads: Threads = None,
     as_json: AsJson = False,
@@ -189,10 +188,10 @@ def distill(
     result = run(
         data, out=out, method=method, ipc=ipc, ratio=ratio, factor=factor, teachers=teachers,
         memory_limit=memory_limit, seed=seed, preset=preset, settings=settings, overwrite=overwrite,
-        evaluate=evaluate, evaluate_config=measuring, progress=True,
+        evaluate=evaluate, evaluate_config=measuring, audit=audit, progress=True,
     )  # fmt: skip
     if result:  # under torchrun one process speaks for all
-        _print(result, as_json, distill_text)
+        print_result(result, as_json, distill_text)
 
 
 @app.command()
@@ -216,7 +215,7 @@ def evaluate(
     from medistill.texts import evaluate_text
 
     settings = _evaluate_config(_settings(config, set_), repeats, seed, architectures)
-    _print(run(package, on=on, config=settings, attach=attach, progress=True), as_json, evaluate_text)
+    print_result(run(package, on=on, config=settings, attach=attach, progress=True), as_json, evaluate_text)
 
 
 @app.command()
@@ -237,7 +236,7 @@ def train(
     from medistill.texts import train_text
 
     settings = _evaluate_config(_settings(config, set_), repeats, seed)
-    _print(run(package, on=on, config=settings, save=save, progress=True), as_json, train_text)
+    print_result(run(package, on=on, config=settings, save=save, progress=True), as_json, train_text)
 
 
 @app.command()
@@ -246,7 +245,36 @@ def verify(package: PackagePath, as_json: AsJson = False) -> None:
     from medistill import verify as run
     from medistill.texts import verify_text
 
-    _print(run(package), as_json, verify_text)
+    print_result(run(package), as_json, verify_text)
+
+
+@app.command()
+def audit(
+    package: PackagePath,
+    train: Annotated[
+        str | None,
+        typer.Option("--train", help="The data set it was made from; without it the package alone is looked at."),
+    ] = None,
+    checks: Annotated[str | None, typer.Option(help="Only these checks, as resemblance,membership.")] = None,
+    config: Config = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="An option of a check, as membership.shadows=16.")
+    ] = None,
+    attach: Annotated[
+        bool, typer.Option("--attach", help="Write the findings into the package's manifest and card.")
+    ] = False,
+    device: Device = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what a package gives away. The same command again goes on where it stopped."""
+    from medistill import audit as run
+    from medistill.texts import audit_text
+
+    names = None if checks is None else [name.strip() for name in checks.split(",")]
+    settings = _settings(config, set_)
+    result = run(package, train=train, checks=names, settings=settings, attach=attach, progress=True)
+    print_result(result, as_json, audit_text)
 
 
 @app.command()
@@ -256,7 +284,7 @@ def methods(as_json: AsJson = False) -> None:
     from medistill.texts import methods_text
 
     entries = run()
-    _print({"methods": entries} if as_json else entries, as_json, methods_text)
+    print_result({"methods": entries} if as_json else entries, as_json, methods_text)
 
 
 @app.command()
@@ -277,7 +305,7 @@ def report(
 
     settings = _evaluate_config(_settings(config, set_), repeats, seed)
     result = run(package, on=on, out=out, config=settings, progress=True)
-    _print(result, as_json, lambda r: f"report: {r['report']}")
+    print_result(result, as_json, lambda r: f"report: {r['report']}")
 
 
 @app.command()
@@ -293,55 +321,10 @@ def demo(
     from medistill import demo as run
     from medistill.texts import demo_text
 
-    _print(run(out=out, seed=seed, overwrite=overwrite, progress=True), as_json, demo_text)
+    print_result(run(out=out, seed=seed, overwrite=overwrite, progress=True), as_json, demo_text)
 
 
-study = typer.Typer(help="A grid of data, methods and sizes: run it, go on with it, report it.")
 app.add_typer(study, name="study")
-Db = Annotated[Path | None, typer.Option(help="The study's database; beside the file if not given.")]
-
-
-@study.command("run")
-def study_run(
-    file: Annotated[Path, typer.Argument(help="The study, a YAML file.")],
-    db: Db = None,
-    data_folder: Annotated[Path | None, typer.Option(help="Where relative paths of data lead.")] = None,
-    engine: Annotated[str, typer.Option(help="joblib on this machine, or ray or dask on a cluster.")] = "joblib",
-    address: Annotated[str | None, typer.Option(help="Address of the cluster.")] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="Runs at once on this machine.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each run.")] = 1,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do again what failed before.")] = False,
-    plan: Annotated[bool, typer.Option("--plan", help="Only say what would be done.")] = False,
-    device: Device = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run a study. The same command again goes on where it stopped."""
-    from medistill import study_run as run
-    from medistill.texts import study_text
-
-    result = run(
-        file, db=db, data_folder=data_folder, engine=engine, address=address, processes=processes, threads=threads,
-        retry_failed=retry_failed, only_plan=plan, progress=True,
-    )  # fmt: skip
-    _print(result, as_json, study_text)
-    if result["failed"] and not result["done"]:
-        raise typer.Exit(1)
-
-
-@study.command("report")
-def study_report(
-    db: Annotated[Path, typer.Argument(help="The study's database.")],
-    out: Annotated[Path | None, typer.Option(help="HTML file; beside the database if not given.")] = None,
-    tables: Annotated[
-        Path | None, typer.Option(help="Folder for CSV, Parquet and LaTeX; else beside the page.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write a study's results as one HTML page and as tables."""
-    from medistill import study_report as run
-
-    result = run(db, out=out, tables=tables)
-    _print(result, as_json, lambda r: f"tables: {r['tables']}\nreport: {r['report']}")
 
 
 @app.callback(invoke_without_command=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,3 +60,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over, replac
 
 RENAMED = {"--fresh": "--overwrite", "--networks": "--repeats", "--nets": "--architectures"}
 """Options by the names that they had until version 0.1.0."""
+
+
+def print_result(result: Any, as_json: bool, text: Callable[[Any], str]) -> None:
+    """Write a command's result to standard output: as one JSON object, or as text for people."""
+    sys.stdout.write((json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text(result)) + "\n")

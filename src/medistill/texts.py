@@ -47,6 +47,14 @@ def _findings(result: Json) -> list[str]:
     return [f"{finding['title'].lower()}: {finding['explanation']}" for finding in result["audits"]]
 
 
+def audit_text(result: Json) -> str:
+    lines = [f"{f['verdict']}: {f['title']}: {f['explanation']}" for f in result["audits"]]
+    lines += [f"not measured: {name}: {reason}" for name, reason in result["not_measured"].items()]
+    verdicts = [finding["verdict"] for finding in result["audits"]]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ("pass", "warn", "fail"))
+    return "\n".join([*lines, f"{len(verdicts)} checks: {counts}"])
+
+
 def distill_text(result: Json) -> str:
     cost = result["cost"] or {"seconds": 0, "peak_memory_mb": 0}
     lines = [

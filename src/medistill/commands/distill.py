@@ -12,7 +12,7 @@ import numpy as np
 
 from medistill import __version__
 from medistill.aliases import Json, SoftLabels
-from medistill.audit.audit import audit_when_packing
+from medistill.audits.audit import audit_when_packing
 from medistill.config import DataConfig, DistilConfig, EvaluateConfig
 from medistill.data.checks import require_usable
 from medistill.data.load import load
@@ -67,6 +67,7 @@ def distill(
     overwrite: bool = False,
     evaluate: bool = False,
     evaluate_config: EvaluateConfig | None = None,
+    audit: bool = False,
     progress: bool = False,
 ) -> Json:
     """Distil a data set into a package; the same call again resumes, or finds it finished.
@@ -89,6 +90,7 @@ def distill(
         overwrite: start over, replacing what is there.
         evaluate: also evaluate, and write the results into the package.
         evaluate_config: how, if so.
+        audit: also run every audit check on the training data, and write the findings into the package.
         progress: show progress on standard error.
 
     Returns:
@@ -107,8 +109,10 @@ def distill(
     require_apart(out, "--out", data)
     limit = None if memory_limit is None else parse_limit(memory_limit)
     given = {"factor": factor, "seed": seed, "labels.teachers": teachers, "memory_limit_mb": limit}
-    chosen, config = configured(method, ipc, ratio, preset, settings or {}, given)
+    asked = (method, ipc, ratio, preset, settings or {}, given)
+    _, config = configured(*asked)
     prepared, warnings = _prepare(data, config.data)
+    chosen, config = configured(*asked, shape=prepared.preprocessing.image.shape)
     refusal = chosen.info.refusal(prepared.task, prepared.preprocessing.image.dimensions)
     if refusal:
         raise ConfigError(refusal, where="--method", remedy="see `medistill methods` for what each is made for")
@@ -155,6 +159,11 @@ def distill(
 
         result["evaluation"] = measure(out, on=data, config=evaluate_config, attach=True, progress=progress)
         result["package_id"] = read_package(out).identity
+    if audit:
+        from medistill.commands.audit import audit as attack
+
+        attacked = attack(out, train=data, attach=True, progress=progress)
+        result |= {name: attacked[name] for name in ("audits", "not_measured", "package_id")}
     return result
 
 

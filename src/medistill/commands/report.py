@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from medistill.aliases import Json
-from medistill.audit.audit import populations
-from medistill.audit.checks.resemblance import nearest_images
+from medistill.audits.audit import populations
+from medistill.audits.checks.resemblance import nearest_images
 from medistill.commands.evaluate import Measured, measure
 from medistill.config import EvaluateConfig
 from medistill.data.image import encoded

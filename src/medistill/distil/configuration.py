@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medistill.config import DistilConfig, build, mapping
+from medistill.data.image import Shape, is_picture
 from medistill.distil.method import Method, make_method
 from medistill.distil.optimiser import Optimiser
 from medistill.distil.presets import default_settings, merged, read_preset
@@ -13,6 +14,9 @@ from medistill.distil.problem import DistillationProblem
 from medistill.errors import ConfigError
 
 DEFAULT_METHOD = "dm"
+
+LARGE = 96
+"""Pixels of the shorter side from which pictures are stored at a quarter of it."""
 
 
 def configured(
@@ -23,6 +27,7 @@ def configured(
     settings: Mapping[str, Any],
     given: Mapping[str, Any],
     for_this_machine: bool = True,
+    shape: Shape | None = None,
 ) -> tuple[Method, DistilConfig]:
     """The method and the whole configuration that ``medistill.distill`` follows when it is given these.
 
@@ -35,6 +40,7 @@ def configured(
         settings: sections of settings, as of a file.
         given: single settings by dotted name, which win over a file.
         for_this_machine: decide what is left to the machine.
+        shape: of the images in pixels, where it is known; a factor that is left open is that of small ones without.
 
     Raises:
         ConfigError: an unknown method, preset or setting, or a value out of range.
@@ -61,10 +67,22 @@ def configured(
         if value is not None:
             *sections, last = name.split(".")
             (values[sections[0]] if sections else values)[last] = value
+    if values.get("factor", 1) is None:
+        values["factor"] = factor_for(shape or ())
     config = build(DistilConfig, values)
     if chosen.info.kind == "coreset" and any(v is not None for v in config.optimiser.model_dump().values()):
         raise ConfigError("is given", where="optimiser", allowed=f"none: {chosen.info.name} learns nothing")
     return chosen, config
+
+
+def factor_for(shape: Shape) -> int:
+    """How much smaller images of a shape are stored where nobody says it: chosen on validation images, see
+    docs/explanation/choosing-a-method.md, "Larger images".
+
+    >>> factor_for((28, 28)), factor_for((128, 160)), factor_for((64, 64, 64))
+    (2, 4, 2)
+    """
+    return 4 if is_picture(shape) and min(shape) >= LARGE else 2
 
 
 def optimiser_of(method: Method, config: DistilConfig, problem: DistillationProblem) -> Optimiser:

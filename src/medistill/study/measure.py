@@ -68,7 +68,8 @@ def make_package(entry: DataEntry, identity: str, specification: Json) -> tuple[
             ipc=specification["ipc"],
             ratio=specification["ratio"],
             seed=specification["seed"],
-            settings={**method.settings, "data": data.model_dump(mode="json")},
+            # As the record says, which knows no image's size.
+            settings={**method.settings, "factor": resolved.factor, "data": data.model_dump(mode="json")},
         )
     return out, source, made
 

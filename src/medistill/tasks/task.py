@@ -187,6 +187,12 @@ class Task(ABC):
     def decisions(self, probabilities: Probabilities) -> Targets:
         """What a network that says so decides on, (n, outputs)."""
 
+    def likelihood(self, probabilities: Probabilities, targets: Targets) -> Array:
+        """What a network gives the whole answer of each image, (n,): of several findings the product over them."""
+        if self.exclusive:
+            return np.asarray((probabilities * (targets > 0)).sum(axis=1), dtype=np.float64)
+        return np.asarray(np.where(targets > 0, probabilities, 1 - probabilities).prod(axis=1), dtype=np.float64)
+
     @abstractmethod
     def evaluate_block(self, probabilities: Probabilities, targets: Targets, weights: Array) -> dict[str, Array]:
         """Each metric for each row of weights (samples, n), as (samples,); NaN where it is not defined."""

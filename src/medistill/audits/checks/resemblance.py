@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.aliases import Pixels
-from medistill.audit.audit import Audit, Population, register_audit
+from medistill.audits.audit import Audit, Population, register_audit
 from medistill.data.arrays import blocks
 from medistill.data.checks import NEAR_DUPLICATE, unit_rows
 from medistill.data.image import encoded

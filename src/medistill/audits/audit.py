@@ -14,9 +14,11 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from medistill.aliases import Pixels, Targets
-from medistill.data.preprocess import PreparedDataset
+from medistill.config import Settings
+from medistill.data.preprocess import PreparedDataset, TensorSplit
 from medistill.keys import Key
 from medistill.package.finding import Finding
 from medistill.package.package import Package
@@ -41,6 +43,12 @@ class Population:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def split(self) -> TensorSplit:
+        """All of them as a training set."""
+        whole = self.pixels[0] if len(self.pixels) == 1 else np.concatenate(list(self.pixels))
+        return TensorSplit(whole, self.targets)
 
     def without(self, patients: npt.NDArray[np.str_] | None) -> Population:
         """Those images that are of none of these patients; all, where patients are not known."""
@@ -81,20 +89,29 @@ def populations(prepared: PreparedDataset) -> tuple[Population, Population]:
     return Population.of(prepared, ["train"]), Population.of(prepared, others)
 
 
-class Audit(ABC):
-    """Base of all checks. Subclass, set the class variables, implement :meth:`run`, register.
+class Audit(Settings, ABC):
+    """Base of all checks. Subclass, set the class variables, add options as fields, implement :meth:`run`, register.
 
     Attributes:
         name: short, as in the manifest.
         title: in words.
         reference: the paper or the place where the check is explained.
         when_packing: whether it takes seconds, so that it is run whenever a package is made.
+        needs_training_data: whether it looks at members and non-members; others look at the package alone, which a
+            recipient can do too.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     reference: ClassVar[str] = ""
     when_packing: ClassVar[bool] = False
+    needs_training_data: ClassVar[bool] = True
+
+    progress: bool = Field(False, exclude=True, description="show progress on standard error")
+
+    def seconds(self, package: Package, members: Population, key: Key) -> float:
+        """How long :meth:`run` takes on this machine, about, where nothing is kept; 0 for what takes seconds."""
+        return 0.0
 
     @abstractmethod
     def run(self, package: Package, members: Population, non_members: Population, key: Key) -> Finding:
@@ -102,13 +119,13 @@ class Audit(ABC):
 
         Args:
             package: what would be sent.
-            members: the images that it was made from.
+            members: the images that it was made from; none where the training data are not at hand.
             non_members: images of the same kind that took no part; may be empty.
             key: all randomness of the check.
         """
 
 
-_REGISTRY: Registry[type[Audit]] = Registry("audit check", "medistill.audit.checks", "medistill.audits")
+_REGISTRY: Registry[type[Audit]] = Registry("audit check", "medistill.audits.checks", "medistill.audits")
 
 
 def register_audit(check: type[Audit]) -> type[Audit]:

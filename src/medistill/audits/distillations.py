@@ -1,0 +1,134 @@
+"""The package's method, followed on other data: what audits distil."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medistill.aliases import Pixels, SoftLabels
+from medistill.config import OptimiserConfig, Settings, build
+from medistill.data.preprocess import TensorSplit
+from medistill.distil import loop
+from medistill.distil.duration import learning_seconds
+from medistill.distil.memory import WorkPlan, planned
+from medistill.distil.method import LearnedMethod, Method, make_method
+from medistill.distil.optimiser import Optimiser
+from medistill.distil.problem import DistillationProblem
+from medistill.distil.real_images import RealImages
+from medistill.files import canonical_json, read_cached, sha256_text, write_cached
+from medistill.keys import Key
+from medistill.package.package import Package
+from medistill.parallel import Workers
+from medistill.runtime import device, own_cores
+
+VERSION = 1
+"""Raised whenever the same shadow would be another."""
+
+
+class ShadowSettings(Settings):
+    """How shadows are made.
+
+    Args:
+        number: of shadows, in complementary pairs.
+        iterations: of the distillation, at most.
+        training_steps: of every network that is trained.
+    """
+
+    number: int
+    iterations: int
+    training_steps: int
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """A shadow's images as stored, what they stand for, and labels that were learned."""
+
+    pixels: Pixels
+    targets: npt.NDArray[np.uint8]
+    strata: npt.NDArray[np.int64]
+    learned: SoftLabels | None
+
+
+def shadow_method(package: Package, settings: ShadowSettings) -> Method:
+    """The package's method with its settings, and at most so many iterations.
+
+    Raises:
+        ConfigError: it is not known here, or has other settings.
+    """
+    section = package.manifest.method
+    method = make_method({"name": section.name, **section.settings})
+    if isinstance(method, LearnedMethod) and section.steps:
+        fewer = min(settings.iterations, method.iterations or section.steps)
+        method = method.model_copy(update={"iterations": fewer})
+    return method
+
+
+def distilled_from(
+    package: Package,
+    data: TensorSplit,
+    patients: npt.NDArray[np.str_] | None,
+    settings: ShadowSettings,
+    key: Key,
+) -> StoredImages:
+    """Images that the package's method learns from other data, taken from the cache where they are kept there.
+
+    Args:
+        package: whose method, settings, storage and numbers of images are followed.
+        data: what is distilled; where a stratum has too few images, as many as there are.
+        patients: whose its images are.
+        settings: how many iterations at most.
+        key: of all randomness.
+    """
+    task, method, where = package.task, shadow_method(package, settings), device()
+    counts = _counts(package, data)
+    configuration = package.manifest.provenance.configuration.model_dump(mode="json")
+    identity = sha256_text(
+        canonical_json(
+            {
+                "version": VERSION, "method": method.configuration(), "data": data.digest, "counts": counts,
+                "optimiser": configuration.get("optimiser"), "seed": [key.seed, *key.path], "task": task.kind,
+                "stored": package.stored_shape, "image": package.manifest.image.model_dump(mode="json"),
+                "device": where.type,
+            }
+        )
+    )  # fmt: skip
+    strata = np.repeat(np.arange(len(counts)), counts)
+    targets = task.representatives()[strata]
+    kept = read_cached("shadows", identity)
+    if kept is None:
+        plan, optimiser = _planned(package, method, data, patients)
+        method.prepare(plan.problem, key, lambda _: None)
+        state = loop.start(method, plan.problem, key, optimiser)
+        state = loop.run(method, plan.problem, key, state, None, plan.strata, None, optimiser).to("cpu")
+        kept = {"pixels": plan.problem.quantise(state.images), "targets": state.targets}
+        if state.label_logits is not None:
+            kept["learned"] = task.probabilities(state.label_logits).half().float()
+        write_cached("shadows", identity, kept)
+    learned = kept["learned"].numpy() if "learned" in kept else None
+    targets = kept["targets"].numpy()
+    return StoredImages(kept["pixels"].numpy(), targets, strata, learned)
+
+
+def _counts(package: Package, data: TensorSplit) -> tuple[int, ...]:
+    there = package.task.counts(data.targets)
+    return tuple(min(pair) for pair in zip(package.synthetic_per_stratum, there, strict=True))
+
+
+def _planned(
+    package: Package, method: Method, data: TensorSplit, patients: npt.NDArray[np.str_] | None
+) -> tuple[WorkPlan, Optimiser]:
+    real = RealImages(data, package.task, package.preprocessing.normalisation, device(), patients)
+    problem = DistillationProblem(real, _counts(package, data), package.stored_shape, device())
+    plan = planned(method, problem.worked_by(Workers(own_cores())), data.pixels.nbytes / 1e6, None)
+    asked = package.manifest.provenance.configuration.model_dump(mode="json").get("optimiser") or {}
+    return plan, method.optimiser(plan.problem).configured(build(OptimiserConfig, asked, "optimiser"))
+
+
+def distilling_seconds(package: Package, data: TensorSplit, settings: ShadowSettings, key: Key) -> float:
+    """How long :func:`distilled_from` takes, about, where nothing is kept."""
+    method = shadow_method(package, settings)
+    plan, optimiser = _planned(package, method, data, None)
+    state = loop.start(method, plan.problem, key, optimiser)
+    return learning_seconds(method, plan.problem, key, state, plan.strata, optimiser)

@@ -1,0 +1,57 @@
+"""What random networks see in images: features for audits, which need no trained network and no public data.
+
+Source: random convolutional features keep what tells kinds of images apart (Saxe et al., "On Random Weights and
+Unsupervised Feature Learning", ICML 2011).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medistill.aliases import Pixels
+from medistill.data.image import Normalisation
+from medistill.distil.real_images import CHUNK
+from medistill.keys import Key
+from medistill.nets.convnet import ConvNet, Parameters
+from medistill.package.package import Package
+
+FILTERS = 64
+
+Features = npt.NDArray[np.float32]
+
+
+def embedded(network: ConvNet, parameters: Parameters, normalisation: Normalisation, pixels: Pixels) -> Features:
+    """Features (n, d) of pixels (n, c, *spatial) ``uint8``."""
+    with torch.inference_mode():
+        chunks = [
+            network.embed(parameters, normalisation.normalise(torch.from_numpy(pixels[i : i + CHUNK].copy())))
+            for i in range(0, len(pixels), CHUNK)
+        ]
+    return torch.cat(chunks).numpy() if chunks else np.zeros((0, network.embedding_size), dtype=np.float32)
+
+
+def package_features(package: Package, key: Key, pixels: Pixels | None = None) -> Features:
+    """Features (n, d) of a package's images, or of others, at the size that networks see."""
+    shown = package.data.pixels if pixels is None else pixels
+    network = ConvNet(shown.shape[1], tuple(shown.shape[2:]), package.task.outputs, FILTERS)
+    return embedded(network, network.parameters(key), package.preprocessing.normalisation, shown)
+
+
+def left_out_answers(
+    features: Features, targets: npt.NDArray[np.uint8], ridge: float = 1.0
+) -> npt.NDArray[np.float64]:
+    """What a linear model fitted to all other images says of each, (n, outputs): near 1 where it finds an output.
+
+    Ridge regression on standardised features; leaving an image out has a closed form (Allen, "The Relationship
+    Between Variable Selection and Data Augmentation and a Method for Prediction", Technometrics 1974).
+    """
+    x = features.astype(np.float64)
+    x = (x - x.mean(axis=0)) / x.std(axis=0).clip(1e-6)
+    gram = x @ x.T / x.shape[1]
+    wanted = targets - targets.mean(axis=0)
+    hat = np.linalg.solve(gram + ridge * np.eye(len(x)), gram).T
+    fitted = hat @ wanted
+    left_out = wanted - (wanted - fitted) / (1 - np.diag(hat)).clip(1e-9)[:, None]
+    return np.asarray(left_out + targets.mean(axis=0))
