@@ -1,5 +1,8 @@
 """Checks of the package alone: what was planted is found, and what was not is not."""
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -150,3 +153,19 @@ def test_what_cannot_be_done_is_refused_in_one_line(path, options, said):
     with pytest.raises(ConfigError) as refused:
         medistill.audit(path, **options)
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_distilling_and_auditing_in_one_command(tmp_path):
+    few = ["membership.iterations=2", "membership.training_steps=2", "canaries.iterations=2"]
+    settings = [*(f"audit.{option}" for option in few), "method.iterations=2", "method.networks=2"]
+    words = ["distill", PHANTOM, "--out", str(tmp_path / "p"), "--method", "dm", "--ipc", "2", "--audit", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "medistill.cli", *words, *(w for s in settings for w in ("--set", s))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert {finding["name"] for finding in result["audits"]} == set(audits())
+    package = read_package(tmp_path / "p")
+    assert package.identity == result["package_id"] and len(package.manifest.audits) == len(audits())
+    assert "auditing takes about" in done.stderr

@@ -184,11 +184,13 @@ def distill(
 
     settings = _settings(config, set_)
     measuring = _evaluate_config({"evaluate": settings.pop("evaluate", {})}, None, None)
+    auditing = settings.pop("audit", {})
     settings["data"] = _data_settings(settings, size, channels, flips, task)
     result = run(
         data, out=out, method=method, ipc=ipc, ratio=ratio, factor=factor, teachers=teachers,
         memory_limit=memory_limit, seed=seed, preset=preset, settings=settings, overwrite=overwrite,
-        evaluate=evaluate, evaluate_config=measuring, audit=audit, progress=True,
+        evaluate=evaluate, evaluate_config=measuring, audit=audit,
+        audit_settings=auditing, progress=True,
     )  # fmt: skip
     if result:  # under torchrun one process speaks for all
         print_result(result, as_json, distill_text)

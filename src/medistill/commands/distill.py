@@ -68,6 +68,7 @@ def distill(
     evaluate: bool = False,
     evaluate_config: EvaluateConfig | None = None,
     audit: bool = False,
+    audit_settings: Mapping[str, Mapping[str, Any]] | None = None,
     progress: bool = False,
 ) -> Json:
     """Distil a data set into a package; the same call again resumes, or finds it finished.
@@ -91,6 +92,7 @@ def distill(
         evaluate: also evaluate, and write the results into the package.
         evaluate_config: how, if so.
         audit: also run every audit check on the training data, and write the findings into the package.
+        audit_settings: options of checks by name, if so.
         progress: show progress on standard error.
 
     Returns:
@@ -162,7 +164,7 @@ def distill(
     if audit:
         from medistill.commands.audit import audit as attack
 
-        attacked = attack(out, train=data, attach=True, progress=progress)
+        attacked = attack(out, train=data, settings=audit_settings, attach=True, progress=progress)
         result |= {name: attacked[name] for name in ("audits", "not_measured", "package_id")}
     return result
 
