@@ -45,9 +45,7 @@ RATIOS = {
 
 
 def contention(_prepared: PreparedDataset, given: argparse.Namespace) -> dict[str, Any]:
-    """Ratios of wall-clock seconds of ``distill`` (the default, fewer steps) and ``evaluate``, by
-    rounds.
-    """
+    """Ratios of wall-clock seconds of ``distill`` (the default, fewer steps) and ``evaluate``, by rounds."""
     result: dict[str, Any] = {}
     for name, options in DISTILL.items():
         if (file := loops.set_beside(given.data, name)) is None:

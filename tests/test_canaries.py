@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import medistill
-from medistill.audits.audit import audits, populations
+from medistill.audits.audit import NotMeasuredError, audits, populations
 from medistill.audits.checks.canaries import canary_images, chance_under, lower_bound, right_guesses
 from medistill.data.load import load
 from medistill.data.preprocess import prepare
@@ -86,4 +86,5 @@ def test_labels_that_teachers_gave_are_attacked_by_temperature_and_age(audited, 
     assert len(found.details) == 4 and found.value == pytest.approx(
         max(d["auc"] for d in found.details.values()), abs=1e-4
     )
-    assert audits()["soft_labels"]().run(*audited, Key(0)).value is None
+    with pytest.raises(NotMeasuredError, match="no teacher"):
+        audits()["soft_labels"]().run(*audited, Key(0))

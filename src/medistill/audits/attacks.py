@@ -26,8 +26,8 @@ Took = npt.NDArray[np.bool_]
 RATES = (0.001, 0.01)
 """False-positive rates at which true-positive rates are told."""
 
-WORST = 0.01
-"""Share of people who are told of as the worst."""
+VULNERABLE = 0.01
+"""Share of people who are told of as the most vulnerable."""
 
 Attack = Callable[[Array, Took], Array]
 """From signals and who took part, both (images, shadows), to scores (images, shadows): higher for members."""
@@ -80,9 +80,8 @@ def _targets(signals: Array) -> Iterator[tuple[int, Took]]:
 
 
 def _mean(values: Array, chosen: Took) -> Array:
-    """Row means over chosen columns; over all, where none is."""
-    counted = np.where(chosen.any(axis=1, keepdims=True), chosen, True)
-    return np.asarray((values * counted).sum(axis=1) / counted.sum(axis=1))
+    """Row means over chosen columns, of which every row has some."""
+    return np.asarray((values * chosen).sum(axis=1) / chosen.sum(axis=1))
 
 
 def of_people(scores: Array, person: npt.NDArray[np.int64]) -> Array:
@@ -109,17 +108,11 @@ class Success:
 
 def success(scores: Array, took_part: Took) -> Success:
     """Of all targets together."""
-    false, true = roc(scores.ravel(), took_part.ravel())
+    from sklearn.metrics import auc, roc_curve  # every distillation loads the checks, few need this
+
+    false, true, _ = roc_curve(took_part.ravel(), scores.ravel(), drop_intermediate=False)
     rates = tuple(float(true[np.searchsorted(false, rate, side="right") - 1]) for rate in RATES)
-    return Success(float(np.trapezoid(true, false)), rates, np.stack([false, true], axis=1))
-
-
-def roc(scores: Array, members: Took) -> tuple[Array, Array]:
-    """False- and true-positive rates as the threshold falls, ties together, from (0, 0) to (1, 1)."""
-    order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
-    true, false = np.cumsum(members[order])[ends], np.cumsum(~members[order])[ends]
-    return np.append(0.0, false / max(1, false[-1])), np.append(0.0, true / max(1, true[-1]))
+    return Success(float(auc(false, true)), rates, np.stack([false, true], axis=1))
 
 
 def intervals_over_people(scores: Array, took_part: Took, draws: int, key: Key) -> dict[str, list[float]]:
@@ -136,7 +129,8 @@ def intervals_over_people(scores: Array, took_part: Took, draws: int, key: Key) 
 
 
 def success_of_each(scores: Array, took_part: Took) -> Array:
-    """For each person the share of pairs of shadows of which the one with them is told, (people,).
+    """The attack's success rate on each person: the share of pairs of shadows of which it names the one with them,
+    (people,).
 
     The two of a pair have the same references. Ties count half; 0.5 is guessing. With s shadows there are s / 2
     pairs, so one person's figure is coarse.
@@ -147,13 +141,13 @@ def success_of_each(scores: Array, took_part: Took) -> Array:
     return np.asarray((with_them > without).mean(axis=1) + 0.5 * (with_them == without).mean(axis=1))
 
 
-def worst_people(
-    attack: Callable[[slice], Array], took_part: Took, share: float = WORST
+def most_vulnerable(
+    attack: Callable[[slice], Array], took_part: Took, share: float = VULNERABLE
 ) -> tuple[Array, npt.NDArray[np.int64]]:
-    """Success on the people who were told apart best, and who they are.
+    """The attack's success rate on the most vulnerable people, and who they are.
 
-    The best of many look good by chance. So they are chosen by one half of the shadows and measured on the other, and
-    the other way round; the two halves have no reference in common.
+    The most successful of many attacks look good by chance. So people are chosen by one half of the shadows and
+    attacked on the other, and the other way round; the two halves have no reference in common.
 
     Args:
         attack: scores (people, shadows) from an attack on these shadows alone.
@@ -161,7 +155,7 @@ def worst_people(
         share: of people, at least one.
 
     Returns:
-        Success of each chosen person on shadows that did not choose them, (2 · chosen,), and their rows.
+        Success rate on each chosen person, on shadows that did not choose them, (2 · chosen,), and their rows.
     """
     middle = took_part.shape[1] // 4 * 2
     parts = [slice(0, middle), slice(middle, None)]

@@ -19,6 +19,7 @@ from pydantic import Field
 from medistill.aliases import Pixels, Targets
 from medistill.config import Settings
 from medistill.data.preprocess import PreparedDataset, TensorSplit
+from medistill.errors import MedistillError
 from medistill.keys import Key
 from medistill.package.finding import Finding
 from medistill.package.package import Package
@@ -89,6 +90,10 @@ def populations(prepared: PreparedDataset) -> tuple[Population, Population]:
     return Population.of(prepared, ["train"]), Population.of(prepared, others)
 
 
+class NotMeasuredError(MedistillError):
+    """A check has nothing to go by, as labels that nobody gave; the message says what."""
+
+
 class Audit(Settings, ABC):
     """Base of all checks. Subclass, set the class variables, add options as fields, implement :meth:`run`, register.
 
@@ -122,6 +127,9 @@ class Audit(Settings, ABC):
             members: the images that it was made from; none where the training data are not at hand.
             non_members: images of the same kind that took no part; may be empty.
             key: all randomness of the check.
+
+        Raises:
+            NotMeasuredError: there is nothing to measure by.
         """
 
 
@@ -142,11 +150,13 @@ def audits() -> dict[str, type[Audit]]:
     return _REGISTRY.all()
 
 
+def audit_key(seed: int, check: Audit) -> Key:
+    """The randomness of a check of a package with that seed."""
+    return Key(seed).child("audit", check.name)
+
+
 def audit_when_packing(package: Package, prepared: PreparedDataset, seed: int) -> list[Finding]:
     """Findings of the checks that take seconds, for a package that is about to be written."""
     members, non_members = populations(prepared)
-    return [
-        check().run(package, members, non_members, Key(seed).child("audit", name))
-        for name, check in audits().items()
-        if check.when_packing
-    ]
+    checks = [check() for check in audits().values() if check.when_packing]
+    return [check.run(package, members, non_members, audit_key(seed, check)) for check in checks]

@@ -1,5 +1,5 @@
-"""The positive control of an attack: networks that learned few images by heart. An attack that fails there says
-nothing elsewhere.
+"""The positive control of an attack: networks overfitted to few images. An attack that fails there says nothing
+elsewhere.
 """
 
 from __future__ import annotations
@@ -26,20 +26,18 @@ def control_signals(
     """Log odds that networks give the true labels of a few images, and which networks learned them,
     (images, networks).
 
-    Nothing keeps these from learning by heart: no changed images, no smoothed labels, no weight decay.
+    Nothing keeps these from overfitting: no changed images, no smoothed labels, no weight decay.
     """
     everyone = members.split
     rows = np.sort(key.child("images").numpy().permutation(len(everyone))[:IMAGES])
     few = TensorSplit(take(everyone.pixels, rows), everyone.targets[rows])
     belongs = halves(len(few), NETWORKS, key.child("halves"))
-    recipe = _by_heart(steps)
     sets = halves_of(few, belongs)
-    networks = Networks(package, recipe, key.integer() % 2**31, progress)
-    said = networks.answers("training the positive control", sets, [few] * len(sets))
-    return log_odds(np.stack([package.task.likelihood(p, few.targets) for p in said], axis=1)), belongs
+    networks = Networks(package, _overfitting(steps), key.integer() % 2**31, progress)
+    return log_odds(networks.likelihoods("training the positive control", sets, few)), belongs
 
 
-def _by_heart(steps: int) -> Recipe:
+def _overfitting(steps: int) -> Recipe:
     plain = Recipe(min_steps=steps, max_steps=steps, steps_per_doubling=0)
     return plain.model_copy(update={"augment": False, "label_smoothing": 0.0, "weight_decay": 0.0})
 
@@ -47,5 +45,5 @@ def _by_heart(steps: int) -> Recipe:
 def control_seconds(package: Package, members: Population, steps: int) -> float:
     """How long :func:`control_signals` takes, about, where nothing is kept."""
     few = min(IMAGES, len(members))
-    pace = Pace(members.split, package.task, package.preprocessing.normalisation, _by_heart(steps))
+    pace = Pace(members.split, package.task, package.preprocessing.normalisation, _overfitting(steps))
     return pace.seconds([few // 2] * NETWORKS, few)

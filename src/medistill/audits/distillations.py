@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.aliases import Pixels, SoftLabels
-from medistill.config import OptimiserConfig, Settings, build
+from medistill.config import OptimiserConfig, build
 from medistill.data.preprocess import TensorSplit
 from medistill.distil import loop
 from medistill.distil.duration import learning_seconds
@@ -27,20 +27,6 @@ VERSION = 1
 """Raised whenever the same shadow would be another."""
 
 
-class ShadowSettings(Settings):
-    """How shadows are made.
-
-    Args:
-        number: of shadows, in complementary pairs.
-        iterations: of the distillation, at most.
-        training_steps: of every network that is trained.
-    """
-
-    number: int
-    iterations: int
-    training_steps: int
-
-
 @dataclass(frozen=True)
 class StoredImages:
     """A shadow's images as stored, what they stand for, and labels that were learned."""
@@ -51,7 +37,7 @@ class StoredImages:
     learned: SoftLabels | None
 
 
-def shadow_method(package: Package, settings: ShadowSettings) -> Method:
+def shadow_method(package: Package, iterations: int) -> Method:
     """The package's method with its settings, and at most so many iterations.
 
     Raises:
@@ -60,7 +46,7 @@ def shadow_method(package: Package, settings: ShadowSettings) -> Method:
     section = package.manifest.method
     method = make_method({"name": section.name, **section.settings})
     if isinstance(method, LearnedMethod) and section.steps:
-        fewer = min(settings.iterations, method.iterations or section.steps)
+        fewer = min(iterations, method.iterations or section.steps)
         method = method.model_copy(update={"iterations": fewer})
     return method
 
@@ -69,7 +55,7 @@ def distilled_from(
     package: Package,
     data: TensorSplit,
     patients: npt.NDArray[np.str_] | None,
-    settings: ShadowSettings,
+    iterations: int,
     key: Key,
 ) -> StoredImages:
     """Images that the package's method learns from other data, taken from the cache where they are kept there.
@@ -78,10 +64,10 @@ def distilled_from(
         package: whose method, settings, storage and numbers of images are followed.
         data: what is distilled; where a stratum has too few images, as many as there are.
         patients: whose its images are.
-        settings: how many iterations at most.
+        iterations: at most.
         key: of all randomness.
     """
-    task, method, where = package.task, shadow_method(package, settings), device()
+    task, method, where = package.task, shadow_method(package, iterations), device()
     counts = _counts(package, data)
     configuration = package.manifest.provenance.configuration.model_dump(mode="json")
     identity = sha256_text(
@@ -94,8 +80,6 @@ def distilled_from(
             }
         )
     )  # fmt: skip
-    strata = np.repeat(np.arange(len(counts)), counts)
-    targets = task.representatives()[strata]
     kept = read_cached("shadows", identity)
     if kept is None:
         plan, optimiser = _planned(package, method, data, patients)
@@ -107,8 +91,8 @@ def distilled_from(
             kept["learned"] = task.probabilities(state.label_logits).half().float()
         write_cached("shadows", identity, kept)
     learned = kept["learned"].numpy() if "learned" in kept else None
-    targets = kept["targets"].numpy()
-    return StoredImages(kept["pixels"].numpy(), targets, strata, learned)
+    strata = np.repeat(np.arange(len(counts)), counts)
+    return StoredImages(kept["pixels"].numpy(), kept["targets"].numpy(), strata, learned)
 
 
 def _counts(package: Package, data: TensorSplit) -> tuple[int, ...]:
@@ -126,9 +110,13 @@ def _planned(
     return plan, method.optimiser(plan.problem).configured(build(OptimiserConfig, asked, "optimiser"))
 
 
-def distilling_seconds(package: Package, data: TensorSplit, settings: ShadowSettings, key: Key) -> float:
-    """How long :func:`distilled_from` takes, about, where nothing is kept."""
-    method = shadow_method(package, settings)
+def distilling_seconds(package: Package, data: TensorSplit, iterations: int, key: Key) -> float:
+    """How long :func:`distilled_from` takes, about, where nothing is kept; of a method that prepares its steps, as by
+    training experts, the preparation, without which no step can be tried.
+    """
+    method = shadow_method(package, iterations)
     plan, optimiser = _planned(package, method, data, None)
+    if method.preparations(plan.problem):
+        return method.preparing_seconds(plan.problem, key)
     state = loop.start(method, plan.problem, key, optimiser)
     return learning_seconds(method, plan.problem, key, state, plan.strata, optimiser)

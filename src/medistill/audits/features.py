@@ -29,12 +29,12 @@ def embedded(network: ConvNet, parameters: Parameters, normalisation: Normalisat
             network.embed(parameters, normalisation.normalise(torch.from_numpy(pixels[i : i + CHUNK].copy())))
             for i in range(0, len(pixels), CHUNK)
         ]
-    return torch.cat(chunks).numpy() if chunks else np.zeros((0, network.embedding_size), dtype=np.float32)
+    return torch.cat(chunks).numpy()
 
 
-def package_features(package: Package, key: Key, pixels: Pixels | None = None) -> Features:
-    """Features (n, d) of a package's images, or of others, at the size that networks see."""
-    shown = package.data.pixels if pixels is None else pixels
+def package_features(package: Package, key: Key) -> Features:
+    """Features (n, d) of a package's images at the size that networks see."""
+    shown = package.data.pixels
     network = ConvNet(shown.shape[1], tuple(shown.shape[2:]), package.task.outputs, FILTERS)
     return embedded(network, network.parameters(key), package.preprocessing.normalisation, shown)
 

@@ -17,16 +17,17 @@ import numpy.typing as npt
 from medistill.aliases import Pixels, Probabilities
 from medistill.audits.attacks import Array, Took
 from medistill.audits.audit import Population
-from medistill.audits.distillations import ShadowSettings, StoredImages, distilled_from, distilling_seconds
+from medistill.audits.checks.resemblance import nearest_images
+from medistill.audits.distillations import StoredImages, distilled_from, distilling_seconds
 from medistill.audits.features import FILTERS, embedded
 from medistill.config import Recipe
-from medistill.data.arrays import take
-from medistill.data.checks import unit_rows
+from medistill.data.arrays import blocks, take
 from medistill.data.image import decoded, encoded
 from medistill.data.preprocess import TensorSplit
 from medistill.evaluation.arms import run_cached, subset
 from medistill.evaluation.duration import Pace
 from medistill.evaluation.jobs import Job, Splits
+from medistill.evaluation.protocol import has_matched
 from medistill.evaluation.teachers import balanced_set, restored
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet
@@ -38,9 +39,6 @@ FIRST_INDEX = 2_000_000
 
 NETWORKS = 4
 """Random ones, in whose features an image is sought in a package."""
-
-ARMS = ("distilled", "random", "random_matched")
-"""What networks are trained on: the shadow, as many random images of its half, these with its storage and labels."""
 
 
 @dataclass(frozen=True)
@@ -97,38 +95,55 @@ def halves_of(everyone: TensorSplit, took_part: Took) -> list[TensorSplit]:
 
 
 def make_shadows(
-    package: Package, members: Population, settings: ShadowSettings, key: Key, progress: bool
+    package: Package,
+    members: Population,
+    number: int,
+    iterations: int,
+    training_steps: int,
+    key: Key,
+    progress: bool,
 ) -> Shadows:
     """Distil every shadow, train its networks, and ask all of them about every image.
 
     Distillations and networks are kept in the user's cache, so what was stopped goes on.
+
+    Args:
+        package: whose method, settings and labels are followed.
+        members: the images that it was made from.
+        number: of shadows, in complementary pairs.
+        iterations: of each distillation, at most.
+        training_steps: of every network that is trained.
+        key: of all randomness.
+        progress: show it.
     """
     person, everyone = numbered_people(members), members.split
-    took_part = halves(int(person.max()) + 1, settings.number, key)[person]
+    took_part = halves(int(person.max()) + 1, number, key)[person]
     parts = halves_of(everyone, took_part)
     stored = []
-    with Progress("distilling shadows", settings.number, enabled=progress) as shown:
+    with Progress("distilling shadows", number, enabled=progress) as shown:
         for index, part in enumerate(parts):
             patients = None if members.patients is None else members.patients[took_part[:, index]]
-            stored.append(distilled_from(package, part, patients, settings, key.child("shadow", index)))
+            stored.append(distilled_from(package, part, patients, iterations, key.child("shadow", index)))
             shown.advance(1)
-    probability = _asked(package, everyone, parts, stored, settings, key, progress)
-    nearest = np.stack([_nearest(images.pixels, everyone.pixels) for images in stored], axis=1)
+    recipe = shadow_recipe(package, training_steps)
+    networks = Networks(package, recipe, key.integer() % 2**31, progress)
+    probability = _likelihoods(networks, everyone, parts, stored, key)
     shape = package.preprocessing.image.shape
     features = feature_products(package, everyone, [(decoded(s.pixels, shape), s.strata) for s in stored], key)
-    return Shadows(took_part, person, probability, nearest, features)
+    return Shadows(took_part, person, probability, _nearest(package, everyone, stored), features)
 
 
-def _asked(
-    package: Package,
+def _likelihoods(
+    networks: Networks,
     everyone: TensorSplit,
     parts: Sequence[TensorSplit],
     stored: Sequence[StoredImages],
-    settings: ShadowSettings,
     key: Key,
-    progress: bool,
 ) -> dict[str, Array]:
-    """What networks trained on each arm's images give every image's true labels."""
+    """What networks trained on each arm's images give every image's true labels: on the shadow, on as many random
+    images of its half, and on these with its storage and labels.
+    """
+    package = networks.package
     task, shape, labels = package.task, package.preprocessing.image.shape, package.manifest.label_config
     own = [TensorSplit(decoded(images.pixels, shape), images.targets, images.learned) for images in stored]
     random = [
@@ -138,24 +153,15 @@ def _asked(
         for index, (part, images) in enumerate(zip(parts, stored, strict=True))
     ]
     matched = [TensorSplit(decoded(encoded(s.pixels, package.stored_shape), shape), s.targets) for s in random]
-    networks = Networks(package, shadow_recipe(labels.recipe, settings), key.integer() % 2**31, progress)
     if labels.teachers:
-        taught = [
-            balanced_set(part, task, networks.seed, index) if labels.balance else part
-            for index, part in enumerate(parts)
-        ]
         both = [_joined(*pair) for pair in zip(own, matched, strict=True)]
-        for index, answer in enumerate(networks.answers("training shadows' teachers", taught, both)):
-            soft = restored(task, task.sharpened(answer, labels.temperature).astype(np.float16).astype(np.float32))
+        for index, answer in enumerate(networks.teachers_answers(parts, both)):
+            soft = restored(task, task.sharpened(answer, labels.temperature))
             own[index] = own[index].with_soft_labels(soft[: len(own[index])])
             matched[index] = matched[index].with_soft_labels(soft[len(own[index]) :])
-    sets = {"distilled": own, "random": random}
-    if labels.teachers or package.stored_shape != shape:
-        sets["random_matched"] = matched
-    trained = [data for arm in sets.values() for data in arm]
-    said = networks.answers("training shadows' networks", trained, [everyone] * len(trained))
-    right = [task.likelihood(probabilities, everyone.targets) for probabilities in said]
-    return {arm: np.stack(right[place * len(own) : (place + 1) * len(own)], axis=1) for place, arm in enumerate(sets)}
+    sets = {"distilled": own, "random": random} | ({"random_matched": matched} if has_matched(package) else {})
+    right = networks.likelihoods("training networks", [data for arm in sets.values() for data in arm], everyone)
+    return dict(zip(sets, np.split(right, len(sets), axis=1), strict=True))
 
 
 def _joined(first: TensorSplit, second: TensorSplit) -> TensorSplit:
@@ -197,21 +203,29 @@ class Networks:
             runs = run_cached(jobs, splits, news)
         return [runs[job].probabilities for job in jobs]
 
+    def teachers_answers(self, parts: Sequence[TensorSplit], asked: Sequence[TensorSplit]) -> list[Probabilities]:
+        """What a teacher of each part says of the images beside it; on balanced classes, if the package's were."""
+        task, balance = self.package.task, self.package.manifest.label_config.balance
+        taught = [balanced_set(part, task, self.seed, i) if balance else part for i, part in enumerate(parts)]
+        return self.answers("training teachers", taught, asked)
 
-def shadow_recipe(recipe: Recipe, settings: ShadowSettings) -> Recipe:
-    """How networks of a shadow are trained."""
-    steps = min(settings.training_steps, recipe.max_steps)
-    return recipe.model_copy(update={"min_steps": steps, "max_steps": steps, "steps_per_doubling": 0})
+    def likelihoods(self, label: str, sets: Sequence[TensorSplit], everyone: TensorSplit) -> Array:
+        """What a network trained on each set gives the true labels of all images, (images, sets)."""
+        said = self.answers(label, sets, [everyone] * len(sets))
+        return np.stack([self.package.task.likelihood(p, everyone.targets) for p in said], axis=1)
 
 
-def _nearest(images: Pixels, real: Pixels) -> Array:
-    """Of each real image the correlation with the most similar stored one, (real,)."""
-    stored = unit_rows(images.reshape(len(images), -1))
-    found = []
-    for start in range(0, len(real), 1024):
-        block = encoded(np.ascontiguousarray(real[start : start + 1024]), images.shape[2:])
-        found.append((unit_rows(block.reshape(len(block), -1)) @ stored.T).max(axis=1))
-    return np.concatenate(found).astype(np.float64)
+def shadow_recipe(package: Package, steps: int) -> Recipe:
+    """How networks of a shadow are trained: as the package's teachers are, in fewer steps."""
+    recipe = package.manifest.label_config.recipe
+    fewer = min(steps, recipe.max_steps)
+    return recipe.model_copy(update={"min_steps": fewer, "max_steps": fewer, "steps_per_doubling": 0})
+
+
+def _nearest(package: Package, everyone: TensorSplit, stored: Sequence[StoredImages]) -> Array:
+    """Correlation of each image with the most similar one of each shadow, at the stored size, (images, shadows)."""
+    small = np.concatenate([encoded(block, package.stored_shape) for _, block in blocks(everyone.pixels)])
+    return np.stack([nearest_images(small, [s.pixels]).correlation for s in stored], axis=1).astype(np.float64)
 
 
 def feature_products(
@@ -248,15 +262,15 @@ def feature_products(
     return result
 
 
-def shadow_seconds(package: Package, members: Population, settings: ShadowSettings, key: Key) -> float:
-    """How long :func:`make_shadows` takes, about, where nothing is kept."""
-    everyone, labels = members.split, package.manifest.label_config
+def shadow_seconds(
+    package: Package, members: Population, number: int, iterations: int, training_steps: int, key: Key
+) -> float:
+    """How long :func:`make_shadows` takes, about, where nothing is kept; arguments as there."""
+    everyone, images = members.split, len(package)
     (half,) = halves_of(everyone, halves(len(everyone), 2, key)[:, :1])
-    seconds = settings.number * distilling_seconds(package, half, settings, key)
-    recipe = shadow_recipe(labels.recipe, settings)
+    recipe = shadow_recipe(package, training_steps)
     pace = Pace(half, package.task, package.preprocessing.normalisation, recipe)
-    images, number = len(package), settings.number
-    matched = bool(labels.teachers) or package.stored_shape != package.preprocessing.image.shape
-    if labels.teachers:
+    seconds = number * distilling_seconds(package, half, iterations, key)
+    if package.manifest.label_config.teachers:
         seconds += pace.seconds([len(half)] * number, 2 * images)
-    return seconds + pace.seconds([images] * number * (3 if matched else 2), len(everyone))
+    return seconds + pace.seconds([images] * number * (3 if has_matched(package) else 2), len(everyone))

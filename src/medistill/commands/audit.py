@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medistill.aliases import Json
-from medistill.audits.audit import Audit, Population, audits, populations
+from medistill.audits.audit import Audit, NotMeasuredError, Population, audit_key, audits, populations
 from medistill.config import build
 from medistill.data.preprocess import PreparedDataset, prepare
 from medistill.errors import ConfigError, nearest
-from medistill.keys import Key
 from medistill.package.finding import Finding
 from medistill.package.package import Package, read_package, write_package
 from medistill.package.source import data_config, is_source, load_for
@@ -58,7 +56,7 @@ def audit(
         raise ConfigError("needs the training data", where="--attach", remedy="give them as --train")
     findings, not_measured = findings_of(chosen, read, prepared, progress)
     if attach:
-        read = write_package(Path(package).expanduser(), with_findings(read, findings))
+        read = write_package(Path(package).expanduser(), read.with_findings(findings))
     return {
         "package": str(package),
         "package_id": read.identity,
@@ -112,17 +110,13 @@ def findings_of(
             not_measured[check.name] = WITHOUT_DATA
             continue
         try:
-            found = check.run(package, members, non_members, _key(package, check))
-        except ConfigError as problem:  # a method that is not installed here, for instance
+            found = check.run(package, members, non_members, audit_key(package.manifest.provenance.seed, check))
+        except (NotMeasuredError, ConfigError) as problem:  # a method that is not installed here, for instance
             not_measured[check.name] = str(problem)
             continue
         findings.append(found)
         say(f"{found.title}: {found.verdict}", progress)
     return findings, not_measured
-
-
-def _key(package: Package, check: Audit) -> Key:
-    return Key(package.manifest.provenance.seed).child("audit", check.name)
 
 
 def _tell_time(chosen: Sequence[Audit], package: Package, members: Population) -> None:
@@ -131,15 +125,5 @@ def _tell_time(chosen: Sequence[Audit], package: Package, members: Population) -
     for check in chosen:
         if len(members) or not check.needs_training_data:
             with suppress(ConfigError):  # told as the check is made
-                seconds += check.seconds(package, members, _key(package, check))
+                seconds += check.seconds(package, members, audit_key(package.manifest.provenance.seed, check))
     say(f"auditing takes about {duration(seconds)}, less what is kept from before", seconds > 0)
-
-
-def with_findings(package: Package, findings: Sequence[Finding]) -> Package:
-    """The package with these findings in its manifest, instead of former ones of the same checks."""
-    new = {finding.name for finding in findings}
-    every = [*(f for f in package.manifest.audits if f.name not in new), *findings]
-    privacy = package.manifest.privacy
-    real = privacy.contains_real_images or any(finding.real_images for finding in every)
-    privacy = privacy.model_copy(update={"contains_real_images": real})
-    return replace(package, manifest=package.manifest.model_copy(update={"audits": every, "privacy": privacy}))

@@ -311,11 +311,7 @@ def _pack(
         give_memory_back()
         package = replace(package, soft_labels=_soft_labels(package, prepared, config, plan.max_workers, progress))
         checkpoint.seconds += time.monotonic() - started
-    findings = audit_when_packing(package, prepared, config.seed)
-    privacy, real = package.manifest.privacy, any(finding.real_images for finding in findings)
-    privacy = privacy.model_copy(update={"contains_real_images": privacy.contains_real_images or real})
-    audited = package.manifest.model_copy(update={"audits": findings, "privacy": privacy})
-    return write_package(out, replace(package, manifest=audited))
+    return write_package(out, package.with_findings(audit_when_packing(package, prepared, config.seed)))
 
 
 def _manifest(

@@ -316,7 +316,7 @@ def _arms(package: Package, prepared: PreparedDataset, config: EvaluateConfig, p
     return [distilled, random, *([Arm(MATCHED, tuple(matched), local)] if matched else []), full, even]
 
 
-def _has_matched(package: Package) -> bool:
+def has_matched(package: Package) -> bool:
     """Whether random images with the package's storage and labels are others than plain ones."""
     stored_whole = package.stored_shape == package.preprocessing.image.shape
     return not stored_whole or bool(package.manifest.label_config.teachers)
@@ -324,7 +324,7 @@ def _has_matched(package: Package) -> bool:
 
 def _stored_alike(package: Package, prepared: PreparedDataset, config: EvaluateConfig) -> list[TensorSplit]:
     """Draws of random images, each stored as the package's are; none where these are the random arm's."""
-    if not _has_matched(package):
+    if not has_matched(package):
         return []
     shape, stored, task = package.preprocessing.image.shape, package.stored_shape, package.task
     counts, key, drawn = package.synthetic_per_stratum, Key(config.seed), []

@@ -142,9 +142,9 @@ def balanced_set(train: TensorSplit, task: Task, seed: int, index: int) -> Tenso
     return rebalanced(train, task, Key(seed).child("teacher", index))
 
 
-def restored(task: Task, halved: SoftLabels) -> SoftLabels:
+def restored(task: Task, labels: npt.NDArray[np.floating[Any]]) -> SoftLabels:
     """Labels to train on, from those that a package stores."""
-    return task.restored(halved.astype(np.float16))
+    return task.restored(labels.astype(np.float16))
 
 
 def calibration_images(train: TensorSplit, task: Task, key: Key) -> TensorSplit:

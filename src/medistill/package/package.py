@@ -15,6 +15,7 @@ import io
 import re
 import struct
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from medistill.errors import PackageError
 from medistill.files import canonical_json, pretty_json, sha256_text
 from medistill.package.card import card
 from medistill.package.container import Files, read_files, write_files
+from medistill.package.finding import Finding
 from medistill.package.manifest import FORMAT_VERSION, ImagesSection, Manifest
 from medistill.package.parsing import parse_manifest
 from medistill.package.results import EvaluationResult
@@ -100,6 +102,14 @@ class Package:
     def with_evaluation(self, evaluation: EvaluationResult) -> Package:
         """The same package with results in its manifest."""
         return replace(self, manifest=self.manifest.model_copy(update={"evaluation": evaluation}))
+
+    def with_findings(self, findings: Sequence[Finding]) -> Package:
+        """The same package with what audits found in its manifest, instead of former findings of the same checks."""
+        new = {finding.name for finding in findings}
+        every = [*(former for former in self.manifest.audits if former.name not in new), *findings]
+        privacy, real = self.manifest.privacy, any(finding.real_images for finding in every)
+        privacy = privacy.model_copy(update={"contains_real_images": privacy.contains_real_images or real})
+        return replace(self, manifest=self.manifest.model_copy(update={"audits": every, "privacy": privacy}))
 
 
 def folder_names(class_names: tuple[str, ...]) -> list[str]:

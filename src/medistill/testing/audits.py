@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from medistill.audits.audit import audits, populations
+from medistill.audits.audit import NotMeasuredError, audits, populations
 from medistill.data.phantom import make_phantom
 from medistill.data.phantom_spec import Phantom
 from medistill.data.preprocess import PreparedDataset, prepare
@@ -24,13 +24,16 @@ class AuditConformance:
     options: ClassVar[dict[str, Any]] = {}
     """Of the check, so that it takes seconds."""
 
-    def run(self, seed: int = 0) -> Finding:
-        """Run the check on a small package of random images of a phantom."""
+    def run(self, seed: int = 0) -> Finding | str:
+        """Run the check on a small package of random images of a phantom; why, where it has nothing to go by."""
         prepared = prepare(make_phantom(Phantom(classes=3, images=36, size=16)))
-        problem = make_problem(prepared, 2, None)
+        problem = make_problem(prepared, 6, None)
         state = loop.start(make_method({"name": "random"}), problem, Key(0))
         package = small_package(prepared, problem, state)
-        return audits()[self.audit](**self.options).run(package, *populations(prepared), Key(seed))
+        try:
+            return audits()[self.audit](**self.options).run(package, *populations(prepared), Key(seed))
+        except NotMeasuredError as reason:
+            return str(reason)
 
     def test_registered_under_its_name(self) -> None:
         check = audits()[self.audit]
@@ -38,11 +41,14 @@ class AuditConformance:
 
     def test_a_finding_says_what_it_is(self) -> None:
         finding = self.run()
-        assert finding.name == self.audit and finding.title and finding.explanation
+        if isinstance(finding, str):
+            assert finding
+        else:
+            assert finding.name == self.audit and finding.title and finding.explanation
 
     def test_a_finding_is_plain_data(self) -> None:
         finding = self.run()
-        assert Finding.model_validate_json(finding.model_dump_json()) == finding
+        assert isinstance(finding, str) or Finding.model_validate_json(finding.model_dump_json()) == finding
 
     def test_same_key_same_finding(self) -> None:
         assert self.run() == self.run()
@@ -51,7 +57,7 @@ class AuditConformance:
 def small_package(prepared: PreparedDataset, problem: DistillationProblem, state: State) -> Package:
     """A package of such images as it is before it is written, with a manifest that says as little as can be."""
     task = prepared.task
-    labels = {"teachers": 0, "balance": True, "calibrate": True, "temperature": 1.0, "recipe": {}}
+    labels = {"teachers": 1, "balance": True, "calibrate": True, "temperature": 1.0, "recipe": {}}
     configuration = {"data": {"split_seed": 0}, "factor": 1, "labels": labels}
     data = {
         "name": "phantom", "fingerprint": prepared.dataset.fingerprint["sha256"], "notes": [],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medistill.audits.audit import Audit, Population, register_audit
+from medistill.audits.audit import Audit, NotMeasuredError, Population, register_audit
 from medistill.audits.features import package_features
 from medistill.keys import Key
 from medistill.package.finding import Finding
@@ -43,10 +43,7 @@ class ClassOutliers(Audit):
             deviation = 1.4826 * np.median(np.abs(distance - np.median(distance)))
             far += rows[distance - np.median(distance) > FAR * max(deviation, 0.02 * np.median(distance))].tolist()
         if not looked_at:
-            return Finding(
-                name=self.name, title=self.title, value=None, verdict="pass", reference=self.reference,
-                explanation=f"Not measured: no {package.task.noun} has {FEWEST} images.",
-            )  # fmt: skip
+            raise NotMeasuredError(f"no {package.task.noun} has {FEWEST} images")
         return Finding(
             name=self.name, title=self.title, value=round(len(far) / looked_at, 4), verdict="warn" if far else "pass",
             explanation=f"{len(far)} of {looked_at} images lie far from all others of their {package.task.noun}.",

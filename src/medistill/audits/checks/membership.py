@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from medistill.audits.attacks import (
     RATES,
@@ -17,16 +17,15 @@ from medistill.audits.attacks import (
     intervals_over_people,
     lira,
     log_odds,
+    most_vulnerable,
     of_people,
     relabelled,
     rmia,
     success,
     success_of_each,
-    worst_people,
 )
 from medistill.audits.audit import Audit, Population, register_audit
 from medistill.audits.control import control_seconds, control_signals
-from medistill.audits.distillations import ShadowSettings
 from medistill.audits.shadows import Shadows, make_shadows, shadow_seconds
 from medistill.keys import Key
 from medistill.package.finding import Finding, Verdict
@@ -44,41 +43,36 @@ CURVE = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 KNOWN = 0.55
 """Area under the curve above which an attack tells members from others, if its whole interval lies there."""
 
+OFTEN = 0.6
+"""Success rate on the most vulnerable above which the check warns, if its whole interval lies there."""
+
 
 @register_audit
 class Membership(Audit):
-    """Membership inference with shadow distillations, for images, for people and for the worst of them.
+    """Membership inference with shadow distillations, for people and for the most vulnerable of them.
 
     Attacks are LiRA (Carlini et al. 2022) and RMIA (Zarifzadeh et al. 2024) on the networks that a recipient trains,
     and LiRA on the package itself: the nearest image, and mean features. Each is also made on networks trained on as
-    many random images, and on a network that learned few images by heart, where it must succeed.
+    many random images, and on networks overfitted to few images, where it must succeed.
     """
 
     name = "membership"
     title = "Membership of people"
     reference = "medistill, docs/explanation/privacy.md"
 
-    shadows: int = Field(8, ge=8, le=1024, description="distillations of random halves, an even number")
+    shadows: int = Field(
+        8, ge=8, le=1024, multiple_of=2, description="distillations of random halves, an even number"
+    )
     iterations: int = Field(100, ge=1, le=10_000_000, description="of each shadow's distillation, at most")
     training_steps: int = Field(200, ge=1, le=1_000_000, description="of each network that is trained")
 
-    @field_validator("shadows")
-    @classmethod
-    def _even(cls, value: int) -> int:
-        if value % 2:
-            raise ValueError(f"{value}, which must be even, as shadows are made of two halves")
-        return value
-
-    @property
-    def _settings(self) -> ShadowSettings:
-        return ShadowSettings(number=self.shadows, iterations=self.iterations, training_steps=self.training_steps)
-
     def seconds(self, package: Package, members: Population, key: Key) -> float:
-        control = control_seconds(package, members, self.training_steps)
-        return shadow_seconds(package, members, self._settings, key) + control
+        how = (self.shadows, self.iterations, self.training_steps, key)
+        return shadow_seconds(package, members, *how) + control_seconds(package, members, self.training_steps)
 
     def run(self, package: Package, members: Population, non_members: Population, key: Key) -> Finding:
-        shadows = make_shadows(package, members, self._settings, key, self.progress)
+        how = (self.shadows, self.iterations, self.training_steps, key, self.progress)
+        shadows = make_shadows(package, members, *how)
         took, attacks = shadows.took_part, attacks_on(shadows)
         took_people = shadows.people_took_part
         scores = {name: attack(slice(None), took) for name, attack in attacks.items()}
@@ -88,13 +82,14 @@ class Membership(Audit):
         strongest = max((name for name in scores if name.split(" on ")[1] in OWN), key=lambda n: details[n]["auc"])
         best, attack = details[strongest], attacks[strongest]
         details["strongest"] = strongest
-        details["people_told_apart"] = quantiles(success_of_each(scores[strongest], took_people))
+        details["success_by_person"] = quantiles(success_of_each(scores[strongest], took_people))
         chance = relabelled(took_people, key.child("chance"))
         guessed = attack(slice(None), chance[shadows.person])
-        details["people_told_apart_by_chance"] = quantiles(success_of_each(guessed, chance))
-        worst, rows = worst_people(lambda part: attack(part, took[:, part]), took_people)
-        details["worst_people"] = {
-            "number": len(np.unique(rows)), "success": float(worst.mean()), "ci95": bounds(worst, key.child("worst")),
+        details["success_by_person_by_chance"] = quantiles(success_of_each(guessed, chance))
+        vulnerable, rows = most_vulnerable(lambda part: attack(part, took[:, part]), took_people)
+        details["most_vulnerable"] = {
+            "number": len(np.unique(rows)), "success": float(vulnerable.mean()),
+            "ci95": bounds(vulnerable, key.child("most vulnerable")),
         }  # fmt: skip
         details["by_class"] = by_group(scores[strongest], took_people, classes_of(package, members, shadows))
         if members.sites is not None:
@@ -102,7 +97,7 @@ class Membership(Audit):
         control, belongs = control_signals(package, members, self.training_steps, key.child("control"), self.progress)
         details["positive_control"] = measured(lira(control, belongs), belongs, key.child("bootstrap control"))
         succeeds = details["positive_control"]["ci95"]["auc"][0] > KNOWN
-        verdict = _verdict(best, details["worst_people"]["ci95"], succeeds)
+        verdict = _verdict(best, details["most_vulnerable"]["ci95"], succeeds)
         return Finding(
             name=self.name, title=self.title, value=round(best["auc"], 4),
             interval=[round(v, 4) for v in best["ci95"]["auc"]], verdict=verdict,
@@ -112,14 +107,14 @@ class Membership(Audit):
     def _explanation(self, details: dict[str, Any], best: dict[str, Any], succeeds: bool) -> str:
         whose = "people" if details["people_known"] else "images, as whose they are is not known,"
         rates = " and ".join(f"{best[f'tpr_{rate:g}']:.1%} are found at {rate:.1%} false alarms" for rate in RATES)
-        worst = details["worst_people"]
+        vulnerable = details["most_vulnerable"]
         control = details["positive_control"]["auc"]
         text = (
             f"Measured on {self.shadows} distillations of random halves of {details['people']:,} {whose} with at "
             f"most {self.iterations} steps: the strongest attack ({details['strongest']}) tells members from others "
             f"with an area under the curve of {best['auc']:.3f} (0.5 is guessing); {rates}. "
-            f"The {worst['number']} people told apart best are told apart in {worst['success']:.0%} of pairs. "
-            f"On networks that learned few images by heart the attack reaches {control:.3f}"
+            f"On the {vulnerable['number']} most vulnerable its success rate is {vulnerable['success']:.0%} (50% is "
+            f"guessing). On networks overfitted to few images it reaches {control:.3f}"
         )
         if not succeeds:
             return f"{text}, too little to show that it works here, so the other figures show nothing."
@@ -170,24 +165,20 @@ def bounds(values: Array, key: Key) -> list[float]:
 
 
 def by_group(scores: Array, took: Took, groups: npt.NDArray[np.str_]) -> dict[str, dict[str, float]]:
-    """Area under the curve and the best-told person's success within each group of people."""
+    """Number of people and area under the curve within each group of people."""
     found = {}
     for group in np.unique(groups):
         rows = groups == group
-        found[str(group)[:200] or "unknown"] = {
-            "people": int(rows.sum()), "auc": success(scores[rows], took[rows]).auc,
-        }  # fmt: skip
+        number, auc = int(rows.sum()), success(scores[rows], took[rows]).auc
+        found[str(group)[:200] or "unknown"] = {"people": number, "auc": auc}
     return found
 
 
 def classes_of(package: Package, members: Population, shadows: Shadows) -> npt.NDArray[np.str_]:
-    """The stratum of each person's first image."""
-    names = np.full(len(members), "none", dtype=object)
-    for name, belongs in reversed(
-        list(zip(package.task.strata, package.task.membership(members.targets).T, strict=True))
-    ):
-        names[belongs] = name
-    return first_of(names.astype(str), shadows.person)
+    """The first stratum of each person's first image."""
+    membership = package.task.membership(members.targets)
+    names = np.select(list(membership.T), list(package.task.strata), "none")
+    return first_of(names, shadows.person)
 
 
 def first_of(values: npt.NDArray[np.str_], person: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
@@ -195,11 +186,11 @@ def first_of(values: npt.NDArray[np.str_], person: npt.NDArray[np.int64]) -> npt
     return np.asarray(values[np.unique(person, return_index=True)[1]])
 
 
-def _verdict(best: dict[str, Any], worst: Sequence[float], succeeds: bool) -> Verdict:
-    """ "fail" where the attack finds one person in ten at a false alarm in a hundred, "warn" where it tells members
-    from others at all, or some people always, or shows nothing.
+def _verdict(best: dict[str, Any], vulnerable: Sequence[float], succeeds: bool) -> Verdict:
+    """ "fail" where the attack surely finds one person in ten at a false alarm in a hundred, "warn" where it surely
+    tells members from others, or the most vulnerable in over :data:`OFTEN` of pairs, or where it shows nothing.
     """
     if best["ci95"][f"tpr_{RATES[-1]:g}"][0] > 0.1:
         return "fail"
-    known = best["ci95"]["auc"][0] > KNOWN or worst[0] > 2 * KNOWN - 0.5
+    known = best["ci95"]["auc"][0] > KNOWN or vulnerable[0] > OFTEN
     return "warn" if known or not succeeds else "pass"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from pydantic import Field
 
 from medistill.audits.attacks import intervals_over_people, lira, log_odds, of_people, success
-from medistill.audits.audit import Audit, Population, register_audit
-from medistill.audits.distillations import ShadowSettings
+from medistill.audits.audit import Audit, NotMeasuredError, Population, register_audit
 from medistill.audits.shadows import (
     Networks,
     halves,
@@ -17,10 +16,8 @@ from medistill.audits.shadows import (
     numbered_people,
     shadow_recipe,
 )
-from medistill.config import Recipe
-from medistill.data.preprocess import TensorSplit
 from medistill.evaluation.duration import Pace, effort
-from medistill.evaluation.teachers import balanced_set, restored
+from medistill.evaluation.teachers import restored
 from medistill.keys import Key
 from medistill.package.finding import Finding
 from medistill.package.package import Package
@@ -54,33 +51,30 @@ class SoftLabels(Audit):
             return 0.0
         pace, total = Pace(everyone, package.task, package.preprocessing.normalisation, labels.recipe), 0.0
         for age in AGES:
-            recipe = self._recipe(package, max(1, round(age * self.training_steps)))
+            recipe = shadow_recipe(package, max(1, round(age * self.training_steps)))
             total += pace.spread([effort(recipe, len(everyone) // 2)] * self.shadows, len(package))
         students = self.shadows * len(AGES) * len(TEMPERATURES)
-        own = effort(self._recipe(package, self.training_steps), len(package))
+        own = effort(shadow_recipe(package, self.training_steps), len(package))
         return total + pace.spread([own] * students, len(everyone))
-
-    def _recipe(self, package: Package, steps: int) -> Recipe:
-        settings = ShadowSettings(number=self.shadows, iterations=1, training_steps=steps)
-        return shadow_recipe(package.manifest.label_config.recipe, settings)
 
     def run(self, package: Package, members: Population, non_members: Population, key: Key) -> Finding:
         labels = package.manifest.label_config
         if not labels.teachers:
-            return Finding(
-                name=self.name, title=self.title, value=None, verdict="pass", reference=self.reference,
-                explanation="Not measured: no teacher labelled the images.",
-            )  # fmt: skip
-        person, everyone = numbered_people(members), members.split
+            raise NotMeasuredError("no teacher labelled the images")
+        task, person, everyone = package.task, numbered_people(members), members.split
         people = halves(int(person.max()) + 1, self.shadows, key)
-        parts = halves_of(everyone, people[person])
+        parts, images = halves_of(everyone, people[person]), package.data.with_soft_labels(None)
+        seed = key.integer() % 2**31
+        students = Networks(package, shadow_recipe(package, self.training_steps), seed, self.progress)
         details: dict[str, Any] = {}
         for age in AGES:
-            steps = max(1, round(age * self.training_steps))
-            taught = self._labelled(package, parts, steps, key)
+            teachers = replace(students, recipe=shadow_recipe(package, max(1, round(age * self.training_steps))))
+            answers = teachers.teachers_answers(parts, [images] * len(parts))
             for temperature in TEMPERATURES:
-                probability = self._students(package, taught, everyone, temperature, key)
-                scores = of_people(lira(log_odds(probability), people[person]), person)
+                soft = [restored(task, task.sharpened(answer, temperature)) for answer in answers]
+                sets = [images.with_soft_labels(own) for own in soft]
+                right = students.likelihoods("training networks on their labels", sets, everyone)
+                scores = of_people(lira(log_odds(right), people[person]), person)
                 details[f"temperature {temperature:g}, {age:.0%} of the teacher's steps"] = {
                     "auc": success(scores, people).auc,
                     "ci95": intervals_over_people(scores, people, DRAWS, key.child("bootstrap"))["auc"],
@@ -96,27 +90,3 @@ class SoftLabels(Audit):
             ),
             reference=self.reference, details=details,
         )  # fmt: skip
-
-    def _labelled(self, package: Package, parts: list[TensorSplit], steps: int, key: Key) -> list[Any]:
-        """Probabilities of the package's images by a teacher of each half."""
-        labels = package.manifest.label_config
-        networks = Networks(package, self._recipe(package, steps), key.integer() % 2**31, self.progress)
-        taught = [
-            balanced_set(part, package.task, networks.seed, i) if labels.balance else part
-            for i, part in enumerate(parts)
-        ]
-        asked = package.data.with_soft_labels(None)
-        return networks.answers("training teachers on halves", taught, [asked] * len(taught))
-
-    def _students(
-        self, package: Package, taught: list[Any], everyone: TensorSplit, temperature: float, key: Key
-    ) -> Any:
-        """What networks trained on the labelled images give every image's true labels, (images, shadows)."""
-        task = package.task
-        seed = key.child("students").integer() % 2**31
-        networks = Networks(package, self._recipe(package, self.training_steps), seed, self.progress)
-        images = package.data.with_soft_labels(None)
-        soft = [restored(task, task.sharpened(p, temperature).astype(np.float16).astype(np.float32)) for p in taught]
-        sets = [images.with_soft_labels(labels) for labels in soft]
-        said = networks.answers("training networks on their labels", sets, [everyone] * len(sets))
-        return np.stack([task.likelihood(p, everyone.targets) for p in said], axis=1)

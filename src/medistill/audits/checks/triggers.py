@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import binary_opening
 
-from medistill.audits.audit import Audit, Population, register_audit
+from medistill.audits.audit import Audit, NotMeasuredError, Population, register_audit
 from medistill.keys import Key
 from medistill.package.finding import Finding
 from medistill.package.package import Package
@@ -35,11 +36,12 @@ class Triggers(Audit):
     needs_training_data = False
 
     def run(self, package: Package, members: Population, non_members: Population, key: Key) -> Finding:
-        pixels, found = package.pixels.astype(np.float32), []
+        pixels, found, looked_at = package.pixels.astype(np.float32), [], 0
         for stratum in np.unique(package.strata):
             own, others = pixels[package.strata == stratum], pixels[package.strata != stratum]
             if min(len(own), len(others)) < FEWEST:
                 continue
+            looked_at += 1
             spread, away = own.std(axis=0).max(axis=0), others.std(axis=0).max(axis=0)
             gap = np.abs(own.mean(axis=0) - others.mean(axis=0)).max(axis=0)
             # Two pixels a side at least: a single one says nothing.
@@ -47,6 +49,8 @@ class Triggers(Audit):
             suspicious = _patches((spread < ALIKE * usual) & (gap > APART * (spread + 1)) & (gap > away))
             if suspicious.any():
                 found.append({"stratum": package.task.strata[stratum], "pixels": int(suspicious.sum())})
+        if not looked_at:
+            raise NotMeasuredError(f"no {package.task.noun} has {FEWEST} images, beside {FEWEST} others")
         where = ", ".join(f"'{entry['stratum']}' ({entry['pixels']} pixels)" for entry in found)
         return Finding(
             name=self.name, title=self.title, value=float(len(found)), verdict="warn" if found else "pass",
@@ -61,18 +65,5 @@ class Triggers(Audit):
 
 
 def _patches(marked: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Those marked places that have marked neighbours along every axis: of 2 × 2 pixels at least."""
-    whole = marked
-    for axis in range(marked.ndim):
-        forward = np.roll(whole, -1, axis)
-        last = [slice(None)] * marked.ndim
-        last[axis] = slice(-1, None)
-        forward[tuple(last)] = False
-        whole = whole & forward
-    for axis in range(marked.ndim):
-        back = np.roll(whole, 1, axis)
-        first = [slice(None)] * marked.ndim
-        first[axis] = slice(0, 1)
-        back[tuple(first)] = False
-        whole = whole | back
-    return np.asarray(whole)
+    """Those marked places that belong to a marked patch of two pixels a side."""
+    return np.asarray(binary_opening(marked, np.ones((2,) * marked.ndim, dtype=bool)))
