@@ -143,12 +143,12 @@ def trial(
     if more.get("calibrate"):
         distilled = distilled.with_soft_labels(_calibrated(data, distilled))
     for index in range(more.get("networks", 3 if data.dataset.description.name == "breastmnist" else 2)):
-        found = task.scores(_asked(data, distilled, key.child("network", index), val.pixels), val.targets)
+        found = task.scores(asked_of(data, distilled, key.child("network", index), val.pixels), val.targets)
         scores.append([found[m] for m in ("accuracy", "balanced_accuracy", "auroc")])
     return [float(x) for x in np.mean(scores, axis=0)]
 
 
-def _asked(data: PreparedDataset, shown: TensorSplit, key: Key, pixels: Pixels) -> Probabilities:
+def asked_of(data: PreparedDataset, shown: TensorSplit, key: Key, pixels: Pixels) -> Probabilities:
     """What a network trained on the images shown says of others."""
     network = ConvNet(shown.channels, shown.shape, data.task.outputs, 64)
     parameters = train_network(network, shown, data.task, data.normalisation, Recipe(), key)
@@ -160,7 +160,7 @@ def _soft(data: PreparedDataset, distilled: TensorSplit, teachers: int, more: di
     said = []
     for index in range(teachers):
         shown = _rebalanced(data, index) if more.get("balance") else data.train
-        said.append(_asked(data, shown, Key(7).child("teacher", index), distilled.pixels))
+        said.append(asked_of(data, shown, Key(7).child("teacher", index), distilled.pixels))
     mean = np.mean(said, axis=0)
     if more.get("divide"):
         mean = mean / (np.array(data.real_per_stratum) / sum(data.real_per_stratum))
@@ -172,7 +172,7 @@ def _calibrated(data: PreparedDataset, distilled: TensorSplit) -> SoftLabels:
     """As ``medistill.evaluation.teachers`` does it, with the trials' own draw of real images."""
     draw, each = np.random.default_rng(0), 1024 // data.task.outputs
     rows = np.concatenate([draw.permutation(members)[:each] for members in _members(data)])
-    said = _asked(data, distilled, Key(99).child("network", 0), data.train.pixels[rows])
+    said = asked_of(data, distilled, Key(99).child("network", 0), data.train.pixels[rows])
     assert distilled.soft_labels is not None
     return data.task.shifted(distilled.soft_labels, data.task.shift(said, data.train.targets[rows]))
 

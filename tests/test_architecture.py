@@ -12,7 +12,7 @@ from conftest import ROOT
 SOURCE = ROOT / "src" / "medistill"
 
 LAYERS = [
-    "aliases", "errors", "registry", "keys", "formatting", "progress", "files", "config", "runtime", "parallel", "tasks",
+    "aliases", "errors", "registry", "keys", "formatting", "progress", "files", "config", "runtime", "parallel", "privacy", "tasks",
     "data", "augment", "nets", "package", "distil", "evaluation", "audits", "records", "prediction", "reporting", "commands",
     "study", "texts", "options", "cli_study", "cli", "testing",
 ]  # fmt: skip
@@ -136,7 +136,7 @@ def test_positions_and_pixels_may_be_counted():
 
 # Real images: behind their guard
 
-GUARD = {"distil.real_images"}
+GUARD = {"distil.real_images", "distil.private_images"}
 """Where real pixels are touched."""
 
 BEHIND = {
@@ -151,6 +151,7 @@ BEHIND = {
     "_batch",
     "_drawn",
     "_allowed",
+    "_vault",
 }
 """Attributes by which real images could be reached."""
 

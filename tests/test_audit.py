@@ -53,6 +53,14 @@ class TestPixelStatistics(AuditConformance):
     audit = "pixel_statistics"
 
 
+class TestExactInclusion(AuditConformance):
+    audit = "exact_inclusion"
+
+
+class TestNearestNeighbours(AuditConformance):
+    audit = "nearest_neighbours"
+
+
 def test_conformance_is_asked_of_every_check():
     assert set(audits()) == {case.audit for case in AuditConformance.__subclasses__()}
 

@@ -20,10 +20,12 @@ TOLERANCE = 2
 """Grey levels of 255 that rounding in another order may come to after a few steps."""
 
 
-def torchrun(out: Path, method: str, *settings: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    out: Path, method: str, *settings: str, processes: int = 2, program: tuple[str, ...] = ("-m", "medistill.cli")
+) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
-        "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "medistill.cli",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *program,
         "distill", DATA, "--method", method, "--ipc", "3", "--out", str(out), "--json", *settings,
     ]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS")}
@@ -54,6 +56,42 @@ def test_two_processes_give_the_images_of_one(tmp_path: Path, method: str, setti
     assert abs(one - alone("start", 1e-6)).max() > 10 * TOLERANCE, "they did change, so agreement means something"
     again = torchrun(tmp_path / "two", method, *sets)
     assert again.returncode == 0 and json.loads(again.stdout)["package_id"] == json.loads(shared.stdout)["package_id"]
+
+
+COUNTING = """
+import sys
+from medistill.cli import main
+from medistill.distil import private_images
+
+drawn = private_images.secret_normal
+
+def counted(shape):
+    with open({log!r}, "a") as log:
+        log.write("noise\\n")
+    return drawn(shape)
+
+private_images.secret_normal = counted
+main()
+"""
+
+
+def test_two_processes_add_the_noise_of_a_private_release_once(tmp_path: Path) -> None:
+    program = tmp_path / "counting.py"
+    program.write_text(COUNTING.format(log=str(tmp_path / "log")))
+    given = (
+        "--epsilon",
+        "4",
+        "--set",
+        "method.iterations=4",
+        "--set",
+        "method.networks=2",
+        "--set",
+        "method.filters=8",
+    )
+    shared = torchrun(tmp_path / "two", "dm", *given, program=(str(program),))
+    assert shared.returncode == 0, shared.stderr
+    assert (tmp_path / "log").read_text() == "noise\n"
+    assert medistill.read_package(tmp_path / "two").manifest.privacy.guarantee.epsilon == 4
 
 
 def test_more_processes_than_classes(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from medistill.options import (
     Channels,
     Config,
     Data,
+    Delta,
     Device,
+    Epsilon,
     Flips,
     Ipc,
     On,
@@ -34,7 +36,9 @@ from medistill.options import (
     Size,
     Task,
     Threads,
+    Unit,
     print_result,
+    privacy_config,
 )
 
 INTERRUPTED = 130
@@ -97,6 +101,9 @@ def _evaluate_config(
 def check(
     data: Data,
     ipc: Annotated[int | None, typer.Option(help="Images per class that you will ask for.")] = None,
+    epsilon: Epsilon = None,
+    delta: Delta = None,
+    unit: Unit = None,
     size: Size = None,
     channels: Channels = None,
     flips: Flips = None,
@@ -108,7 +115,8 @@ def check(
     from medistill import check as run
     from medistill.texts import check_text
 
-    result = run(data, ipc=ipc, config=_data_config(set_, size, channels, flips, task))
+    asked = privacy_config(epsilon, delta, unit)
+    result = run(data, ipc=ipc, config=_data_config(set_, size, channels, flips, task), privacy=asked)
     print_result(result, as_json, check_text)
     if not result["usable"]:
         raise typer.Exit(2)
@@ -121,6 +129,9 @@ def predict(
     ratio: Ratio = None,
     method: Annotated[str | None, typer.Option(help="Only this method, as studies name it.")] = None,
     db: Annotated[Path | None, typer.Option(help="A study's database to learn from too.")] = None,
+    epsilon: Epsilon = None,
+    delta: Delta = None,
+    unit: Unit = None,
     seed: Seed = None,
     size: Size = None,
     channels: Channels = None,
@@ -136,7 +147,10 @@ def predict(
     from medistill.texts import predict_text
 
     config = _data_config(set_, size, channels, flips, task)
-    result = run(data, ipc=ipc, ratio=ratio, method=method, db=db, config=config, seed=seed or 0, progress=True)
+    asked = privacy_config(epsilon, delta, unit)
+    result = run(
+        data, ipc=ipc, ratio=ratio, method=method, db=db, config=config, privacy=asked, seed=seed or 0, progress=True
+    )
     print_result(result, as_json, predict_text)
 
 
@@ -159,6 +173,9 @@ def distill(
         int | None, typer.Option(help="Networks trained on the real images that label the distilled ones; 0: none.")
     ] = None,
     memory_limit: Annotated[str | None, typer.Option(help="Memory to stay under while distilling, as 3GB.")] = None,
+    epsilon: Epsilon = None,
+    delta: Delta = None,
+    unit: Unit = None,
     seed: Seed = None,
     preset: Annotated[str | None, typer.Option(help="A file of the method's settings: paper, as published.")] = None,
     size: Size = None,
@@ -188,7 +205,8 @@ def distill(
     settings["data"] = _data_settings(settings, size, channels, flips, task)
     result = run(
         data, out=out, method=method, ipc=ipc, ratio=ratio, factor=factor, teachers=teachers,
-        memory_limit=memory_limit, seed=seed, preset=preset, settings=settings, overwrite=overwrite,
+        memory_limit=memory_limit, epsilon=epsilon, delta=delta, unit=unit,
+        seed=seed, preset=preset, settings=settings, overwrite=overwrite,
         evaluate=evaluate, evaluate_config=measuring, audit=audit,
         audit_settings=auditing, progress=True,
     )  # fmt: skip

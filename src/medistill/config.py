@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -36,6 +36,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    LATER: ClassVar[Mapping[str, Any]] = {}
+    """Settings that came later, by what they do where nobody gives them. What was recorded before is known by its
+    values, so they are recorded only where they differ."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in dump(self).items() if k not in self.LATER or v != self.LATER[k]}
+
 
 class DataConfig(Settings):
     """How a source is read and prepared. What is left out is taken from the source."""
@@ -54,6 +62,28 @@ class DataConfig(Settings):
     licence: str | None = Field(None, description="licence of the original images")
     source: str | None = Field(None, description="who made the original images")
     split_seed: int = Field(0, description="seed of a split made here")
+    split: Literal["stratified", "independent"] = Field(
+        "stratified",
+        description="how a missing split is made: stratified, or independent, each patient (each image, where "
+        "patients are not known) by chance alone, so that one does not move another",
+    )
+    statistics: Literal["training", "public"] = Field(
+        "training",
+        description="how pixels are normalised: by mean and deviation of the training images, or public, by numbers "
+        "that do not depend on them",
+    )
+    window: tuple[float, float] | None = Field(
+        None, description="intensities that become black and white; None: the extremes of the training images"
+    )
+
+    LATER = {"split": "stratified", "statistics": "training", "window": None}
+
+    @field_validator("window")
+    @classmethod
+    def _rising(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError(f"{value[0]:g} to {value[1]:g} is no window, the first must be the lower")
+        return value
 
     @field_validator("size", mode="before")
     @classmethod
@@ -99,11 +129,7 @@ class Recipe(Settings):
         "processor has it, and is another recipe",
     )
 
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Recipes were known by their values before there was a choice of these; what was measured stays found.
-        later = {"precision": "float32", "stem": None}
-        return {k: v for k, v in dump(self).items() if k not in later or v != later[k]}
+    LATER = {"precision": "float32", "stem": None}
 
 
 class EvaluateConfig(Settings):
@@ -175,6 +201,22 @@ class OptimiserConfig(Settings):
     )
 
 
+class PrivacyConfig(Settings):
+    """A guarantee of differential privacy, and how its budget is spent."""
+
+    epsilon: float = Field(gt=0, description="ε: the smaller, the less a package can tell of anybody")
+    delta: float = Field(1e-5, gt=0, lt=1, description="δ: chance at which ε may fail, far below one in all images")
+    unit: Literal["image", "patient"] | None = Field(
+        None, description="whose presence is hidden; None: a patient's where patients are known, else an image's"
+    )
+    clip: float = Field(
+        1.0, gt=0, description="longest embedding that counts in full, as a multiple of that of generated images"
+    )
+    count_share: float = Field(
+        0.2, gt=0, le=1, description="part of the sensitivity that pays for the number of images of each class"
+    )
+
+
 class DistilConfig(Settings):
     """Everything that determines a distilled set besides the data themselves."""
 
@@ -196,6 +238,9 @@ class DistilConfig(Settings):
     )
     seed: int = Field(0, description="seed of everything random")
     data: DataConfig = Field(default_factory=DataConfig)
+    privacy: PrivacyConfig | None = Field(None, description="a guarantee of differential privacy; None: none")
+
+    LATER = {"privacy": None}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -47,6 +47,16 @@ Ipc = Annotated[int | None, typer.Option(help="Images per class, grade or findin
 Task = Annotated[
     str | None, typer.Option(help="What labels mean: binary, multi-class, ordinal (grades), multi-label (findings).")
 ]
+Epsilon = Annotated[
+    float | None,
+    typer.Option(
+        help="Guarantee differential privacy with this ε; 1 is strong, 8 weak, without it none is guaranteed."
+    ),
+]
+Delta = Annotated[float | None, typer.Option(help="δ of the guarantee; 1e-5 if not given.")]
+Unit = Annotated[
+    str | None, typer.Option(help="What --epsilon hides: image, or patient, all of whose images count as one.")
+]
 Ratio = Annotated[float | None, typer.Option(help="Distilled images per training image, 0.01 for instance.")]
 Size = Annotated[int | None, typer.Option(help="Bring all images to this many pixels a side.")]
 Channels = Annotated[int | None, typer.Option(help="1: make all images gray, 3: RGB.")]
@@ -60,6 +70,15 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over, replac
 
 RENAMED = {"--fresh": "--overwrite", "--networks": "--repeats", "--nets": "--architectures"}
 """Options by the names that they had until version 0.1.0."""
+
+
+def privacy_config(epsilon: float | None, delta: float | None, unit: str | None) -> Any:
+    """The guarantee that is asked for; None without an ε."""
+    from medistill.config import PrivacyConfig, build
+
+    given = {"epsilon": epsilon, "delta": delta, "unit": unit}
+    asked = {name: value for name, value in given.items() if value is not None}
+    return build(PrivacyConfig, asked, "privacy") if asked else None
 
 
 def print_result(result: Any, as_json: bool, text: Callable[[Any], str]) -> None:

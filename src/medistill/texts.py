@@ -38,9 +38,25 @@ def check_text(result: Json) -> str:
         *(f"  note: {note}" for note in result["notes"]),
     ]
     lines += [f"{p['level']}: {p['kind']}: {p['found']}; {p['remedy']}" for p in result["problems"]]
+    lines += _privacy(result)
     blocking = sum(p["level"] == "blocking" for p in result["problems"])
     lines.append(f"{blocking} blocking, {len(result['problems']) - blocking} warnings")
     return "\n".join(lines)
+
+
+def _privacy(result: Json) -> list[str]:
+    """Which ε a data set can bear, where that was asked."""
+    if "privacy" not in result:
+        return []
+    told = result["privacy"]
+    worst = max(told["noise"], key=lambda stratum: told["noise"][stratum])
+    least = told["least_epsilon"]
+    return [
+        f"privacy: ε = {told['epsilon']:g} per {told['unit']} adds noise of {told['noise'][worst]:.2g} times the "
+        f"longest embedding to the mean of '{worst}', the most of all: "
+        + ("little is lost" if told["bearable"] else "expect a loss, ")
+        + ("" if told["bearable"] else f"{'no ε up to 20' if least is None else f'ε = {least:g}'} would do without")
+    ]
 
 
 def _findings(result: Json) -> list[str]:
@@ -62,6 +78,7 @@ def distill_text(result: Json) -> str:
         f"{cost['seconds']} s, {cost['peak_memory_mb']:.0f} MB)",
         *_findings(result),
     ]
+    lines += result["guarantee"]
     if result["contains_real_images"]:
         lines.append("attention: these are real patient images")
     if "evaluation" in result:
@@ -111,7 +128,7 @@ def verify_text(result: Json) -> str:
         f"{result['package']} is whole and unaltered: {result['files']} files, {result['images']} {kind} "
         f"of {task.outputs} {task.plural}, id {result['package_id'][:16]}"
     )
-    return "\n".join([line, *_findings(result)])
+    return "\n".join([line, *result["guarantee"], *_findings(result)])
 
 
 def methods_text(methods: list[Json]) -> str:
@@ -144,6 +161,7 @@ def predict_text(result: Json) -> str:
         [
             _table(["expected of", *titles.values()], rows),
             f"{result['verdict']['code']}: {result['verdict']['words']}",
+            *_privacy(result),
             *(f"note: {note}" for note in result["notes"]),
             f"learned from {basis['runs']} runs on {basis['data_sets']} data sets of {basis['origins']} origins; in "
             "brackets: meant to hold 95 % of results on an origin like those of the studies",

@@ -56,7 +56,8 @@ def audit(
         raise ConfigError("needs the training data", where="--attach", remedy="give them as --train")
     findings, not_measured = findings_of(chosen, read, prepared, progress)
     if attach:
-        read = write_package(Path(package).expanduser(), read.with_findings(findings))
+        looked = [check.name for check in chosen if check.needs_training_data]
+        read = write_package(Path(package).expanduser(), read.with_findings(findings, looked))
     return {
         "package": str(package),
         "package_id": read.identity,

@@ -13,6 +13,14 @@ import numpy as np
 from medistill import __version__
 from medistill.aliases import Json, SoftLabels
 from medistill.audits.audit import audit_when_packing
+from medistill.commands.guarantee import (
+    data_section,
+    delta_warning,
+    guarantee_section,
+    mechanism_for,
+    overwritten_warning,
+    require_private,
+)
 from medistill.config import DataConfig, DistilConfig, EvaluateConfig
 from medistill.data.checks import require_usable
 from medistill.data.load import load
@@ -24,6 +32,8 @@ from medistill.distil.duration import learning_seconds
 from medistill.distil.group import Group, join
 from medistill.distil.memory import WorkPlan, parse_limit, planned
 from medistill.distil.method import Method, State
+from medistill.distil.optimiser import Optimiser
+from medistill.distil.private_images import PrivateRealImages
 from medistill.distil.problem import DistillationProblem, make_problem
 from medistill.errors import ConfigError, PackageError
 from medistill.evaluation.duration import Pace
@@ -31,8 +41,8 @@ from medistill.evaluation.teachers import label_seconds, soft_labels, training_w
 from medistill.files import require_apart
 from medistill.keys import Key
 from medistill.package.container import is_package
+from medistill.package.guarantee import guaranteed
 from medistill.package.manifest import (
-    DataSection,
     Manifest,
     MethodSection,
     PrivacySection,
@@ -61,6 +71,9 @@ def distill(
     factor: int | None = None,
     teachers: int | None = None,
     memory_limit: str | None = None,
+    epsilon: float | None = None,
+    delta: float | None = None,
+    unit: str | None = None,
     seed: int | None = None,
     preset: str | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -85,6 +98,9 @@ def distill(
         teachers: networks, trained on the real images, whose probabilities become the labels; 0 for plain classes.
         memory_limit: as "3GB": stay under it while distilling, or refuse with what is needed; ``evaluate`` takes
             its own. Without one a CPU's memory is kept under 4 GB where that can be done.
+        epsilon, delta: differential privacy to guarantee; without an ε there is none. δ is 1e-5 if not given.
+        unit: what neighbouring data sets differ by: an image, or all of a patient's; by patient where patients are
+            known, if not given.
         preset: "paper", the published settings of the method; see ``medistill.distil.presets``.
         seed: of everything random; 0 if neither this nor the settings name one.
         settings: further settings, ``{"method": {...}, "optimiser": {...}, "data": {...}}``.
@@ -97,8 +113,8 @@ def distill(
 
     Returns:
         ``package`` (its path), ``package_id``, ``images``, ``per_stratum``, ``audits`` (what was measured of what it
-        gives away), ``contains_real_images``, ``warnings``, ``cost``, and ``evaluation`` if it was asked for. Under
-        ``torchrun`` the first process returns this, the others, which share the work on the images, return nothing.
+        gives away), ``guarantee`` (sentences), ``contains_real_images``, ``warnings``, ``cost``, and ``evaluation``
+        if it was asked for. Under ``torchrun`` only the first process returns this; the others share the work.
 
     Raises:
         DataError, ConfigError, OutputError: one line each that says what to do; nothing is left half-written.
@@ -110,7 +126,8 @@ def distill(
     out = folder.out
     require_apart(out, "--out", data)
     limit = None if memory_limit is None else parse_limit(memory_limit)
-    given = {"factor": factor, "seed": seed, "labels.teachers": teachers, "memory_limit_mb": limit}
+    private = {"privacy.epsilon": epsilon, "privacy.delta": delta, "privacy.unit": unit}
+    given = {"factor": factor, "seed": seed, "labels.teachers": teachers, "memory_limit_mb": limit, **private}
     asked = (method, ipc, ratio, preset, settings or {}, given)
     _, config = configured(*asked)
     prepared, warnings = _prepare(data, config.data)
@@ -118,7 +135,12 @@ def distill(
     refusal = chosen.info.refusal(prepared.task, prepared.preprocessing.image.dimensions)
     if refusal:
         raise ConfigError(refusal, where="--method", remedy="see `medistill methods` for what each is made for")
-    problem = make_problem(prepared, config.ipc, config.ratio, config.factor, device())
+    mechanism = None
+    if config.privacy is not None:
+        require_private(chosen, config)
+        mechanism = mechanism_for(config.privacy, prepared)
+        warnings += delta_warning(config.privacy, prepared)
+    problem = make_problem(prepared, config.ipc, config.ratio, config.factor, device(), mechanism)
     problem = problem.worked_by(Workers(own_cores()))
     teaching = training_ways(prepared.train, prepared.task.outputs, config.labels, problem.device)
     plan = planned(chosen, problem, prepared.memory_mb, config.memory_limit_mb, teaching)
@@ -128,9 +150,12 @@ def distill(
     if not group.is_main:
         _run_worker(chosen, plan, config, group)
         return {}
+    identity = _identity(config, prepared)
+    if mechanism is not None:
+        prepared = prepared.without_images()
+        warnings += overwritten_warning(folder.read_identity() if overwrite else None, config, identity)
     for warning in warnings:
         say(f"warning: {warning}", progress)
-    identity = _identity(config, prepared)
     try:
         with folder.claimed(identity, overwrite):
             if folder.read_cost() is None or not is_package(out):
@@ -153,6 +178,7 @@ def distill(
         "start": package.manifest.start,
         "contains_real_images": package.manifest.privacy.contains_real_images,
         "audits": [finding.model_dump(mode="json") for finding in package.manifest.audits],
+        "guarantee": guaranteed(package.manifest),
         "warnings": warnings,
         "cost": folder.read_cost(),
     }
@@ -176,9 +202,10 @@ def _finished(out: Path, identity: Json) -> Package:
     except PackageError as problem:
         raise PackageError(f"was made by this command and changed since ({problem})", remedy=remedy) from problem
     provenance = package.manifest.provenance
+    # Private packages do not say of which data they are; the run's folder does, and was claimed for these.
     recorded = {
         "configuration": provenance.configuration.model_dump(mode="json"),
-        "data": provenance.data.fingerprint,
+        "data": provenance.data.fingerprint or identity["data"],
     }
     if determining(recorded) != determining({name: identity[name] for name in recorded}):
         raise PackageError("is not the package that this command made", where=out, remedy=remedy)
@@ -196,7 +223,7 @@ def _warnings(method: Method, prepared: PreparedDataset, problem: DistillationPr
     warnings = [
         f"small {task.noun}: '{task.strata[stratum]}' has {size} training images and gives {size}, not {most}"
         for stratum, size in enumerate(problem.real_per_stratum)
-        if 0 < size < most
+        if 0 < size < most and not isinstance(problem.real, PrivateRealImages)
     ]
     if method.starts_from_real_images and not method.info.contains_real_images:
         warnings.append(REAL_START)
@@ -225,9 +252,10 @@ def _label_seconds(
     problem: DistillationProblem, prepared: PreparedDataset, config: DistilConfig, max_workers: int
 ) -> float:
     """How long teachers take to be trained and to say what the images' labels are."""
-    labels, train, task, seen = config.labels, prepared.train, prepared.task, prepared.normalisation
+    labels, task, seen = config.labels, prepared.task, prepared.normalisation
     if not labels.teachers:
         return 0.0
+    train = prepared.train
     pace, images = Pace(train, task, seen, labels.recipe), [sum(problem.synthetic_per_stratum)]
     return label_seconds(pace, train, images, task, seen, labels, config.seed, max_workers)
 
@@ -252,9 +280,12 @@ def _learn(
     with Progress(f"preparing {method.info.name}", pieces, enabled=progress and pieces > 0) as shown:
         method.prepare(problem, key, shown.advance)
     if checkpoint is None:
-        state = loop.start(method, problem, key, optimiser)
-        checkpoint = Checkpoint(state, time.monotonic() - started)
+        checkpoint = Checkpoint(_start(method, problem, key, optimiser, progress), time.monotonic() - started)
+        if isinstance(problem.real, PrivateRealImages):
+            folder.save(checkpoint)  # what was released is kept before it is used: nobody asks again
     else:
+        if isinstance(problem.real, PrivateRealImages):
+            problem.real.close()
         checkpoint.state = checkpoint.state.to(problem.device)
         say(f"resuming at step {checkpoint.state.step} of {steps}", progress)
     group.broadcast(checkpoint.state.to("cpu"))
@@ -276,8 +307,18 @@ def _learn(
     return checkpoint
 
 
+def _start(method: Method, problem: DistillationProblem, key: Key, optimiser: Optimiser, progress: bool) -> State:
+    """The state before the first step; of private images with progress, as each is seen by every network."""
+    if not isinstance(problem.real, PrivateRealImages):
+        return loop.start(method, problem, key, optimiser)
+    with Progress("asking the real images, once", problem.real.size, enabled=progress) as shown:
+        return loop.start(method, problem, key, optimiser, shown.advance)
+
+
 def _run_worker(method: Method, plan: WorkPlan, config: DistilConfig, group: Group) -> None:
     """What every process but the first does: the same steps from the same state; nothing is read or written."""
+    if isinstance(plan.problem.real, PrivateRealImages):
+        plan.problem.real.close()  # the first process asks for all
     state = group.broadcast(None)
     if state is not None:
         key, optimiser = Key(config.seed).child("distil"), optimiser_of(method, config, plan.problem)
@@ -303,7 +344,7 @@ def _pack(
         problem.quantise(state.images).numpy(),
         state.targets.numpy(),
         np.repeat(np.arange(problem.strata), problem.synthetic_per_stratum),
-        _manifest(method, problem, config, prepared),
+        _manifest(method, problem, config, prepared, state),
         learned,
     )
     if config.labels.teachers:
@@ -311,25 +352,21 @@ def _pack(
         give_memory_back()
         package = replace(package, soft_labels=_soft_labels(package, prepared, config, plan.max_workers, progress))
         checkpoint.seconds += time.monotonic() - started
+    if config.privacy is not None:  # resemblance would be measured on real images, without noise
+        return write_package(out, package)
     return write_package(out, package.with_findings(audit_when_packing(package, prepared, config.seed)))
 
 
 def _manifest(
-    method: Method, problem: DistillationProblem, config: DistilConfig, prepared: PreparedDataset
+    method: Method, problem: DistillationProblem, config: DistilConfig, prepared: PreparedDataset, state: State
 ) -> Manifest:
-    description, info, steps = prepared.dataset.description, method.info, method.steps(problem)
+    info, steps, guarantee = method.info, method.steps(problem), None
+    if config.privacy is not None and isinstance(problem.real, PrivateRealImages):
+        guarantee = guarantee_section(config.privacy, problem.real.mechanism, state)
     settings = {k: v for k, v in method.configuration().items() if k not in ("name", "version")}
     optimiser = optimiser_of(method, config, problem).as_json() if steps else None
     provenance = {
-        "data": DataSection(
-            name=description.name,
-            fingerprint=prepared.dataset.fingerprint["sha256"],
-            training_images=len(prepared.train),
-            per_stratum=prepared.real_per_stratum,
-            licence=description.licence,
-            source=description.source,
-            notes=list(description.notes),
-        ),
+        "data": data_section(prepared, state.buffers["counts"] if guarantee else None),
         "configuration": config.model_dump(mode="json"),
         "seed": config.seed,
         "medistill": __version__,
@@ -345,6 +382,7 @@ def _manifest(
         privacy=PrivacySection(
             contains_real_images=info.contains_real_images,
             starts_from_real_images=method.starts_from_real_images,
+            guarantee=guarantee,
             queries=list(method.queries),
         ),
         provenance=ProvenanceSection.model_validate(provenance),

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from medistill.aliases import Json
-from medistill.config import DataConfig
+from medistill.commands.guarantee import outlook
+from medistill.config import DataConfig, PrivacyConfig
 from medistill.data.checks import require_usable
 from medistill.data.load import load
 from medistill.data.preprocess import PreparedDataset, prepare
@@ -30,6 +31,7 @@ def predict(
     method: str | None = None,
     db: str | Path | None = None,
     config: DataConfig | None = None,
+    privacy: PrivacyConfig | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Json:
@@ -45,6 +47,8 @@ def predict(
         method: only this one, as a study names it; all that the studies know by default.
         db: a study's database whose runs are learned from too.
         config: how the data are read.
+        privacy: a guarantee that would be asked for: what ε the data can bear is told under ``privacy``. Predictions
+            stay those of packages without a guarantee, which no study has measured with one.
         seed: of the package that would be distilled.
         progress: show progress on standard error.
 
@@ -89,6 +93,7 @@ def predict(
         "verdict": _verdict(next(iter(by_method.values())), predictions),
         "notes": _notes(indicator, list(predictions)),
         "features": by_method,
+        **({} if privacy is None else {"privacy": outlook(dataset, privacy, config or DataConfig())}),
         "learned_from": {
             "runs": len(examples),
             "data_sets": len({e.data for e in examples}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medistill.aliases import Json
+from medistill.package.guarantee import guaranteed
 from medistill.package.package import read_package
 
 
@@ -27,5 +28,6 @@ def verify(package: str | Path) -> Json:
         "method": manifest.method.name,
         "start": manifest.start,
         "contains_real_images": manifest.privacy.contains_real_images,
+        "guarantee": guaranteed(manifest),
         "audits": [finding.model_dump(mode="json") for finding in manifest.audits],
     }

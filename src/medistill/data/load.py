@@ -36,7 +36,7 @@ def load(source: str | Path, config: DataConfig | None = None, complete_splits: 
     """
     config = config or DataConfig()
     dataset = _describe(_read(str(source), config), config)
-    return complete(dataset, Key(config.split_seed)) if complete_splits else dataset
+    return complete(dataset, Key(config.split_seed), config.split) if complete_splits else dataset
 
 
 def _read(source: str, config: DataConfig) -> Dataset:

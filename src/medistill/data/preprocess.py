@@ -28,6 +28,9 @@ MINIMUM_SIDE = 16
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)
 """Luma of ITU-R BT.601, as Pillow uses it."""
 
+PUBLIC_STATISTICS = (0.5, 0.25)
+"""Mean and standard deviation of pixels in [0, 1] where they must not be those of the images."""
+
 MAXIMUM_SIDE = 4096
 """Pixels; what a package can hold."""
 
@@ -144,6 +147,10 @@ class PreparedDataset:
         distinct = {array.ctypes.data: array for array in arrays}
         return sum(map(held, distinct.values())) / 1e6
 
+    def without_images(self) -> PreparedDataset:
+        """What is known of the data set without any of its images."""
+        return replace(self, splits={}, dataset=Dataset({}, self.dataset.description))
+
     @cached_property
     def real_per_stratum(self) -> list[int]:
         """Training images in each stratum."""
@@ -154,15 +161,17 @@ def prepare(dataset: Dataset, config: DataConfig | None = None) -> PreparedDatas
     """Prepare every split by what the training images and the settings say.
 
     Raises:
-        ConfigError: a size of two numbers for volumes, or of three for pictures.
+        ConfigError: a size of two numbers for volumes, or of three for pictures; public statistics of images of more
+            than 8 bits without a window.
     """
     config = config or DataConfig()
     given = dataset.image
     shape = prepared_shape(given.shape, config.size)
     channels = config.channels or given.channels
-    window = intensity_window(dataset.train.images)
+    public = config.statistics == "public"
+    window = _window(dataset.train.images, config.window, public)
     pixels = _to_pixels(dataset.train.images, shape, channels, window)
-    mean, std = channel_statistics(pixels)
+    mean, std = ((n,) * channels for n in PUBLIC_STATISTICS) if public else channel_statistics(pixels)
     preprocessing = Preprocessing(
         replace(given, channels=channels, shape=shape, window=window),
         Normalisation(mean, std, dataset.description.flips),
@@ -203,6 +212,23 @@ def prepared_shape(given: Shape, asked: Shape | None) -> Shape:
 def prepare_split(split: Split, preprocessing: Preprocessing) -> TensorSplit:
     """Prepare images of another split or another site in the recorded way."""
     return TensorSplit(preprocessing.apply(split.images), split.targets)
+
+
+def _window(images: RawImages, asked: tuple[float, float] | None, public: bool) -> tuple[float, float]:
+    if images.dtype == np.uint8:
+        if asked is not None:
+            raise ConfigError(
+                f"[{asked[0]:g}, {asked[1]:g}] for images of 8 bits", where="data.window",
+                allowed="none: these keep their full scale",
+            )  # fmt: skip
+        return intensity_window(images)
+    if asked is None and public:
+        raise ConfigError(
+            f"is not given, and images of {images.dtype} have no range of their own", where="data.window",
+            allowed="intensities that become black and white, which do not depend on the images",
+            remedy="for instance --set data.window=[-1000,1000] for CT in Hounsfield units",
+        )  # fmt: skip
+    return asked or intensity_window(images)
 
 
 def intensity_window(images: RawImages) -> tuple[float, float]:

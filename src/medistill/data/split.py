@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,22 +17,33 @@ FRACTION = 0.15
 """Share of each stratum (or of the patients) that is split off."""
 
 
-def complete(dataset: Dataset, key: Key) -> Dataset:
+How = Literal["stratified", "independent"]
+
+
+def complete(dataset: Dataset, key: Key, how: How = "stratified") -> Dataset:
     """Split off from train what is missing of test (only where val is missing too) and val.
 
     By patient where every training image names one, else stratified by class, grade or finding, and the
     decision becomes a note of the data set. A source with "val" but no "test" is left as it is.
+
+    Args:
+        dataset: as read.
+        key: of the draw.
+        how: "stratified", or "independent": each patient, or each image, by a number drawn for it alone, so that
+            who else is there changes nothing.
     """
     if set(dataset.splits) == {"train"}:
-        dataset = _split_off(dataset, "test", key)
+        dataset = _split_off(dataset, "test", key, how)
     if "val" not in dataset.splits:
-        dataset = _split_off(dataset, "val", key)
+        dataset = _split_off(dataset, "val", key, how)
     return dataset
 
 
-def _split_off(dataset: Dataset, name: str, key: Key) -> Dataset:
+def _split_off(dataset: Dataset, name: str, key: Key, asked: How) -> Dataset:
     train, task = dataset.train, dataset.task
-    if train.patients is not None:
+    if asked == "independent":
+        rows, how = _independent(train, key.child("split", name)), "each by chance alone"
+    elif train.patients is not None:
         rows, how = _by_patient(train, task, key.child("split", name)), "by patient"
     else:
         rows, how = _stratified(train, task, key.child("split", name)), f"stratified by {task.noun}"
@@ -39,6 +53,16 @@ def _split_off(dataset: Dataset, name: str, key: Key) -> Dataset:
     splits["train"], splits[name] = train.take(np.flatnonzero(~rows)), train.take(np.flatnonzero(rows))
     note = f"no {name} split in the source: {int(rows.sum())} of {len(train)} training images split off, {how}"
     return dataset.with_note(note, splits)
+
+
+def _independent(split: Split, key: Key) -> npt.NDArray[np.bool_]:
+    """Equal images, like all of one patient, go the same way."""
+    if split.patients is not None:
+        names = [str(patient) for patient in split.patients]
+    else:
+        names = [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in split.images]
+    drawn = {name: key.child(name).integer() / 2**63 for name in set(names)}
+    return np.array([drawn[name] < FRACTION for name in names])
 
 
 def _wanted(size: int) -> int:

@@ -141,6 +141,10 @@ class RunFolder:
             return None
         return value if isinstance(value, dict) else None
 
+    def read_identity(self) -> Json | None:
+        """What identifies the run whose record is there."""
+        return self._read("run.json")
+
     def read_log(self) -> list[float]:
         """Loss of every step so far, as last saved."""
         log = (self._read("log.json") or {}).get("loss")

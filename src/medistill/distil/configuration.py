@@ -32,7 +32,7 @@ def configured(
     """The method and the whole configuration that ``medistill.distill`` follows when it is given these.
 
     Where neither a method nor a preset is named, here or in the settings, the recommended configuration
-    (``medistill/recipes/default.yaml``) is taken.
+    (``medistill/recipes/default.yaml``, or ``private.yaml`` where a guarantee of privacy is asked for) is taken.
 
     Args:
         method, preset: names.
@@ -49,8 +49,9 @@ def configured(
     asked = values.get("method", {})
     named = {"name": asked} if isinstance(asked, str) else dict(mapping(asked, "method"))
     values["method"] = named
+    private = values.get("privacy") or given.get("privacy.epsilon") is not None
     if method is None and preset is None and "name" not in named:
-        values = merged(default_settings(), values)
+        values = merged(default_settings(bool(private)), values)
     elif method is not None or "name" not in named:
         named["name"] = method or DEFAULT_METHOD
     if preset is not None:
@@ -61,12 +62,16 @@ def configured(
     values["method"] = chosen.configuration()
     if ipc is not None or ratio is not None:
         values |= {"ipc": ipc, "ratio": ratio}
-    for section in ("data", "labels", "optimiser"):
+    for section in ("data", "labels", "optimiser", "privacy"):
         values[section] = mapping(values.get(section), section)
     for name, value in given.items():
         if value is not None:
             *sections, last = name.split(".")
             (values[sections[0]] if sections else values)[last] = value
+    if values["privacy"]:
+        values["data"] |= {"split": "independent", "statistics": "public"}
+    else:
+        values["privacy"] = None
     if values.get("factor", 1) is None:
         values["factor"] = factor_for(shape or ())
     config = build(DistilConfig, values)

@@ -15,7 +15,9 @@ from torch import Tensor
 from medistill.distil.group import Group
 from medistill.distil.method import IMAGES, LABELS, Gradients, Method, State
 from medistill.distil.optimiser import Optimiser
+from medistill.distil.private_images import PrivateRealImages
 from medistill.distil.problem import DistillationProblem
+from medistill.distil.real_images import Advance
 from medistill.errors import MedistillError
 from medistill.keys import Key
 from medistill.parallel import one_thread, parts
@@ -31,11 +33,22 @@ class DivergenceError(MedistillError):
     """The images stopped being numbers."""
 
 
-def start(method: Method, problem: DistillationProblem, key: Key, optimiser: Optimiser | None = None) -> State:
-    """The state before the first step, in the stored size, with the optimiser at rest."""
+def start(
+    method: Method,
+    problem: DistillationProblem,
+    key: Key,
+    optimiser: Optimiser | None = None,
+    advance: Advance = lambda images: None,
+) -> State:
+    """The state before the first step, in the stored size, with the optimiser at rest.
+
+    Private real images have answered then, once; ``advance`` is told how many of them were seen.
+    """
     problem = problem.queried_by(method.queries)
     with one_thread():
         state = method.setup(problem, key.child("setup"))
+        if isinstance(problem.real, PrivateRealImages):
+            method.release(state, problem, problem.real, key, advance)
         state.images = problem.encode(state.images)
     if method.steps(problem):
         state.buffers |= (optimiser or method.optimiser(problem)).buffers(_learned(state))

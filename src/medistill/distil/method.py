@@ -21,8 +21,9 @@ from torch import Tensor
 from medistill.aliases import Json
 from medistill.config import Settings, build
 from medistill.distil.optimiser import Optimiser
+from medistill.distil.private_images import PrivateRealImages, Release
 from medistill.distil.problem import DistillationProblem
-from medistill.distil.real_images import Batch, Query, RealImages
+from medistill.distil.real_images import Advance, Batch, Query, RealImages
 from medistill.errors import ConfigError, nearest
 from medistill.keys import Key
 from medistill.parallel import PIECE
@@ -54,6 +55,7 @@ class MethodInfo:
         learns_labels: whether labels are learned too.
         couples_classes: whether the loss is of all strata together, so that they cannot be divided.
         tasks: kinds of tasks that it is made for; all, if None.
+        private: whether it can ask once, with noise, for all that it needs; see :meth:`Method.release`.
         dimensions: of images that it is made for.
     """
 
@@ -67,6 +69,7 @@ class MethodInfo:
     learns_labels: bool = False
     couples_classes: bool = False
     tasks: tuple[str, ...] | None = None
+    private: bool = False
     dimensions: tuple[int, ...] = (2, 3)
 
     @property
@@ -149,6 +152,19 @@ class Method(Settings, ABC):
     def setup(self, problem: DistillationProblem, key: Key) -> State:
         """The state before the first step; by default noise."""
         return State(problem.noise(key.child("start")), problem.targets)
+
+    def release(
+        self, state: State, problem: DistillationProblem, images: PrivateRealImages, key: Key, advance: Advance
+    ) -> Release:
+        """Ask private real images, once, for all that the steps need, and keep it in ``state.buffers``; called after
+        :meth:`setup`, and not again where a run goes on.
+
+        Args:
+            state, problem, key: as for :meth:`observe`.
+            images: what is asked.
+            advance: told how many images were seen.
+        """
+        raise TypeError(f"{type(self).__name__} cannot be private")
 
     def preparations(self, problem: DistillationProblem) -> int:
         """How many pieces of work :meth:`prepare` has; 0 where there is nothing to prepare."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from medistill.augment import Augmentation, siamese
+from medistill.data.image import Shape
 from medistill.distil.method import IMAGE_COPIES, LearnedMethod, different_images
 from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import Query
@@ -137,9 +138,11 @@ class NetworkMethod(LearnedMethod):
 
     def network(self, problem: DistillationProblem) -> ConvNet:
         """The network's shape for these images."""
-        filters = width_for(problem.shape, self.filters)
-        depth, stem = self.depth or 0, self.stem or 0
-        return ConvNet(problem.channels, problem.shape, problem.outputs, filters, depth, stem)
+        return self.network_for(problem.channels, problem.shape, problem.outputs)
+
+    def network_for(self, channels: int, shape: Shape, outputs: int) -> ConvNet:
+        """The network's shape for images of these channels and lengths, and so many outputs."""
+        return ConvNet(channels, shape, outputs, width_for(shape, self.filters), self.depth or 0, self.stem or 0)
 
     def sample_augmentation(self, problem: DistillationProblem, key: Key) -> Augmentation:
         """An augmentation drawn from ``key``, for both sides; none where ``augment`` is off."""

@@ -15,10 +15,13 @@ from pydantic import Field
 from torch import Tensor
 
 from medistill.augment import Augmentation
+from medistill.data.image import Shape
 from medistill.distil.method import Observed, State
 from medistill.distil.networked import NetworkMethod
+from medistill.distil.private_images import PrivateRealImages, Release, generated_images
 from medistill.distil.problem import DistillationProblem
-from medistill.distil.real_images import CHUNK
+from medistill.distil.real_images import CHUNK, Advance
+from medistill.errors import ConfigError
 from medistill.keys import Key
 
 
@@ -57,10 +60,16 @@ class PooledMatching(NetworkMethod):
         """Networks in the pool, as asked for, or so many that each is met several times; 0: a new one each step."""
         return (100 if len(problem.shape) == 2 else 50) if self.networks is None else self.networks
 
+    def released_numbers(self, channels: int, shape: Shape, outputs: int) -> int:
+        """How many numbers of each stratum :meth:`release` asks for, of images of these channels and lengths."""
+        size = self.statistic_size(self.network_for(channels, shape, outputs).embedding_size)
+        return (self.networks or 0) * size
+
     def kinds_of_steps(self, problem: DistillationProblem, done: int) -> Sequence[tuple[int, int]]:
         """Those that ask real images anew, and those that find answers kept, as a step does when it is repeated."""
         pool, steps = self.pool_size(problem), self.steps(problem)
-        anew = max(0, min(pool or steps, steps) - done)
+        asked_before = isinstance(problem.real, PrivateRealImages)
+        anew = 0 if asked_before else max(0, min(pool or steps, steps) - done)
         return [(anew, done + 1), (steps - done - anew, done + 1)]
 
     def memory_mb(self, problem: DistillationProblem, strata: int) -> float:
@@ -97,6 +106,40 @@ class PooledMatching(NetworkMethod):
             state.buffers["means"] = torch.zeros(networks, problem.strata, size, device=problem.device)
             state.buffers["known"] = torch.zeros(networks, problem.strata, dtype=torch.bool)
         return state
+
+    def release(
+        self, state: State, problem: DistillationProblem, images: PrivateRealImages, key: Key, advance: Advance
+    ) -> Release:
+        """All networks' statistics of an image are one long vector. What it differs by from the mean of generated
+        images is cut as a whole to the length that this has among them, and released once for each stratum.
+        """
+        networks, network = self.pool_size(problem), self.network(problem)
+        if not networks:
+            raise ConfigError(
+                "0, which asks anew in each step", where="method.networks", allowed="1 or more, asked once"
+            )
+        keys = [key.child("network", slot) for slot in range(networks)]
+        parameters = [problem.parameters(network, here) for here in keys]
+
+        def joint(x: Tensor, stratum: int) -> Tensor:
+            found = []
+            for here, own in zip(keys, parameters, strict=True):
+                embedded = self.embed(network, own, self._augmentation(problem, here, stratum)(x))
+                found.append(self.statistic(embedded, here.child("statistic")))
+            return torch.cat(found, 1)
+
+        with torch.no_grad():
+            generated = generated_images(problem.channels, problem.shape, problem.normalisation).to(problem.device)
+            known = torch.cat([joint(chunk, 0) for chunk in generated.split(CHUNK)])
+        centre = known.mean(0)
+        clip = images.mechanism.clip * float((known - centre).norm(dim=1).median())
+        size = self.statistic_size(network.embedding_size)
+        released = images.release(lambda x, stratum: joint(x, stratum) - centre, networks * size, clip, advance)
+        means = (released.means + centre).view(problem.strata, networks, size)
+        state.buffers["means"] = means.transpose(0, 1).contiguous()
+        state.buffers["known"].fill_(True)
+        state.buffers |= {"counts": released.counts, "clip": torch.tensor(clip)}
+        return released
 
     def observe(
         self, state: State, problem: DistillationProblem, strata: Sequence[int], key: Key

@@ -46,9 +46,10 @@ def read_preset(method: str, preset: str) -> Json:
     return {"optimiser": settings.pop("optimiser", {}), "method": {"name": method, **settings}}
 
 
-def default_settings() -> Json:
-    """The configuration where nobody names a method: method, factor and labels."""
-    return read_yaml(Path(str(resources.files("medistill"))) / "recipes" / "default.yaml")
+def default_settings(private: bool = False) -> Json:
+    """The configuration where nobody names a method: method, factor and labels; private ones have a guarantee."""
+    name = "private.yaml" if private else "default.yaml"
+    return read_yaml(Path(str(resources.files("medistill"))) / "recipes" / name)
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> Json:

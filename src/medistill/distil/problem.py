@@ -13,6 +13,7 @@ from torch import Tensor
 from medistill.aliases import Targets
 from medistill.data.image import Normalisation, Shape, decode, encode, shape_in_words
 from medistill.data.preprocess import PreparedDataset
+from medistill.distil.private_images import Mechanism, PrivateRealImages
 from medistill.distil.real_images import Query, RealImages
 from medistill.errors import ConfigError
 from medistill.keys import Key
@@ -23,6 +24,10 @@ from medistill.tasks.task import Task
 
 SMALLEST_SIDE = 8
 """Pixels of a stored image's side; below it there is little left to see."""
+
+
+MOST_PRIVATE = 1000
+"""Images per stratum at most where the number of real ones is private."""
 
 
 @dataclass(frozen=True)
@@ -162,33 +167,46 @@ def make_problem(
     ratio: float | None,
     factor: int = 1,
     device: torch.device | None = None,
+    mechanism: Mechanism | None = None,
 ) -> DistillationProblem:
     """Decide how many images each stratum gets.
 
     ``ratio`` means that share of the training images, the same number for every stratum, at
     least one. A stratum with fewer images than asked for gives as many as it has.
+    With a ``mechanism`` the real images answer once, with noise, and the number of images does not depend on how many
+    there are of a stratum.
     With a ``factor`` f above 1 the bytes of each are spent on f² pictures (f³ volumes) of 1/f of the side.
 
     Raises:
         ConfigError: neither or both of ``ipc`` and ``ratio``, or more than any stratum holds; a side
             divided by ``factor`` is under 8 pixels.
     """
-    stored, counts = stored_images(prepared, ipc, ratio, factor)
+    stored, counts = stored_images(prepared, ipc, ratio, factor, mechanism is not None)
     where = device or torch.device("cpu")
     patients = prepared.dataset.train.patients
     real = RealImages(prepared.train, prepared.task, prepared.normalisation, where, patients)
+    if mechanism is not None:
+        numbers = None if patients is None else np.unique(patients, return_inverse=True)[1]
+        real = PrivateRealImages(real, numbers, mechanism)
     return DistillationProblem(real, counts, stored, where)
 
 
 def stored_images(
-    prepared: PreparedDataset, ipc: int | None, ratio: float | None, factor: int
+    prepared: PreparedDataset, ipc: int | None, ratio: float | None, factor: int, private: bool = False
 ) -> tuple[Shape, tuple[int, ...]]:
-    """Shape of the images that are stored, and how many of each stratum.
+    """Shape of the images that are stored, and how many of each stratum; of private ones as many as are asked for.
 
     Raises:
         ConfigError: see :func:`make_problem`.
     """
     sizes = prepared.real_per_stratum
+    if private:
+        if ipc is None or not 1 <= ipc <= MOST_PRIVATE:
+            raise ConfigError(
+                f"{ratio if ipc is None else ipc}", where="--ratio" if ipc is None else "--ipc",
+                allowed=f"--ipc 1 to {MOST_PRIVATE} under --epsilon, where the number of training images is private",
+            )  # fmt: skip
+        sizes = [MOST_PRIVATE * factor**prepared.preprocessing.image.dimensions] * len(sizes)
     asked = images_per_stratum(sizes, ipc, ratio, prepared.task.noun, len(prepared.train))
     image = prepared.preprocessing.image
     stored = image.stored_shape(factor)

@@ -25,10 +25,11 @@ from medistill.nets.bank import PixelBank
 from medistill.parallel import Workers, summed
 from medistill.tasks.task import Task
 
-Query = Literal["mean", "gradient", "embeddings", "draw", "training"]
+Query = Literal["mean", "total", "gradient", "embeddings", "draw", "training"]
 """What may be asked:
 
 - ``mean``: mean of a statistic over images of a stratum,
+- ``total``: weighted sum of a statistic over all images of a stratum,
 - ``gradient``: what a function, as a gradient of a loss, gives for images of a stratum,
 - ``embeddings``: what a function gives for each image of a stratum,
 - ``draw``: images of a stratum themselves,
@@ -41,6 +42,8 @@ CHUNK = 64
 Value = TypeVar("Value")
 
 Rows = npt.NDArray[np.int64]
+
+Advance = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class RealImages:
 
     def _like(self) -> RealImages:
         """The same images, which are not copied."""
-        other = object.__new__(RealImages)
+        other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         return other
 
@@ -130,6 +133,11 @@ class RealImages:
     def per_stratum(self) -> tuple[int, ...]:
         """Training images in each stratum."""
         return tuple(len(rows) for rows in self._strata)
+
+    @property
+    def strata_of_each(self) -> Rows:
+        """In how many strata each image lies, (n,)."""
+        return np.bincount(np.concatenate(self._strata), minlength=len(self))
 
     @property
     def serving_order(self) -> list[int]:
@@ -177,6 +185,33 @@ class RealImages:
         chunks = torch.from_numpy(rows).split(self._at_once(CHUNK))
         (total,) = summed(self._workers.map(of, chunks))
         return self._answer(total / len(rows), rows)
+
+    def total(
+        self, statistic: Callable[[Tensor], Tensor], stratum: int, weight: Callable[[Rows], Tensor], advance: Advance
+    ) -> Answer[Tensor]:
+        """Weighted sum of a statistic over all images of a stratum.
+
+        Args:
+            statistic: of normalised images (n, c, *spatial), (n, d).
+            stratum: which.
+            weight: of rows, (n,).
+            advance: told how many images were seen.
+
+        Returns:
+            (d,) float64.
+        """
+        self._require("total")
+        rows = self._strata[stratum]
+
+        def of(chunk: Tensor) -> list[Tensor]:
+            with torch.no_grad():
+                found = statistic(self._images(chunk)).double()
+            advance(len(chunk))
+            return [(found * weight(chunk.numpy()).to(found)[:, None]).sum(0)]
+
+        chunks = torch.from_numpy(rows).split(self._at_once(CHUNK)) if len(rows) else []
+        total = summed(self._workers.map(of, chunks))
+        return self._answer(total[0] if total else torch.zeros((), dtype=torch.float64), rows)
 
     def gradient(
         self, function: Callable[[Batch], list[Tensor]], stratum: int, count: int, key: Key

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import resources
 
 from medistill.data.image import shape_in_words
+from medistill.package.guarantee import guaranteed
 from medistill.package.manifest import Manifest
 
 ARMS = {
@@ -28,9 +29,13 @@ def card(manifest: Manifest) -> str:
     task, image = manifest.made_task(), manifest.image
     smaller = image.stored_shape != image.shape
     equal = "bytes" if smaller else "number"
-    evaluated = manifest.evaluation
+    evaluated, guarantee = manifest.evaluation, manifest.privacy.guarantee
+    unit = "image" if guarantee is None else guarantee.unit
     return environment.from_string(source).render(
         m=manifest,
+        guarantee=guarantee,
+        guaranteed=guaranteed(manifest),
+        counted=f"original {unit}s, with noise" if guarantee else "original images",
         task=task,
         image=image,
         data=manifest.provenance.data,

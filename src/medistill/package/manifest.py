@@ -9,10 +9,18 @@ import math
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from medistill.aliases import Json
-from medistill.config import LabelConfig
+from medistill.config import DataConfig, LabelConfig
 from medistill.data.image import Flips, ImageSpec, Normalisation
 from medistill.data.preprocess import Preprocessing
 from medistill.errors import ConfigError
@@ -152,27 +160,61 @@ class MethodSection(Section):
     steps: Count | None = None
 
 
+Positive = Annotated[float, Field(gt=0, le=1e12)]
+
+
+class GuaranteeSection(Section):
+    """Differential privacy of the images and their labels: all that is needed to check it.
+
+    Args:
+        epsilon, delta: what is guaranteed.
+        unit: whose presence is hidden: neighbouring training sets differ by all that one of them holds.
+        mechanism: what noise is added.
+        noise_multiplier: its standard deviation, as a multiple of the sensitivity.
+        sensitivity: how far one unit can move what is released, in units of the clip.
+        clip: longest embedding that counts in full.
+        numbers: how many were released, with noise of their own each.
+        releases: how often real images were asked.
+        public: what is taken to be known to everybody, and so not covered.
+        outside: what else in the package was computed from real images, without noise, as somebody asked for it.
+    """
+
+    epsilon: Positive
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    unit: Literal["image", "patient"]
+    mechanism: Literal["Gaussian"] = "Gaussian"
+    noise_multiplier: Positive
+    sensitivity: Positive
+    clip: Positive
+    numbers: Count
+    releases: Annotated[int, Field(ge=1, le=1)] = 1
+    public: list[str]
+    outside: list[str] = Field(default_factory=list)
+
+
 class PrivacySection(Section):
     """What is certain about real images; what was measured stands among the audits.
 
     Args:
         contains_real_images: whether images of the package are images of patients, or nearly so.
         starts_from_real_images: whether they were computed from such.
-        guarantee: of differential privacy; packages of this version have none.
+        guarantee: of differential privacy, where there is one.
         queries: what the method may ask the real images under its settings; teachers of soft labels see all.
     """
 
     contains_real_images: bool
     starts_from_real_images: bool
-    guarantee: None = None
+    guarantee: GuaranteeSection | None = None
     queries: list[Name] = Field(default_factory=list)
 
 
 class DataSection(Section):
-    """The original data."""
+    """The original data. Under a guarantee of privacy its numbers are noisy, and it has no fingerprint, by which
+    anybody could find out whether a guessed image is among them.
+    """
 
     name: str
-    fingerprint: Sha256
+    fingerprint: Sha256 | None
     training_images: Count
     per_stratum: list[Count]
     licence: str
@@ -182,7 +224,16 @@ class DataSection(Section):
 
 class _Split(Section):
     split_seed: int
+    split: Literal["stratified", "independent"] = "stratified"
+    statistics: Literal["training", "public"] = "training"
+    window: Annotated[list[Intensity], Field(min_length=2, max_length=2)] | None = None
     task: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_recorded(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As configurations are recorded: what came later only where it is not what was always done.
+        later = DataConfig.LATER
+        return {k: v for k, v in dump(self).items() if k not in later or v != later[k]}
 
 
 class _Labels(Section):
@@ -250,6 +301,10 @@ class Manifest(BaseModel):
             raise ValueError("a start that is told in two ways")
         if self.method.kind == "coreset" and self.start != "real":
             raise ValueError("chosen images that are not called real")
+        if self.privacy.guarantee is not None:
+            self._require_covered(self.privacy.guarantee)
+        elif self.provenance.data.fingerprint is None:
+            raise ValueError("data without a fingerprint that are not private")
         if self.images is None:
             return self
         if any(finding.real_images > self.images.count for finding in self.audits):
@@ -261,6 +316,15 @@ class Manifest(BaseModel):
         if len(set(self.images.folders)) != strata:
             raise ValueError("a folder twice")
         return self
+
+    def _require_covered(self, guarantee: GuaranteeSection) -> None:
+        labels = self.provenance.configuration.labels
+        if self.method.kind == "coreset" or self.start == "real" or labels.teachers:
+            raise ValueError("a guarantee of privacy for what saw real images without noise")
+        if self.provenance.data.fingerprint is not None:
+            raise ValueError("a fingerprint of data that are private")
+        if self.evaluation is not None and "evaluation" not in guarantee.outside:
+            raise ValueError("an evaluation on real images that is not told to be outside the guarantee")
 
     def made_task(self) -> Task:
         """The task.

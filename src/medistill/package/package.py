@@ -15,7 +15,7 @@ import io
 import re
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ from medistill.aliases import Pixels, SoftLabels, Targets
 from medistill.data.image import Shape, decoded, is_picture
 from medistill.data.preprocess import Preprocessing, TensorSplit
 from medistill.errors import PackageError
-from medistill.files import canonical_json, pretty_json, sha256_text
+from medistill.files import canonical_json, pretty_json, read_json, sha256_text
 from medistill.package.card import card
 from medistill.package.container import Files, read_files, write_files
 from medistill.package.finding import Finding
-from medistill.package.manifest import FORMAT_VERSION, ImagesSection, Manifest
+from medistill.package.manifest import FORMAT_VERSION, ImagesSection, Manifest, PrivacySection
 from medistill.package.parsing import parse_manifest
 from medistill.package.results import EvaluationResult
 from medistill.tasks.task import Task
@@ -51,6 +51,8 @@ class Package:
         manifest: what it is.
         soft_labels: (n, outputs) probabilities to train on, values of half precision, or None.
         size_bytes: bytes of all files; 0 before it was written.
+        source: fingerprint of the data that it was made from, where that is known: from the manifest or, as a private
+            one does not say it, from the folder of its run.
     """
 
     pixels: Pixels
@@ -59,6 +61,7 @@ class Package:
     manifest: Manifest
     soft_labels: SoftLabels | None = None
     size_bytes: int = 0
+    source: str | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -101,13 +104,28 @@ class Package:
 
     def with_evaluation(self, evaluation: EvaluationResult) -> Package:
         """The same package with results in its manifest."""
-        return replace(self, manifest=self.manifest.model_copy(update={"evaluation": evaluation}))
+        changes = {"evaluation": evaluation, "privacy": self._beside_guarantee(["evaluation"])}
+        return replace(self, manifest=self.manifest.model_copy(update=changes))
 
-    def with_findings(self, findings: Sequence[Finding]) -> Package:
-        """The same package with what audits found in its manifest, instead of former findings of the same checks."""
+    def _beside_guarantee(self, names: Collection[str]) -> PrivacySection:
+        """The section on privacy, which names what was measured on real images outside a guarantee."""
+        privacy = self.manifest.privacy
+        if privacy.guarantee is None:
+            return privacy
+        outside = sorted({*privacy.guarantee.outside, *names})
+        return privacy.model_copy(update={"guarantee": privacy.guarantee.model_copy(update={"outside": outside})})
+
+    def with_findings(self, findings: Sequence[Finding], on_real_images: Collection[str] | None = None) -> Package:
+        """The same package with what audits found in its manifest, instead of former findings of the same checks.
+
+        Args:
+            findings: of checks.
+            on_real_images: names of checks that looked at real images, which no guarantee covers; all, if None.
+        """
         new = {finding.name for finding in findings}
         every = [*(former for former in self.manifest.audits if former.name not in new), *findings]
-        privacy, real = self.manifest.privacy, any(finding.real_images for finding in every)
+        looked = new if on_real_images is None else new & set(on_real_images)
+        privacy, real = self._beside_guarantee(looked), any(finding.real_images for finding in every)
         privacy = privacy.model_copy(update={"contains_real_images": privacy.contains_real_images or real})
         return replace(self, manifest=self.manifest.model_copy(update={"audits": every, "privacy": privacy}))
 
@@ -169,7 +187,16 @@ def read_package(path: str | Path) -> Package:
         raise PackageError(f"its images do not fit its manifest ({problem})", where=path) from problem
     if "README.md" not in files:
         raise PackageError("has no README.md, so it is no package", where=path)
-    return package
+    return package if package.source else replace(package, source=_recorded_source(path))
+
+
+def _recorded_source(path: Path) -> str | None:
+    """Fingerprint of the data in the record of the run that lies beside a package, where there is one."""
+    try:
+        run = read_json(path.with_name(path.name + ".run") / "run.json")
+    except (OSError, ValueError):
+        return None
+    return run.get("data") if isinstance(run, dict) else None
 
 
 def _require_hashes(path: Path, files: Files, manifest: Manifest) -> None:
@@ -219,7 +246,8 @@ def _package(files: Files, manifest: Manifest) -> Package:
         task.restored(arrays["train_soft_labels"])  # raises where they are no probabilities
         soft_labels = arrays["train_soft_labels"].astype(np.float32)
     size = sum(len(content) for content in files.values())
-    return Package(np.ascontiguousarray(pixels), targets, strata, manifest, soft_labels, size)
+    source = manifest.provenance.data.fingerprint
+    return Package(np.ascontiguousarray(pixels), targets, strata, manifest, soft_labels, size, source)
 
 
 def preview(pixels: Pixels) -> Pixels:

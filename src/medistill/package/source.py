@@ -34,7 +34,7 @@ def load_for(package: Package, on: str | Path, complete_splits: bool = True) -> 
     """
     config = data_config(package)
     raw = load(on, config, complete_splits=False)
-    completed = complete(raw, Key(config.split_seed))
+    completed = complete(raw, Key(config.split_seed), config.split)
     if not is_source(package, completed) and MINIMUM_SIDE in package.preprocessing.image.shape:
         completed = _not_enlarged(on, config, completed)
     if is_source(package, completed):
@@ -50,20 +50,24 @@ def _not_enlarged(on: str | Path, config: DataConfig, enlarged: Dataset) -> Data
         raw = load(on, config.model_copy(update={"size": None, "channels": None}), complete_splits=False)
     except DataError:  # of several sizes: they were brought to one for distilling too
         return enlarged
-    return complete(raw, Key(config.split_seed))
+    return complete(raw, Key(config.split_seed), config.split)
 
 
 def is_source(package: Package, dataset: Dataset) -> bool:
     """Whether the package was made from these very data."""
-    return bool(dataset.fingerprint["sha256"] == package.manifest.provenance.data.fingerprint)
+    return bool(package.source is not None and dataset.fingerprint["sha256"] == package.source)
 
 
 def data_config(package: Package) -> DataConfig:
     """How to read data for a package: its images' size and channels, its task, its seed of splits."""
     image, configuration = package.preprocessing.image, package.manifest.provenance.configuration
+    window = configuration.data.window
     return DataConfig(
         size=image.shape,
         channels=1 if image.channels == 1 else 3,
         split_seed=configuration.data.split_seed,
+        split=configuration.data.split,
+        window=None if window is None else (window[0], window[1]),
+        statistics=configuration.data.statistics,
         task=package.task.kind if configuration.data.task is not None else None,
     )

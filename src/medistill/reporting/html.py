@@ -79,7 +79,7 @@ def render(
         coreset=manifest.method.kind == "coreset",
         version=__version__,
         arm_titles=titles(result),
-        verdict=verdict(result, real, manifest.audits),
+        verdict=verdict(result, real, manifest.audits, manifest.privacy.guarantee),
         strata=_strata(package, shown),
         pairs=_pairs(shown),
         shows_real=bool(shown.by_stratum) or real,

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from medistill.data.checks import FEW_TESTED
 from medistill.package.finding import Finding
+from medistill.package.guarantee import guarantee_sentences
+from medistill.package.manifest import GuaranteeSection
 from medistill.package.results import ENOUGH, EvaluationResult
 from medistill.tasks.task import Metric, Task, make_task
 
@@ -40,7 +42,9 @@ def _measure(result: EvaluationResult) -> str:
     return "bytes" if compression["stored_images"] > compression["images"] else "number"
 
 
-def verdict(result: EvaluationResult, real: bool, findings: Sequence[Finding]) -> list[str]:
+def verdict(
+    result: EvaluationResult, real: bool, findings: Sequence[Finding], guarantee: GuaranteeSection | None = None
+) -> list[str]:
     """Sentences that say what the package is worth, most important first.
 
     Judged on the task's primary metric: its recovery above the majority baseline, and whether the interval of the
@@ -61,7 +65,9 @@ def verdict(result: EvaluationResult, real: bool, findings: Sequence[Finding]) -
     if real:
         sentences.append("It contains real patient images and falls under the same rules as the original.")
     sentences += [f"{finding.title}: {finding.explanation}" for finding in findings]
-    if not real:
+    if guarantee is not None:
+        sentences += guarantee_sentences(guarantee)
+    elif not real:
         measured = "" if findings else "What it gives away was not measured. "
         sentences.append(f"{measured}Without a privacy budget nothing is guaranteed.")
     return sentences

@@ -42,6 +42,7 @@ class DM(PooledMatching):
             "author={Zhao, Bo and Bilen, Hakan}, booktitle={WACV}, year={2023}}"
         ),
         queries=("mean",),
+        private=True,
     )
 
     def optimiser(self, problem: DistillationProblem) -> Optimiser:
