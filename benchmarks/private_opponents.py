@@ -43,7 +43,7 @@ class PixelFeatures(Method):
     def release(
         self, state: State, problem: DistillationProblem, images: PrivateRealImages, key: Key, advance: Advance
     ) -> Release:
-        public = generated_images(problem.channels, problem.shape, problem.normalisation).flatten(1)
+        public = problem.normalisation.normalise(generated_images(problem.channels, problem.shape)).flatten(1)
         distances = torch.pdist(public[:100])
         pixels = public.shape[1]
         drawn = torch.randn(pixels, self.frequencies, generator=key.child("frequencies").generator())

@@ -26,7 +26,6 @@ Model = TypeVar("Model", bound=BaseModel)
 Side = Annotated[int, Field(ge=16, le=4096)]
 """Pixels of an image's side."""
 
-
 Net = Literal["convnet", "convnet-bn", "mlp", "resnet18", "densenet121", "vit"]
 """Networks that can be trained, see ``medistill.nets.zoo``."""
 
@@ -37,8 +36,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     LATER: ClassVar[Mapping[str, Any]] = {}
-    """Settings that came later, by what they do where nobody gives them. What was recorded before is known by its
-    values, so they are recorded only where they differ."""
+    """Settings that came later, with their defaults: what was recorded before stays known by its values."""
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -64,13 +62,10 @@ class DataConfig(Settings):
     split_seed: int = Field(0, description="seed of a split made here")
     split: Literal["stratified", "independent"] = Field(
         "stratified",
-        description="how a missing split is made: stratified, or independent, each patient (each image, where "
-        "patients are not known) by chance alone, so that one does not move another",
+        description="how a missing split is made: stratified, or each patient (or image) independent of all others",
     )
     statistics: Literal["training", "public"] = Field(
-        "training",
-        description="how pixels are normalised: by mean and deviation of the training images, or public, by numbers "
-        "that do not depend on them",
+        "training", description="what pixels are normalised by: the training images, or numbers known to everybody"
     )
     window: tuple[float, float] | None = Field(
         None, description="intensities that become black and white; None: the extremes of the training images"
@@ -205,15 +200,20 @@ class PrivacyConfig(Settings):
     """A guarantee of differential privacy, and how its budget is spent."""
 
     epsilon: float = Field(gt=0, description="ε: the smaller, the less a package can tell of anybody")
-    delta: float = Field(1e-5, gt=0, lt=1, description="δ: chance at which ε may fail, far below one in all images")
+    delta: float = Field(
+        1e-5, ge=1e-12, lt=1, description="δ: chance at which ε may fail, far below one in all images"
+    )
     unit: Literal["image", "patient"] | None = Field(
         None, description="whose presence is hidden; None: a patient's where patients are known, else an image's"
     )
     clip: float = Field(
-        1.0, gt=0, description="longest embedding that counts in full, as a multiple of that of generated images"
+        1.0,
+        ge=0.01,
+        le=100,
+        description="longest embedding that counts in full, as a multiple of that of generated images",
     )
     count_share: float = Field(
-        0.2, gt=0, le=1, description="part of the sensitivity that pays for the number of images of each class"
+        0.2, ge=0.01, le=1, description="part of the sensitivity that pays for the number of images of each class"
     )
 
 

@@ -8,13 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.aliases import Pixels, SoftLabels
-from medistill.config import OptimiserConfig, build
+from medistill.audits.audit import NotMeasuredError
+from medistill.config import OptimiserConfig, PrivacyConfig, build
 from medistill.data.preprocess import TensorSplit
 from medistill.distil import loop
 from medistill.distil.duration import learning_seconds
 from medistill.distil.memory import WorkPlan, planned
 from medistill.distil.method import LearnedMethod, Method, make_method
 from medistill.distil.optimiser import Optimiser
+from medistill.distil.private_images import Mechanism, PrivateRealImages, patient_numbers
 from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import RealImages
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
@@ -96,6 +98,8 @@ def distilled_from(
 
 
 def _counts(package: Package, data: TensorSplit) -> tuple[int, ...]:
+    if package.manifest.privacy.guarantee is not None:
+        return tuple(package.synthetic_per_stratum)
     there = package.task.counts(data.targets)
     return tuple(min(pair) for pair in zip(package.synthetic_per_stratum, there, strict=True))
 
@@ -104,10 +108,23 @@ def _planned(
     package: Package, method: Method, data: TensorSplit, patients: npt.NDArray[np.str_] | None
 ) -> tuple[WorkPlan, Optimiser]:
     real = RealImages(data, package.task, package.preprocessing.normalisation, device(), patients)
+    if (guarantee := package.manifest.privacy.guarantee) is not None:
+        # As the package was made: asked once, with noise, of its own in each shadow.
+        if guarantee.unit == "patient" and patients is None:
+            raise NotMeasuredError("its guarantee is for patients, and the data do not name any")
+        mechanism = Mechanism(guarantee.unit, guarantee.noise_multiplier, *_spending(package))
+        real = PrivateRealImages(real, patient_numbers(patients), mechanism)
     problem = DistillationProblem(real, _counts(package, data), package.stored_shape, device())
     plan = planned(method, problem.worked_by(Workers(own_cores())), data.pixels.nbytes / 1e6, None)
     asked = package.manifest.provenance.configuration.model_dump(mode="json").get("optimiser") or {}
     return plan, method.optimiser(plan.problem).configured(build(OptimiserConfig, asked, "optimiser"))
+
+
+def _spending(package: Package) -> tuple[float, float]:
+    """How the budget is spent: the share for counting, and the longest embedding."""
+    recorded = package.manifest.provenance.configuration.model_dump(mode="json").get("privacy")
+    config = build(PrivacyConfig, recorded or {}, "privacy")
+    return config.count_share, config.clip
 
 
 def distilling_seconds(package: Package, data: TensorSplit, iterations: int, key: Key) -> float:

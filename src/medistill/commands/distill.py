@@ -14,13 +14,13 @@ from medistill import __version__
 from medistill.aliases import Json, SoftLabels
 from medistill.audits.audit import audit_when_packing
 from medistill.commands.guarantee import (
-    data_section,
     delta_warning,
-    guarantee_section,
+    earlier_releases,
     mechanism_for,
-    overwritten_warning,
+    release_entry,
     require_private,
 )
+from medistill.commands.manifest import manifest_of
 from medistill.config import DataConfig, DistilConfig, EvaluateConfig
 from medistill.data.checks import require_usable
 from medistill.data.load import load
@@ -42,14 +42,6 @@ from medistill.files import require_apart
 from medistill.keys import Key
 from medistill.package.container import is_package
 from medistill.package.guarantee import guaranteed
-from medistill.package.manifest import (
-    Manifest,
-    MethodSection,
-    PrivacySection,
-    ProvenanceSection,
-    TaskSection,
-    image_section,
-)
 from medistill.package.package import Package, read_package, write_package
 from medistill.parallel import Workers
 from medistill.progress import Progress, duration, say
@@ -130,7 +122,7 @@ def distill(
     given = {"factor": factor, "seed": seed, "labels.teachers": teachers, "memory_limit_mb": limit, **private}
     asked = (method, ipc, ratio, preset, settings or {}, given)
     _, config = configured(*asked)
-    prepared, warnings = _prepare(data, config.data)
+    prepared, warnings = _prepare(data, config.data, config.privacy is not None)
     chosen, config = configured(*asked, shape=prepared.preprocessing.image.shape)
     refusal = chosen.info.refusal(prepared.task, prepared.preprocessing.image.dimensions)
     if refusal:
@@ -143,23 +135,27 @@ def distill(
     problem = make_problem(prepared, config.ipc, config.ratio, config.factor, device(), mechanism)
     problem = problem.worked_by(Workers(own_cores()))
     teaching = training_ways(prepared.train, prepared.task.outputs, config.labels, problem.device)
-    plan = planned(chosen, problem, prepared.memory_mb, config.memory_limit_mb, teaching)
+    # How work is divided changes rounding, so it must not follow from how many private images there are.
+    held = prepared.memory_mb if mechanism is None else 0.0
+    plan = planned(chosen, problem, held, config.memory_limit_mb, teaching)
     warnings += _warnings(chosen, prepared, problem, plan)
     group.require_divisible(chosen)
+    identity = _identity(config, prepared)
+    if mechanism is not None:
+        prepared = prepared.without_images()
     say(f"distilling takes about {plan.needed_mb:.0f} MB of memory", progress)
     if not group.is_main:
         _run_worker(chosen, plan, config, group)
         return {}
-    identity = _identity(config, prepared)
-    if mechanism is not None:
-        prepared = prepared.without_images()
-        warnings += overwritten_warning(folder.read_identity() if overwrite else None, config, identity)
     for warning in warnings:
         say(f"warning: {warning}", progress)
     try:
         with folder.claimed(identity, overwrite):
             if folder.read_cost() is None or not is_package(out):
-                checkpoint = _learn(chosen, plan, config, prepared, folder, group, progress)
+                if mechanism is not None and config.privacy is not None and folder.load() is None:
+                    warnings += earlier_releases(folder.releases(), mechanism, config.privacy.delta, overwrite)
+                    say(f"warning: {warnings[-1]}", progress and bool(folder.releases()))
+                checkpoint = _learn(chosen, plan, config, prepared, folder, identity, group, progress)
                 package = _pack(out, chosen, plan, checkpoint, config, prepared, progress)
                 folder.finish(checkpoint)
             else:
@@ -186,12 +182,14 @@ def distill(
         from medistill.commands.evaluate import evaluate as measure
 
         result["evaluation"] = measure(out, on=data, config=evaluate_config, attach=True, progress=progress)
-        result["package_id"] = read_package(out).identity
+        package = read_package(out)
+        result |= {"package_id": package.identity, "guarantee": guaranteed(package.manifest)}
     if audit:
         from medistill.commands.audit import audit as attack
 
         attacked = attack(out, train=data, settings=audit_settings, attach=True, progress=progress)
         result |= {name: attacked[name] for name in ("audits", "not_measured", "package_id")}
+        result["guarantee"] = guaranteed(read_package(out).manifest)
     return result
 
 
@@ -212,9 +210,9 @@ def _finished(out: Path, identity: Json) -> Package:
     return package
 
 
-def _prepare(data: str | Path, config: DataConfig) -> tuple[PreparedDataset, list[str]]:
+def _prepare(data: str | Path, config: DataConfig, private: bool) -> tuple[PreparedDataset, list[str]]:
     dataset = load(data, config)
-    warnings = [f"{issue.kind}: {issue.found}" for issue in require_usable(dataset)]
+    warnings = [f"{issue.kind}: {issue.found}" for issue in require_usable(dataset, private=private)]
     return prepare(dataset, config), warnings
 
 
@@ -266,6 +264,7 @@ def _learn(
     config: DistilConfig,
     prepared: PreparedDataset,
     folder: RunFolder,
+    identity: Json,
     group: Group,
     progress: bool,
 ) -> Checkpoint:
@@ -288,6 +287,8 @@ def _learn(
             problem.real.close()
         checkpoint.state = checkpoint.state.to(problem.device)
         say(f"resuming at step {checkpoint.state.step} of {steps}", progress)
+    if isinstance(problem.real, PrivateRealImages):
+        folder.record_release(release_entry(problem.real.mechanism, checkpoint.state, identity))
     group.broadcast(checkpoint.state.to("cpu"))
     if progress and group.size == 1:
         seconds = learning_seconds(method, problem, key, checkpoint.state, plan.strata, optimiser)
@@ -344,7 +345,7 @@ def _pack(
         problem.quantise(state.images).numpy(),
         state.targets.numpy(),
         np.repeat(np.arange(problem.strata), problem.synthetic_per_stratum),
-        _manifest(method, problem, config, prepared, state),
+        manifest_of(method, problem, config, prepared, state),
         learned,
     )
     if config.labels.teachers:
@@ -355,38 +356,6 @@ def _pack(
     if config.privacy is not None:  # resemblance would be measured on real images, without noise
         return write_package(out, package)
     return write_package(out, package.with_findings(audit_when_packing(package, prepared, config.seed)))
-
-
-def _manifest(
-    method: Method, problem: DistillationProblem, config: DistilConfig, prepared: PreparedDataset, state: State
-) -> Manifest:
-    info, steps, guarantee = method.info, method.steps(problem), None
-    if config.privacy is not None and isinstance(problem.real, PrivateRealImages):
-        guarantee = guarantee_section(config.privacy, problem.real.mechanism, state)
-    settings = {k: v for k, v in method.configuration().items() if k not in ("name", "version")}
-    optimiser = optimiser_of(method, config, problem).as_json() if steps else None
-    provenance = {
-        "data": data_section(prepared, state.buffers["counts"] if guarantee else None),
-        "configuration": config.model_dump(mode="json"),
-        "seed": config.seed,
-        "medistill": __version__,
-    }
-    return Manifest(
-        task=TaskSection(kind=prepared.task.kind, class_names=list(prepared.class_names)),
-        image=image_section(prepared.preprocessing, config.factor),
-        method=MethodSection(
-            name=info.name, title=info.title, kind=info.kind, version=info.version, bibtex=info.bibtex,
-            settings=settings, optimiser=optimiser, steps=steps,
-        ),
-        start=method.start_name,
-        privacy=PrivacySection(
-            contains_real_images=info.contains_real_images,
-            starts_from_real_images=method.starts_from_real_images,
-            guarantee=guarantee,
-            queries=list(method.queries),
-        ),
-        provenance=ProvenanceSection.model_validate(provenance),
-    )  # fmt: skip
 
 
 def _soft_labels(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from medistill.aliases import Json
-from medistill.config import DataConfig, DistilConfig, PrivacyConfig, build, mapping
+from medistill.config import DataConfig, DistilConfig, PrivacyConfig
 from medistill.data.dataset import Dataset
 from medistill.data.preprocess import PreparedDataset, prepared_shape
 from medistill.distil.configuration import configured
@@ -16,14 +17,15 @@ from medistill.distil.method import Method, State
 from medistill.distil.pool import PooledMatching
 from medistill.distil.private_images import Mechanism, Unit
 from medistill.errors import ConfigError
-from medistill.package.manifest import DataSection, GuaranteeSection
+from medistill.package.manifest import GuaranteeSection
 from medistill.privacy.accounting import epsilon_of, noise_multiplier
 
 PUBLIC = [
     "names of classes and what labels mean",
-    "size, channels and depth of images, and the window of intensities",
-    "name, source and licence of the data set",
+    "size, channels, spacing and type of images, the window of intensities, and which mirror images keep their class",
+    "name, source and licence of the data set, and whether it is a published one",
     "which images are validation and test images, and that these took no part",
+    "whether patients are known",
     "settings and seed, and that the command succeeded",
 ]
 """What everybody is taken to know."""
@@ -42,6 +44,12 @@ def require_private(method: Method, config: DistilConfig) -> None:
         )  # fmt: skip
     if method.queries != method.info.queries:
         raise ConfigError("real, which shows patients", where="method.start", allowed="noise, under --epsilon")
+    if getattr(method, "precision", "float32") != "float32":
+        raise ConfigError(
+            "bfloat16, whose rounding moves other images too",
+            where="method.precision",
+            allowed="float32, under --epsilon",
+        )
     if config.labels.teachers:
         raise ConfigError(
             f"{config.labels.teachers}, which see real images without noise", where="--teachers",
@@ -77,9 +85,9 @@ def unit_of(config: PrivacyConfig, dataset: Dataset) -> Unit:
 def delta_warning(config: PrivacyConfig, prepared: PreparedDataset) -> list[str]:
     """What is to be told where δ is so large that showing one image whole would keep the guarantee."""
     images = len(prepared.train)
-    if config.delta * images < 1:
+    if config.delta * images < 0.1:
         return []
-    return [f"privacy: δ = {config.delta:g} is not below one in {images}, the number of training images"]
+    return [f"privacy: δ = {config.delta:g} is not far below one in {images}, the number of training images"]
 
 
 BEARABLE = 0.5
@@ -141,25 +149,43 @@ def _units(dataset: Dataset, unit: Unit) -> list[float]:
     return [float(total) for total in (membership * weights[:, None]).sum(axis=0)]
 
 
-def overwritten_warning(earlier: Json | None, config: DistilConfig, identity: Json) -> list[str]:
-    """What is to be told where a private package of the same data is made anew.
+def release_entry(mechanism: Mechanism, state: State, identity: Json) -> Json:
+    """What is recorded of a release: how much noise, for whom, of which data, and what tells it from others."""
+    released = state.buffers["means"].cpu().contiguous().numpy()
+    return {
+        "noise_multiplier": mechanism.noise_multiplier, "unit": mechanism.unit, "data": identity["data"],
+        "sha256": hashlib.sha256(released.data).hexdigest(),
+    }  # fmt: skip
+
+
+def earlier_releases(releases: Sequence[Json], mechanism: Mechanism, delta: float, overwrite: bool) -> list[str]:
+    """What is to be told where private data were asked before for the same package.
 
     Args:
-        earlier: what identifies the run that is replaced, if any.
-        config, identity: of this run.
+        releases: that were recorded, none of which is at hand any more.
+        mechanism, delta: of the next one.
+        overwrite: whether somebody wants to ask again.
+
+    Raises:
+        ConfigError: nobody said so.
     """
-    if earlier is None or config.privacy is None or earlier.get("data") != identity["data"]:
+    if not releases:
         return []
-    try:
-        before = build(PrivacyConfig, mapping(mapping(earlier["configuration"], "")["privacy"], ""))
-    except (ConfigError, KeyError):  # it was not private, or somebody changed the record
-        return []
-    sigmas = [noise_multiplier(p.epsilon, p.delta) for p in (before, config.privacy)]
+    asked = (
+        f"real images were asked {len(releases)} times before" if releases[1:] else "real images were asked before"
+    )
+    if not overwrite:
+        raise ConfigError(
+            f"{asked}, and what they answered is gone", where="--out",
+            remedy="put the package back where it was; --overwrite asks again, and both together tell more",
+        )  # fmt: skip
+    if any(entry.get("unit") != mechanism.unit for entry in releases):
+        return [f"privacy: {asked}, to hide another unit; no common ε is told"]
+    sigmas = [float(entry["noise_multiplier"]) for entry in releases] + [mechanism.noise_multiplier]
     together = 1 / math.hypot(*(1 / sigma for sigma in sigmas))  # as of one release with less noise
-    delta = config.privacy.delta
     return [
-        f"privacy: real images are asked again. If the package that is replaced was given away, both together have "
-        f"ε = {epsilon_of(together, delta):.3g} at δ = {delta:g}"
+        f"privacy: {asked}. For whoever is in the data each time, all together have "
+        f"ε = {epsilon_of(together, delta):.3g} at δ = {delta:g}, also if only the best package is given away"
     ]
 
 
@@ -170,24 +196,3 @@ def guarantee_section(config: PrivacyConfig, mechanism: Mechanism, state: State)
         sensitivity=mechanism.sensitivity, clip=float(state.buffers["clip"]),
         numbers=int(state.buffers["means"].numel() + state.buffers["counts"].numel()), public=PUBLIC,
     )  # fmt: skip
-
-
-def data_section(prepared: PreparedDataset, noisy: torch.Tensor | None = None) -> DataSection:
-    """The original data as the manifest names them.
-
-    Args:
-        prepared: the data; without images, where numbers are given.
-        noisy: number of images, or of patients, in each stratum, where the true ones are private.
-    """
-    description = prepared.dataset.description
-    private = noisy is not None
-    counts = prepared.real_per_stratum if noisy is None else [round(float(n)) for n in noisy]
-    return DataSection(
-        name=description.name,
-        fingerprint=None if private else prepared.dataset.fingerprint["sha256"],
-        training_images=sum(counts) if private else len(prepared.train),
-        per_stratum=counts,
-        licence=description.licence,
-        source=description.source,
-        notes=[] if private else list(description.notes),
-    )

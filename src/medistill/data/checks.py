@@ -65,19 +65,21 @@ def check(dataset: Dataset, ipc: int | None = None, thorough: bool = True) -> li
     return sorted(issues, key=lambda issue: issue.level != "blocking")
 
 
-def require_usable(dataset: Dataset, absent_classes: bool = False) -> list[Issue]:
+def require_usable(dataset: Dataset, absent_classes: bool = False, private: bool = False) -> list[Issue]:
     """The warnings of a data set without blocking problems.
 
     Args:
         dataset: the data.
         absent_classes: classes without images are no obstacle (another site may lack some).
+        private: nor are classes without, or with all images: whether a command succeeds must not hang on one person.
 
     Raises:
         DataError: there are blocking problems; the line names the first and counts the rest.
     """
     issues = check(dataset, thorough=False)
-    if absent_classes:
-        issues = [issue for issue in issues if issue.kind != "empty class"]
+    accepted = {"empty class"} if absent_classes or private else set()
+    accepted |= {"full class"} if private else set()
+    issues = [issue for issue in issues if issue.kind not in accepted]
     blocking = [issue for issue in issues if issue.level == "blocking"]
     if blocking:
         more = f" ({len(blocking) - 1} more: run medistill check)" if blocking[1:] else ""

@@ -25,6 +25,9 @@ from medistill.runtime import device_peak, peak_memory_mb
 
 CHECKPOINT_SECONDS = 10.0
 LOCK = "lock"
+RELEASES = "releases.json"
+"""What was asked of private data, which nothing takes back: starting over keeps it."""
+
 NAMES = "the name of a folder, or of a .zip file, to make"
 ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 
@@ -106,7 +109,7 @@ class RunFolder:
                 for file in self.path.iterdir():
                     if file.is_dir() and not file.is_symlink():
                         shutil.rmtree(file)
-                    elif file.name != LOCK:
+                    elif file.name not in (LOCK, RELEASES):
                         file.unlink()
         earlier = self._read("run.json")
         if earlier is not None and determining(earlier) != determining(identity):
@@ -141,9 +144,16 @@ class RunFolder:
             return None
         return value if isinstance(value, dict) else None
 
-    def read_identity(self) -> Json | None:
-        """What identifies the run whose record is there."""
-        return self._read("run.json")
+    def releases(self) -> list[Json]:
+        """Every release of private data that was recorded here, the oldest first."""
+        recorded = (self._read(RELEASES) or {}).get("releases")
+        return [entry for entry in recorded if isinstance(entry, dict)] if isinstance(recorded, list) else []
+
+    def record_release(self, entry: Json) -> None:
+        """Record a release, where it is not recorded yet."""
+        earlier = self.releases()
+        if entry not in earlier:
+            write_atomically(self.path / RELEASES, pretty_json({"releases": [*earlier, entry]}))
 
     def read_log(self) -> list[float]:
         """Loss of every step so far, as last saved."""

@@ -49,6 +49,7 @@ def start(
         state = method.setup(problem, key.child("setup"))
         if isinstance(problem.real, PrivateRealImages):
             method.release(state, problem, problem.real, key, advance)
+            problem.real.close()
         state.images = problem.encode(state.images)
     if method.steps(problem):
         state.buffers |= (optimiser or method.optimiser(problem)).buffers(_learned(state))

@@ -159,6 +159,10 @@ class Method(Settings, ABC):
         """Ask private real images, once, for all that the steps need, and keep it in ``state.buffers``; called after
         :meth:`setup`, and not again where a run goes on.
 
+        The guarantee holds where what an image contributes depends on that image alone (no statistics of a batch),
+        and ``clip`` on no real image; nothing may keep the images that it is shown. Under ``means``, ``counts`` and
+        ``clip`` the buffers say what was released.
+
         Args:
             state, problem, key: as for :meth:`observe`.
             images: what is asked.

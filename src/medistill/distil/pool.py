@@ -129,8 +129,10 @@ class PooledMatching(NetworkMethod):
             return torch.cat(found, 1)
 
         with torch.no_grad():
-            generated = generated_images(problem.channels, problem.shape, problem.normalisation).to(problem.device)
-            known = torch.cat([joint(chunk, 0) for chunk in generated.split(CHUNK)])
+            chunks = (
+                generated_images(problem.channels, problem.shape).to(problem.device).split(problem.at_once(CHUNK))
+            )
+            known = torch.cat([joint(problem.normalisation.normalise(chunk), 0) for chunk in chunks])
         centre = known.mean(0)
         clip = images.mechanism.clip * float((known - centre).norm(dim=1).median())
         size = self.statistic_size(network.embedding_size)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medistill.data.image import Normalisation, Shape
+from medistill.data.image import Shape
 from medistill.data.phantom import make_phantom
 from medistill.data.phantom_spec import Phantom
 from medistill.distil.real_images import CHUNK, Advance, RealImages, Rows
@@ -91,8 +92,7 @@ class PrivateRealImages(RealImages):
         self.mechanism = mechanism
         self._public: tuple[Shape, int] = images.shape, images.channels
         self._vault = _Vault(images, patients)
-        self._allowed = None
-        self._micro_batch_size = None
+        self._allowed, self._micro_batch_size, self._workers = None, None, images.workers
 
     @property
     def per_stratum(self) -> tuple[int, ...]:
@@ -111,14 +111,6 @@ class PrivateRealImages(RealImages):
     @property
     def shape(self) -> Shape:
         return self._public[0]
-
-    def in_micro_batches(self, size: int | None) -> RealImages:
-        return self
-
-    def worked_by(self, workers: object) -> RealImages:
-        if self._vault.held is not None:
-            self._vault.held = self._vault.held.worked_by(workers)  # type: ignore[arg-type]
-        return self
 
     def _require(self, query: object) -> None:
         raise TypeError(f"private images answer no '{query}', only one release with noise")
@@ -152,7 +144,8 @@ class PrivateRealImages(RealImages):
         """
         if self._vault.held is None:
             raise TypeError("private images answer once, and have answered")
-        images, patients = self._vault.held.queried_by(("total",)), self._vault.patients
+        images = self._vault.held.queried_by(("total",)).worked_by(self._workers)
+        images, patients = images.in_micro_batches(self._micro_batch_size), self._vault.patients
         share, strata = self.mechanism.count_share, len(self.task.strata)
         weights = self._weights(images, patients)
         total = torch.zeros(strata, size + 1, dtype=torch.float64)
@@ -188,17 +181,22 @@ class PrivateRealImages(RealImages):
         return torch.from_numpy(1 / (together * np.sqrt(strata_of)))
 
 
+def patient_numbers(patients: npt.NDArray[np.str_] | None) -> Rows | None:
+    """A number for the patient of each image, the same where the name is."""
+    return None if patients is None else np.unique(patients, return_inverse=True)[1]
+
+
 GENERATED = 256
 """Generated images from which is learned how long embeddings are."""
 
 
-def generated_images(channels: int, shape: Shape, normalisation: Normalisation) -> Tensor:
-    """Images that look medical and are of nobody: phantoms of every kind of lesion from three scanners, normalised.
+def generated_images(channels: int, shape: Shape) -> Tensor:
+    """Images that look medical and are of nobody: phantoms of every kind of lesion from three scanners.
 
     What is to be known before real images are asked, as how long embeddings are, is learned from them.
 
     Returns:
-        (n, channels, *shape) float32.
+        (n, channels, *shape) ``uint8``.
     """
     depth = shape[0] if len(shape) == 3 else 0
     pixels = []
@@ -208,4 +206,4 @@ def generated_images(channels: int, shape: Shape, normalisation: Normalisation) 
             site=site, depth=depth,
         )  # fmt: skip
         pixels.append(make_phantom(spec).train.images)
-    return normalisation.normalise(torch.from_numpy(np.concatenate(pixels)).expand(-1, channels, *shape))
+    return torch.from_numpy(np.concatenate(pixels)).expand(-1, channels, *shape)

@@ -13,7 +13,7 @@ from torch import Tensor
 from medistill.aliases import Targets
 from medistill.data.image import Normalisation, Shape, decode, encode, shape_in_words
 from medistill.data.preprocess import PreparedDataset
-from medistill.distil.private_images import Mechanism, PrivateRealImages
+from medistill.distil.private_images import Mechanism, PrivateRealImages, patient_numbers
 from medistill.distil.real_images import Query, RealImages
 from medistill.errors import ConfigError
 from medistill.keys import Key
@@ -186,8 +186,7 @@ def make_problem(
     patients = prepared.dataset.train.patients
     real = RealImages(prepared.train, prepared.task, prepared.normalisation, where, patients)
     if mechanism is not None:
-        numbers = None if patients is None else np.unique(patients, return_inverse=True)[1]
-        real = PrivateRealImages(real, numbers, mechanism)
+        real = PrivateRealImages(real, patient_numbers(patients), mechanism)
     return DistillationProblem(real, counts, stored, where)
 
 

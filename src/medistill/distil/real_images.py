@@ -130,6 +130,11 @@ class RealImages:
     # What may be known without a query
 
     @property
+    def workers(self) -> Workers:
+        """Threads that do pieces of the work side by side."""
+        return self._workers
+
+    @property
     def per_stratum(self) -> tuple[int, ...]:
         """Training images in each stratum."""
         return tuple(len(rows) for rows in self._strata)

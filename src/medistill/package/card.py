@@ -35,7 +35,9 @@ def card(manifest: Manifest) -> str:
         m=manifest,
         guarantee=guarantee,
         guaranteed=guaranteed(manifest),
-        counted=f"original {unit}s, with noise" if guarantee else "original images",
+        counted=f"original {unit}s, {'' if task.exclusive else 'weighted, '}with noise"
+        if guarantee
+        else "original images",
         task=task,
         image=image,
         data=manifest.provenance.data,

@@ -26,6 +26,7 @@ from medistill.data.preprocess import Preprocessing
 from medistill.errors import ConfigError
 from medistill.package.finding import Finding
 from medistill.package.results import EvaluationResult
+from medistill.privacy.accounting import delta_of
 from medistill.tasks.task import Task, make_task, tasks
 
 FORMAT: Literal["medistill-package"] = "medistill-package"
@@ -323,6 +324,10 @@ class Manifest(BaseModel):
             raise ValueError("a guarantee of privacy for what saw real images without noise")
         if self.provenance.data.fingerprint is not None:
             raise ValueError("a fingerprint of data that are private")
+        if delta_of(guarantee.noise_multiplier, guarantee.epsilon) > guarantee.delta * (1 + 1e-3):
+            raise ValueError("a guarantee for which its noise is not enough")
+        if self.evaluation is not None and self.evaluation.data.fingerprint is not None:
+            raise ValueError("an evaluation with a fingerprint of data that are private")
         if self.evaluation is not None and "evaluation" not in guarantee.outside:
             raise ValueError("an evaluation on real images that is not told to be outside the guarantee")
 

@@ -104,6 +104,11 @@ class Package:
 
     def with_evaluation(self, evaluation: EvaluationResult) -> Package:
         """The same package with results in its manifest."""
+        guarantee, images = self.manifest.privacy.guarantee, dict(evaluation.images)
+        if guarantee is not None:
+            noisy = dict.fromkeys(("full", "full_balanced"), self.manifest.provenance.data.training_images)
+            images |= {arm: number for arm, number in noisy.items() if arm in images}
+            evaluation = evaluation.without_exact_numbers().model_copy(update={"images": images})
         changes = {"evaluation": evaluation, "privacy": self._beside_guarantee(["evaluation"])}
         return replace(self, manifest=self.manifest.model_copy(update=changes))
 
@@ -187,16 +192,17 @@ def read_package(path: str | Path) -> Package:
         raise PackageError(f"its images do not fit its manifest ({problem})", where=path) from problem
     if "README.md" not in files:
         raise PackageError("has no README.md, so it is no package", where=path)
-    return package if package.source else replace(package, source=_recorded_source(path))
+    return package if package.source else replace(package, source=_recorded_source(path, manifest))
 
 
-def _recorded_source(path: Path) -> str | None:
-    """Fingerprint of the data in the record of the run that lies beside a package, where there is one."""
+def _recorded_source(path: Path, manifest: Manifest) -> str | None:
+    """Fingerprint of the data in the record of the run beside a package, where that is of its configuration."""
     try:
         run = read_json(path.with_name(path.name + ".run") / "run.json")
     except (OSError, ValueError):
         return None
-    return run.get("data") if isinstance(run, dict) else None
+    configuration = manifest.provenance.configuration.model_dump(mode="json")
+    return run.get("data") if isinstance(run, dict) and run.get("configuration") == configuration else None
 
 
 def _require_hashes(path: Path, files: Files, manifest: Manifest) -> None:

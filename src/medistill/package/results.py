@@ -84,10 +84,10 @@ class Details(Result):
 
 
 class EvaluatedData(Result):
-    """On what was measured."""
+    """On what was measured; without a fingerprint where that stands in a package whose data are private."""
 
     name: str
-    fingerprint: str
+    fingerprint: str | None
     same_as_distilled: bool
 
 
@@ -125,6 +125,11 @@ class EvaluationResult(Scores):
     notes: list[str]
     package: dict[str, Any] = Field(default_factory=dict)
     cost: dict[str, Any] = Field(default_factory=dict)
+
+    def without_exact_numbers(self) -> EvaluationResult:
+        """Without what identifies the data or counts them: for packages that do not tell it."""
+        data = self.data.model_copy(update={"fingerprint": None})
+        return self.model_copy(update={"data": data, "notes": [], "compression": {}})
 
     def attached(self) -> EvaluationResult:
         """What goes into a package: everything that the same command gives again, so no seconds and no paths."""

@@ -61,6 +61,18 @@ def epsilon_of(multiplier: float, delta: float, releases: int = 1) -> float:
     return float(brentq(excess, 0.0, high, xtol=1e-9))
 
 
+def delta_of(multiplier: float, epsilon: float) -> float:
+    """δ of one release with noise of that many times the sensitivity, at ε (Balle, Wang, ICML 2018, theorem 8).
+
+    >>> round(delta_of(3.7306, 1.0) * 1e5, 2)
+    1.0
+    """
+    from scipy.special import log_ndtr, ndtr
+
+    a, b = 1 / (2 * multiplier), epsilon * multiplier
+    return float(ndtr(a - b) - math.exp(epsilon + log_ndtr(-a - b)))
+
+
 def most_correct(multiplier: float) -> float:
     """How often anybody at most is right who guesses whether a person took part, where both are equally likely.
 

@@ -21,6 +21,7 @@ def secret_normal(shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     from scipy.special import ndtri
 
     count = SUMMED * int(np.prod(shape))
-    whole = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> np.uint64(11)
-    drawn = ndtri((whole.astype(np.float64) + 0.5) / 2.0**53)
+    # 52 bits, so that the middle of each interval is a number of its own, and none is 0 or 1.
+    whole = np.frombuffer(os.urandom(8 * count), dtype=np.uint64) >> np.uint64(12)
+    drawn = ndtri((whole.astype(np.float64) + 0.5) / 2.0**52)
     return np.asarray(drawn.reshape(SUMMED, *shape).sum(axis=0) / np.sqrt(SUMMED))

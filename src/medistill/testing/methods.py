@@ -15,16 +15,19 @@ from medistill.data.phantom_spec import Phantom
 from medistill.data.preprocess import prepare
 from medistill.distil import loop
 from medistill.distil.method import Method, State, make_method
+from medistill.distil.private_images import Mechanism, PrivateRealImages, generated_images
 from medistill.distil.problem import DistillationProblem, make_problem
 from medistill.files import CACHE_VARIABLE
 from medistill.keys import Key
 from medistill.parallel import Workers
 
 
-def small_problem(ipc: int = 2, factor: int = 1, **phantom: Any) -> DistillationProblem:
+def small_problem(
+    ipc: int = 2, factor: int = 1, mechanism: Mechanism | None = None, **phantom: Any
+) -> DistillationProblem:
     """A problem of a few dozen 16-pixel phantom images; other arguments as for ``Phantom``."""
     spec = Phantom(**{"classes": 3, "images": 36, "size": 16, **phantom})
-    return make_problem(prepare(make_phantom(spec)), ipc, None, factor)
+    return make_problem(prepare(make_phantom(spec)), ipc, None, factor, None, mechanism)
 
 
 class MethodConformance:
@@ -116,6 +119,33 @@ class MethodConformance:
         assert torch.equal(first.images, second.images)
         assert set(buffers) == set(state.buffers)
         assert all(torch.equal(tensor, state.buffers[name]) for name, tensor in buffers.items())
+
+    def test_a_private_release_is_of_each_image_alone(self) -> None:
+        """Where images of a batch changed what others contribute, one person would move all of them."""
+        method, key = self.make(), Key(0)
+        if not method.info.private or method.starts_from_real_images:
+            return
+        problem = small_problem(mechanism=Mechanism("image", 1.0))
+        images, found = problem.real, []
+        assert isinstance(images, PrivateRealImages)
+        answer = images.release
+
+        def looked_at(statistic: Any, *arguments: Any) -> Any:
+            shown = problem.normalisation.normalise(generated_images(problem.channels, problem.shape)[:5])
+            with torch.no_grad():
+                found.append((statistic(shown, 1), torch.cat([statistic(image[None], 1) for image in shown])))
+            return answer(statistic, *arguments)
+
+        with mock.patch.object(images, "release", looked_at):
+            state = method.setup(problem, key)
+            method.release(state, problem, images, key, lambda seen: None)
+        ((together, alone),) = found
+        assert torch.allclose(together, alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
+        assert {"means", "counts", "clip"} <= set(state.buffers)
+        asked_once = loop.run(
+            method, problem, key, loop.start(method, small_problem(mechanism=images.mechanism), key)
+        )
+        assert torch.isfinite(asked_once.images).all()
 
     def test_stored_at_half_the_side(self) -> None:
         problem = small_problem(2, factor=2)
