@@ -464,6 +464,15 @@ def test_a_package_that_is_gone_is_not_made_again_without_a_word(tmp_path):
         )
 
 
+def test_data_that_nothing_is_wrong_with_have_no_warning(tmp_path):
+    few = {"method": {**SMALL_DM["method"], "iterations": 2}, "privacy": {"epsilon": 8.0}}
+    made = medistill.distill(
+        "phantom:classes=2,images=160,size=16", out=tmp_path / "p", ipc=2, settings=few, progress=True
+    )
+    assert made["warnings"] == []
+    assert "ε = 8" in made["guarantee"][0]
+
+
 def test_other_units_have_no_common_epsilon(tmp_path):
     distilled(tmp_path / "p")
     changed = {**ONE_RELEASE, "privacy": {"epsilon": 4.0, "unit": "image"}}

@@ -78,7 +78,7 @@ def distill_text(result: Json) -> str:
         f"{cost['seconds']} s, {cost['peak_memory_mb']:.0f} MB)",
         *_findings(result),
     ]
-    lines += result["guarantee"]
+    lines += result["guarantee"][:1]  # the card has the rest
     if result["contains_real_images"]:
         lines.append("attention: these are real patient images")
     if "evaluation" in result:
@@ -128,7 +128,7 @@ def verify_text(result: Json) -> str:
         f"{result['package']} is whole and unaltered: {result['files']} files, {result['images']} {kind} "
         f"of {task.outputs} {task.plural}, id {result['package_id'][:16]}"
     )
-    return "\n".join([line, *result["guarantee"], *_findings(result)])
+    return "\n".join([line, *result["guarantee"][:1], *_findings(result)])
 
 
 def methods_text(methods: list[Json]) -> str:

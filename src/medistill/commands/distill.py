@@ -153,8 +153,10 @@ def distill(
         with folder.claimed(identity, overwrite):
             if folder.read_cost() is None or not is_package(out):
                 if mechanism is not None and config.privacy is not None and folder.load() is None:
-                    warnings += earlier_releases(folder.releases(), mechanism, config.privacy.delta, overwrite)
-                    say(f"warning: {warnings[-1]}", progress and bool(folder.releases()))
+                    told = earlier_releases(folder.releases(), mechanism, config.privacy.delta, overwrite)
+                    for warning in told:
+                        say(f"warning: {warning}", progress)
+                    warnings += told
                 checkpoint = _learn(chosen, plan, config, prepared, folder, identity, group, progress)
                 package = _pack(out, chosen, plan, checkpoint, config, prepared, progress)
                 folder.finish(checkpoint)
