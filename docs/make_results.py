@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from make_private import private_page
 from make_speed import speed_page
 from make_tasks import starts_page, tasks_page
 
@@ -345,6 +346,11 @@ def pages() -> dict[Path, str]:
         results / "speed.md": speed_page(),
         **({results / "tasks.md": tasks_page([cell for _, cell in measured("tasks")])} if files("tasks") else {}),
         **({results / "transfer.md": transfer_page()} if files("transfer") else {}),
+        **(
+            {results / "private.md": private_page([json.loads(file.read_text()) for file in files("private")])}
+            if files("private")
+            else {}
+        ),
         **({HERE / "guidelines.md": guidelines()} if BASIS.exists() else {}),
         README: readme(),
     }
