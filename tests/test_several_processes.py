@@ -78,16 +78,8 @@ main()
 def test_two_processes_add_the_noise_of_a_private_release_once(tmp_path: Path) -> None:
     program = tmp_path / "counting.py"
     program.write_text(COUNTING.format(log=str(tmp_path / "log")))
-    given = (
-        "--epsilon",
-        "4",
-        "--set",
-        "method.iterations=4",
-        "--set",
-        "method.networks=2",
-        "--set",
-        "method.filters=8",
-    )
+    quick = ("iterations=4", "networks=2", "filters=8")
+    given = ("--epsilon", "4", *(word for setting in quick for word in ("--set", f"method.{setting}")))
     shared = torchrun(tmp_path / "two", "dm", *given, program=(str(program),))
     assert shared.returncode == 0, shared.stderr
     assert (tmp_path / "log").read_text() == "noise\n"

@@ -49,9 +49,12 @@ def configured(
     asked = values.get("method", {})
     named = {"name": asked} if isinstance(asked, str) else dict(mapping(asked, "method"))
     values["method"] = named
-    private = values.get("privacy") or given.get("privacy.epsilon") is not None
-    if method is None and preset is None and "name" not in named:
-        values = merged(default_settings(bool(private)), values)
+    private = bool(values.get("privacy")) or given.get("privacy.epsilon") is not None
+    default = default_settings(private)
+    # What is private is so by one release, for which the method by its name has other settings than by default.
+    its_own = private and (method or named.get("name")) == default["method"]["name"]
+    if preset is None and (its_own or (method is None and "name" not in named)):
+        values = merged(default, values)
     elif method is not None or "name" not in named:
         named["name"] = method or DEFAULT_METHOD
     if preset is not None:

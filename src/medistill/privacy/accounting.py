@@ -69,6 +69,7 @@ def delta_of(multiplier: float, epsilon: float) -> float:
     """
     from scipy.special import log_ndtr, ndtr
 
+    # Not by dp-accounting, as whoever reads a package would wait seconds for it to be loaded.
     a, b = 1 / (2 * multiplier), epsilon * multiplier
     return float(ndtr(a - b) - math.exp(epsilon + log_ndtr(-a - b)))
 
