@@ -80,11 +80,11 @@ def memory(_prepared: PreparedDataset, given: argparse.Namespace) -> dict[str, A
     """Peak megabytes of a few steps, each in a process of its own."""
     code = (
         "import sys; sys.path.insert(0, {folder!r}); import bench_loops as loops; "
-        "from medistill.runtime import own_peak_mb, prepare_torch; prepare_torch(); "
+        "from medistill.runtime import peak_memory_mb, prepare_torch; prepare_torch(); "
         "from medistill.data.load import load; from medistill.data.preprocess import prepare; "
         "from medistill.distil.problem import make_problem; "
         "problem = make_problem(prepare(load({data!r})), 10, None); {work}; "
-        "print(own_peak_mb())"
+        "print(peak_memory_mb())"
     )
     found = {}
     for name, work in (

@@ -84,10 +84,9 @@ def test_networks_are_counted_and_share_the_cores(monkeypatch):
     assert pace.seconds([36], 100) == pytest.approx(one)
     assert pace.seconds([], 100) == 0
     monkeypatch.setattr(training, "usable_cores", lambda: 2)
-    together = training.SIDE_BY_SIDE * 1.5 * one + training.PROCESS_SECONDS
+    together = training.SIDE_BY_SIDE * 1.5 * one
     assert pace.seconds([36, 36, 36], 100) == pytest.approx(together), "one of three is cut in two"
     assert pace.seconds([36, 36, 36], 100, 1) == pytest.approx(3 * one)
-    assert pace.seconds([36, 36, 36], 100, in_processes=False) == pytest.approx(training.SIDE_BY_SIDE * 2 * one)
     assert pace.seconds([2], 0) == pytest.approx(40 * (2 + OVERHEAD) * 0.01), "a step costs as much as a few images"
 
 

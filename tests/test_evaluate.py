@@ -105,6 +105,7 @@ def test_permuted_test_labels_change_no_choice(tmp_path, monkeypatch):
         "b": npz_arrays(Dataset({**dataset.splits, "test": shuffled}, dataset.description)),
     }
     predictions = {}
+    monkeypatch.setattr(workers, "usable_cores", lambda: 1)  # networks end in the order in which they begin
     for name, content in arrays.items():
         np.savez(tmp_path / f"{name}.npz", **content)
         medistill.distill(tmp_path / f"{name}.npz", out=tmp_path / name, ipc=2, settings=SMALL_DM)
@@ -266,19 +267,10 @@ def test_one_random_image_per_class_is_below_three_quarters_of_full_training():
     assert one < 0.75 * full, (one, full)
 
 
-def test_workers_give_the_bytes_that_one_process_gives(package, monkeypatch):
+def test_workers_give_the_bytes_that_one_gives(package, monkeypatch):
     monkeypatch.setattr(arms, "read_run", lambda _identity: None)
+    monkeypatch.setattr(workers, "usable_cores", lambda: 1)
     here = medistill.evaluate(package, on=SOURCE, config=TINY)
-    monkeypatch.setattr(workers, "SMALL", 0)
     monkeypatch.setattr(workers, "usable_cores", lambda: 3)
     there = medistill.evaluate(package, on=SOURCE, config=TINY)
     assert here["arms"] == there["arms"] and here["curves"] == there["curves"] and here["details"] == there["details"]
-
-
-def test_a_worker_that_dies_is_one_clear_line(package, monkeypatch, cli):
-    monkeypatch.setattr(arms, "read_run", lambda _identity: None)
-    monkeypatch.setattr(workers, "SMALL", 0)
-    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
-    monkeypatch.setattr(workers.sys, "executable", "/bin/false")
-    status, out, err = cli("evaluate", package, "--on", SOURCE, "--json", *TINY_OPTIONS)
-    assert status == 2 and out == "" and "ended with status 1" in err and "Traceback" not in err

@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,20 +143,6 @@ def test_mixed_sizes_are_told_before_that_there_is_no_room(tmp_path, monkeypatch
         load(tmp_path / "set")
     with pytest.raises(OutputError, match="no room"):
         load(tmp_path / "set", DataConfig(size=(16, 16)))
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
-def test_a_full_disk_while_an_array_is_written_is_one_line():
-    with pytest.raises(OutputError, match="MEDISTILL_CACHE"):
-        arrays.write_array(Path("/dev/full"), np.zeros((300, 100), np.uint8))
-
-
-def test_an_array_is_written_as_numpy_would(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "BLOCK", 50)
-    array = np.arange(240, dtype=np.uint16).reshape(20, 3, 4)
-    for given in (array, array.transpose(2, 0, 1), array[::2], array[:0], np.asfortranarray(array)):
-        arrays.write_array(tmp_path / "a.npy", given)
-        assert np.array_equal(np.load(tmp_path / "a.npy"), given)
 
 
 def test_images_of_a_large_folder_go_to_a_file_as_they_are_read(tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -101,9 +100,8 @@ def test_a_network_that_another_goes_on_with_is_the_same(architecture, kind, unt
     assert (other.probabilities != expected.probabilities).any()
 
 
-def test_jobs_are_the_same_on_the_way_to_another_process():
+def test_a_job_is_known_by_what_determines_its_result():
     (job,) = jobs_of(splits(), 1, keep=True)
-    assert Job.from_json(job.as_json()) == job and Job.from_json(job.as_json()).identity == job.identity
     assert job.task == make_task("multi-class", ("0", "1", "2"))
     others = [
         replace(job, kind="ordinal"),
@@ -139,27 +137,20 @@ def test_training_loads_no_compiler():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_workers_that_share_a_network_give_its_bytes(monkeypatch, tmp_path):
+@pytest.mark.parametrize("architecture", ["convnet", "convnet-bn", "resnet18"])
+def test_workers_that_share_a_network_give_its_bytes(architecture, monkeypatch, tmp_path):
     monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path))
-    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
     known, expected, begun = splits(), {}, []
-    workers.run_all(jobs_of(known, 3), known, lambda _: None, expected.__setitem__)
+    jobs = jobs_of(known, 3, architecture)
+    workers.run_all(jobs, known, lambda _: None, expected.__setitem__, max_workers=1)
     assert len(expected) == 3
-    scratch_folder = workers.scratch_folder
-
-    @contextmanager
-    def watched(size):
-        with scratch_folder(size) as folder:
-            yield folder
-            begun.append(len(list(folder.glob("*.begun"))))
-
-    monkeypatch.setattr(workers, "scratch_folder", watched)
-    monkeypatch.setattr(workers, "SMALL", 0)
-    for keep, portions_begun in ((False, [1]), (True, [1]), (True, [])):  # the last time they lie in the cache
+    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
+    monkeypatch.setattr(workers, "run_prefix", lambda job, *rest: begun.append(job) or run_prefix(job, *rest))
+    for keep, portions_begun in ((False, 1), (True, 1), (True, 0)):  # the last time they lie in the cache
         begun.clear()
         told, found = [], {}
-        workers.run_all(jobs_of(known, 3, keep=keep), known, told.append, found.__setitem__)
-        assert begun == portions_begun, "one network is done in two portions, what is known in this process"
+        workers.run_all([replace(job, keep=keep) for job in jobs], known, told.append, found.__setitem__)
+        assert len(begun) == portions_begun, "one network is done in two portions"
         for job, run in expected.items():
             other = found[replace(job, keep=keep)]
             np.testing.assert_array_equal(other.probabilities, run.probabilities)
@@ -169,27 +160,15 @@ def test_workers_that_share_a_network_give_its_bytes(monkeypatch, tmp_path):
     assert sum(told) == 0
 
 
-DIES = """#!{python}
-import json, os, runpy, signal, sys
+def test_a_failure_in_a_first_portion_ends_the_work(monkeypatch):
+    """The worker that waits for the portion neither waits on nor begins anything else."""
+    finished = []
 
-def lines(stream):
-    for line in stream:
-        if json.loads(line)["first"]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield line
+    def fails(*_):
+        raise MemoryError("no room")
 
-sys.argv, sys.stdin = sys.argv[2:], lines(sys.stdin)
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
-"""A worker that is killed when it is given a first portion."""
-
-
-def test_a_worker_that_dies_in_a_first_portion_ends_the_work(monkeypatch, tmp_path):
-    worker = tmp_path / "worker"
-    worker.write_text(DIES.format(python=sys.executable))
-    worker.chmod(0o755)
-    monkeypatch.setattr(workers, "SMALL", 0)
     monkeypatch.setattr(workers, "usable_cores", lambda: 2)
-    monkeypatch.setattr(workers.sys, "executable", str(worker))
-    with pytest.raises(workers.WorkerError, match="ended with status -9"):
-        workers.run_all(jobs_of(splits(), 3), splits(), lambda _: None, lambda *_: None)
+    monkeypatch.setattr(workers, "run_prefix", fails)
+    with pytest.raises(MemoryError, match="no room"):
+        workers.run_all(jobs_of(splits(), 3), splits(), lambda _: None, lambda job, _: finished.append(job))
+    assert len(finished) < 3

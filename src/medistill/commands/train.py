@@ -17,7 +17,7 @@ from medistill.evaluation.duration import Pace
 from medistill.evaluation.intervals import Bootstrap, bootstrap_weights
 from medistill.files import require_apart, require_ours, require_writable, safetensors_bytes, write_atomically
 from medistill.keys import Key
-from medistill.nets.convnet import ConvNet, Parameters
+from medistill.nets.convnet import Parameters
 from medistill.nets.training import predict_probabilities, steps_for, train_network
 from medistill.nets.zoo import make_network
 from medistill.package.package import read_package
@@ -90,11 +90,10 @@ def train(
     network = make_network(name, data.channels, data.shape, task.outputs, recipe.width, stem)
     saved, runs = None, []
     steps = steps_for(recipe, len(data))
-    # Networks that are modules have one place for the parameters of all.
-    workers = Workers(usable_cores() if isinstance(network, ConvNet) and device().type == "cpu" else 1)
+    workers = Workers(usable_cores() if device().type == "cpu" else 1)
     if progress:
         pace, sizes = Pace(data, task, normalisation, recipe, name), [len(data)] * config.repeats
-        seconds = pace.seconds(sizes, len(test), workers.number, in_processes=False)
+        seconds = pace.seconds(sizes, len(test), workers.number)
         say(f"training takes about {duration(seconds)}")
     with Progress("training", steps * config.repeats, enabled=progress) as shown, one_thread():
         told = Lock()

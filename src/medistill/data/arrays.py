@@ -11,7 +11,6 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,30 +72,6 @@ def _scratch() -> Path:
     with refusing_output(folder, "MEDISTILL_CACHE"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@contextmanager
-def scratch_folder(size: int) -> Iterator[Path]:
-    """A folder for a while: among the system's temporary files, or for many bytes in the user's cache.
-
-    Args:
-        size: bytes that it will hold, about.
-    """
-    with tempfile.TemporaryDirectory(prefix="medistill-", dir=_scratch() if size >= LARGE else None) as name:
-        yield Path(name)
-
-
-def write_array(path: Path, array: Array) -> None:
-    """Write a ``.npy`` file, block by block.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    kind = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
-    with refusing_output(path, "MEDISTILL_CACHE or TMPDIR"), path.open("wb") as stream:
-        np.lib.format.write_array_header_2_0(stream, kind)
-        for _, block in blocks(array):
-            stream.write(np.ascontiguousarray(block).data)
 
 
 def read_array(path: Path) -> Array:

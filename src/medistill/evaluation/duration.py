@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from medistill.config import Recipe
 from medistill.data.image import Normalisation
 from medistill.data.preprocess import TensorSplit
-from medistill.evaluation.portions import Portion, portions, seconds_of
+from medistill.evaluation.portions import portions, seconds_of
 from medistill.evaluation.workers import OVERHEAD
 from medistill.keys import Key
 from medistill.nets.training import Training, images_seen, predict_probabilities, steps_for
@@ -19,9 +19,6 @@ from medistill.tasks.task import Task
 
 WARMING, MEASURED = 2, 4
 """Steps that do not count, as the first ones fetch memory, and steps that do."""
-
-PROCESS_SECONDS = 2.0
-"""Until a process that trains networks has begun (measured)."""
 
 SIDE_BY_SIDE = 1.1
 """Times what a step takes alone that it takes beside others, which share memory and caches (0.94 to 1.2 measured on
@@ -61,30 +58,23 @@ class Pace:
             predict_probabilities(network, parameters, asked, task, normalisation)
             self.asking = (time.monotonic() - started) / len(asked)
 
-    def seconds(
-        self, sizes: Sequence[int], asked: int, max_workers: int | None = None, in_processes: bool = True
-    ) -> float:
+    def seconds(self, sizes: Sequence[int], asked: int, max_workers: int | None = None) -> float:
         """Of wall clock, to train a network on each of so many images and to ask it about others.
 
         Args:
             sizes: training images of each network.
             asked: images each is asked about.
             max_workers: networks trained at once, at most; None: one for each core.
-            in_processes: whether they are trained by processes, which divide a network's training where that helps.
         """
-        return self.spread([effort(self.recipe, n) for n in sizes], asked, max_workers, in_processes)
+        return self.spread([effort(self.recipe, n) for n in sizes], asked, max_workers)
 
-    def spread(
-        self, efforts: Sequence[int], asked: int, max_workers: int | None = None, in_processes: bool = True
-    ) -> float:
+    def spread(self, efforts: Sequence[int], asked: int, max_workers: int | None = None) -> float:
         """As :meth:`seconds`, of trainings of that :func:`effort`, by any recipe of that width."""
         took = [trained * self.training + asked * self.asking for trained in efforts]
         count = min(len(took), max_workers or usable_cores())
         if count < 2 or device().type != "cpu":
             return sum(took)
-        if not in_processes:
-            return SIDE_BY_SIDE * seconds_of([Portion(i) for i in range(len(took))], took, count)
-        return SIDE_BY_SIDE * seconds_of(portions(took, count), took, count) + PROCESS_SECONDS
+        return SIDE_BY_SIDE * seconds_of(portions(took, count), took, count)
 
 
 def effort(recipe: Recipe, images: int) -> int:

@@ -1,4 +1,4 @@
-"""One network to train and to ask, as a job that any process can do to the same bytes."""
+"""One network to train and to ask, as a job that any worker can do to the same bytes."""
 
 from __future__ import annotations
 
@@ -67,12 +67,6 @@ class Job:
 
     def as_json(self) -> Json:
         return {**asdict(self), "recipe": self.recipe.model_dump(mode="json")}
-
-    @classmethod
-    def from_json(cls, value: Json) -> Job:
-        stored = value["normalisation"]
-        normalisation = Normalisation(tuple(stored["mean"]), tuple(stored["std"]), stored["flips"])
-        return cls(**{**value, "normalisation": normalisation, "recipe": Recipe.model_validate(value["recipe"])})
 
     @property
     def task(self) -> Task:

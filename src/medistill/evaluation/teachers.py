@@ -41,10 +41,7 @@ FIRST_INDEX = 1_000_000
 """Teachers are numbered from here on, so that no network that is compared with the full data starts like one."""
 
 TRAINING_MB = 30.0
-"""Megabytes of what training brings along, where networks are trained in this process."""
-
-WORKER_MB = 260.0
-"""Megabytes of a process that trains a network, before any image."""
+"""Megabytes of what training a network brings along, beside its images and inner values."""
 
 FRAGMENTED = 1.6
 """Training takes as many times what it holds at once (measured at 28 and at 224 pixels)."""
@@ -173,8 +170,7 @@ def training_ways(
     taught = config.teachers * in_memory(train.pixels.nbytes) / 1e6 if config.balance else 0.0
     asked = min(CALIBRATION_IMAGES, len(train)) * image_mb if config.calibrate else 0.0
     most = min(config.teachers, usable_cores()) if device.type == "cpu" else 1
-    program = {n: n * WORKER_MB if n > 1 else TRAINING_MB for n in range(most, 0, -1)}
-    return [(n, taught + asked + FRAGMENTED * n * held + mb) for n, mb in program.items()]
+    return [(n, taught + asked + n * (FRAGMENTED * held + TRAINING_MB)) for n in range(most, 0, -1)]
 
 
 def _halved(labels: npt.NDArray[np.floating[Any]]) -> SoftLabels:

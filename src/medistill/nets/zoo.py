@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,7 +65,7 @@ class ModuleNetwork:
 
     @property
     def _module(self) -> nn.Module:
-        return _module(self.name, self.channels, self.shape, self.outputs)
+        return _module(self.name, self.channels, self.shape, self.outputs, threading.get_ident())
 
     @property
     def buffers(self) -> frozenset[str]:
@@ -74,8 +76,7 @@ class ModuleNetwork:
         return None
 
     def parameters(self, key: Key) -> Parameters:
-        # Modules draw from the global generator, which is put back as it was.
-        with torch.random.fork_rng(devices=[]):
+        with _drawing():
             torch.default_generator.set_state(key.generator().get_state())
             module = BUILDERS[self.name](self.channels, self.shape, self.outputs)
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
@@ -87,10 +88,20 @@ class ModuleNetwork:
         return result
 
 
-@functools.lru_cache(maxsize=16)
-def _module(name: str, channels: int, shape: Shape, outputs: int) -> nn.Module:
-    """The module's code; its own tensors are never used."""
-    with torch.random.fork_rng(devices=[]):
+_draws = threading.Lock()
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Modules draw from the generator of all threads, which is put back as it was."""
+    with _draws, torch.random.fork_rng(devices=[]):
+        yield
+
+
+@functools.lru_cache(maxsize=64)
+def _module(name: str, channels: int, shape: Shape, outputs: int, _thread: int) -> nn.Module:
+    """The module's code, of each thread another, as it lends its place to parameters; its own are never used."""
+    with _drawing():
         return BUILDERS[name](channels, shape, outputs)
 
 
