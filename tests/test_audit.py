@@ -61,6 +61,14 @@ class TestNearestNeighbours(AuditConformance):
     audit = "nearest_neighbours"
 
 
+class TestTextInPixels(AuditConformance):
+    audit = "text_in_pixels"
+
+
+class TestSite(AuditConformance):
+    audit = "site"
+
+
 def test_conformance_is_asked_of_every_check():
     assert set(audits()) == {case.audit for case in AuditConformance.__subclasses__()}
 

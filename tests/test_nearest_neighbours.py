@@ -9,7 +9,7 @@ from monai.losses import SSIMLoss
 
 import medistill
 from medistill.audits.audit import NotMeasuredError, Population, audits, populations
-from medistill.audits.checks.nearest_neighbours import structural_similarity
+from medistill.audits.closest import closest_in_structure
 from medistill.data.load import load
 from medistill.data.preprocess import prepare
 from medistill.keys import Key
@@ -85,10 +85,11 @@ def test_structural_similarity_is_that_of_the_library(prepared):
     images = prepared.train.pixels[:3]
     real = prepared.train.pixels[5:9]
     loss = SSIMLoss(2, data_range=255.0, kernel_type="uniform", win_size=7, reduction="none")
-    for number, value in enumerate(structural_similarity(images, real)):
+    found = closest_in_structure(images, real)
+    for number, (value, row) in enumerate(zip(found.similarity, found.row, strict=True)):
         own = torch.from_numpy(images[number].copy()).float()[None].expand(len(real), -1, -1, -1)
         wanted = 1 - loss(own, torch.from_numpy(real.copy()).float())
-        assert value == pytest.approx(float(wanted.max()), abs=1e-5)
+        assert value == pytest.approx(float(wanted.max()), abs=1e-5) and row == int(wanted.flatten().argmax())
 
 
 def test_nothing_to_compare_with_is_told(coreset, prepared):

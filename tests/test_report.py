@@ -74,7 +74,10 @@ def test_names_with_mathematics_and_markup_are_shown_as_they_are(tmp_path):
 def test_a_package_that_was_not_audited_shows_its_closest_pairs_too(tmp_path):
     package = ROOT / "tests" / "data" / "package-v1.zip"
     medistill.report(package, on=SOURCE, out=tmp_path / "r.html", config=TINY)
-    assert "pairs most alike" in (tmp_path / "r.html").read_text()
+    html = (tmp_path / "r.html").read_text()
+    assert html.count("pairs most alike") == 6
+    for measure in ("correlation of pixels", "structural similarity", "correlation of features"):
+        assert html.count(f"both as stored; {measure}") == 2, "with training and with held-out images"
 
 
 def test_networks_that_were_teachers_have_no_learning_curve_and_the_page_is_there(tmp_path):

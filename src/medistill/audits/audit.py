@@ -55,14 +55,17 @@ class Population:
         """Those images that are of none of these patients; all, where patients are not known."""
         if patients is None or self.patients is None:
             return self
-        kept = ~np.isin(self.patients, patients)
+        return self.only(~np.isin(self.patients, patients))
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Population:
+        """Those images, (n,) true."""
         if kept.all():
             return self
         starts = np.cumsum([0, *(len(part) for part in self.pixels)])
         return Population(
             [part[kept[start : start + len(part)]] for part, start in zip(self.pixels, starts, strict=False)],
             self.targets[kept],
-            self.patients[kept],
+            None if self.patients is None else self.patients[kept],
             None if self.sites is None else self.sites[kept],
         )
 

@@ -6,12 +6,14 @@ Unsupervised Feature Learning", ICML 2011).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from medistill.aliases import Pixels
-from medistill.data.image import Normalisation
+from medistill.data.image import Normalisation, decoded, encoded
 from medistill.distil.real_images import CHUNK
 from medistill.keys import Key
 from medistill.nets.convnet import ConvNet, Parameters
@@ -37,6 +39,17 @@ def package_features(package: Package, key: Key) -> Features:
     shown = package.data.pixels
     network = ConvNet(shown.shape[1], tuple(shown.shape[2:]), package.task.outputs, FILTERS)
     return embedded(network, network.parameters(key), package.preprocessing.normalisation, shown)
+
+
+def features_beside(package: Package, real: Sequence[Pixels], key: Key) -> list[Features]:
+    """Features (n, d) of a package's images, and of real ones at the size that networks see.
+
+    These are made as small as the package stores its images, and large again, so that sharpness does not tell.
+    """
+    network = ConvNet(package.data.channels, package.data.shape, package.task.outputs, FILTERS)
+    parameters, normal = network.parameters(key), package.preprocessing.normalisation
+    blurred = [decoded(encoded(side, package.stored_shape), package.preprocessing.image.shape) for side in real]
+    return [embedded(network, parameters, normal, pixels) for pixels in (package.data.pixels, *blurred)]
 
 
 def left_out_answers(

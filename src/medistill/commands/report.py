@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medistill.aliases import Json
+from medistill.aliases import Json, Pixels
 from medistill.audits.audit import populations
 from medistill.audits.checks.resemblance import nearest_images
+from medistill.audits.closest import Closest, closest_in_features, closest_in_structure
 from medistill.commands.evaluate import Measured, measure
 from medistill.config import EvaluateConfig
 from medistill.data.image import encoded
@@ -18,10 +19,13 @@ from medistill.distil.checkpoint import RunFolder
 from medistill.files import require_apart, require_ours, require_writable, write_atomically
 from medistill.keys import Key
 from medistill.package.package import Package
-from medistill.reporting.html import PAGE_MARK, Pair, ShownImages, render
+from medistill.reporting.html import PAGE_MARK, Pair, PairRow, ShownImages, render
 
 SHOWN = 10
 """Real images of each class."""
+
+LOOKED_AT = 5000
+"""Real images whose structure and features are compared, at most."""
 
 PAIRS = 6
 """Pairs of a distilled image and the real one most like it."""
@@ -71,23 +75,38 @@ def _shown_images(measured: Measured) -> ShownImages:
     train = prepared.train
     membership, key = prepared.task.membership(train.targets), Key(0).child("shown")
     drawn = draw_by_stratum(membership, [SHOWN] * membership.shape[1], lambda s: key.child(s))
-    pairs = _closest(package, prepared) if measured.result.data.same_as_distilled else ([], [])
-    return ShownImages([train.pixels[rows] for rows in drawn], *pairs)
+    closest = _closest(package, prepared) if measured.result.data.same_as_distilled else []
+    return ShownImages([train.pixels[rows] for rows in drawn], closest)
 
 
-def _closest(package: Package, prepared: PreparedDataset) -> tuple[list[Pair], list[Pair]]:
-    """The pairs most alike, with training images and with images that took no part, most alike first."""
-    by_population: list[list[Pair]] = []
+def _closest(package: Package, prepared: PreparedDataset) -> list[PairRow]:
+    """The pairs most alike, with training images and with images that took no part, by each measure."""
     members, others = populations(prepared)
-    for population in (members, others.without(members.patients)):
-        pairs: list[Pair] = []
-        if len(population):
-            near = nearest_images(package.pixels, population.pixels)
-            starts = np.cumsum([0, *(len(part) for part in population.pixels)])
-            for index in np.argsort(-near.correlation, kind="stable")[:PAIRS]:
-                part = int(np.searchsorted(starts, near.row[index], side="right")) - 1
-                real = population.pixels[part][near.row[index] - starts[part]]
-                small = encoded(np.ascontiguousarray(real[None]), package.stored_shape)[0]
-                pairs.append(Pair(float(near.correlation[index]), package.pixels[index], small))
-        by_population.append(pairs)
-    return by_population[0], by_population[1]
+    sides = {"training images": members, "held-out images": others.without(members.patients)}
+    rows: list[PairRow] = []
+    for title, population in sides.items():
+        if not len(population):
+            continue
+        real = population.split.pixels
+        near, key = nearest_images(package.pixels, population.pixels), Key(0).child("closest")
+        some = np.sort(key.numpy().permutation(len(real))[:LOOKED_AT])
+        drawn = np.ascontiguousarray(real[some])
+        structure, (seen,) = closest_in_structure(package.pixels, drawn), closest_in_features(package, [drawn], key)
+        among = "" if len(some) == len(real) else f" among {len(some):,} of them"
+        by_measure = {
+            "correlation of pixels": Closest(near.correlation.astype(np.float64), near.row),
+            f"structural similarity{among}": Closest(structure.similarity, some[structure.row]),
+            f"correlation of features{among}": Closest(seen.similarity, some[seen.row]),
+        }
+        rows += [PairRow(title, measure, _pairs(package, real, found)) for measure, found in by_measure.items()]
+    return sorted(rows, key=lambda row: row.measure)
+
+
+def _pairs(package: Package, real: Pixels, found: Closest) -> list[Pair]:
+    """Those most alike, most alike first."""
+    alike = np.argsort(-found.similarity, kind="stable")[:PAIRS]
+    small = encoded(np.ascontiguousarray(real[found.row[alike]]), package.stored_shape)
+    return [
+        Pair(float(found.similarity[index]), package.pixels[index], own)
+        for index, own in zip(alike, small, strict=True)
+    ]

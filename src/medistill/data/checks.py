@@ -14,6 +14,7 @@ from medistill.aliases import Json
 from medistill.data.arrays import blocks
 from medistill.data.dataset import SPLITS, Dataset
 from medistill.data.image import shape_in_words
+from medistill.data.text import shows_text, slices
 from medistill.errors import DataError
 
 Level = Literal["blocking", "warning"]
@@ -26,6 +27,9 @@ NEAR_DUPLICATE = 0.995
 
 FEW_TESTED = 30
 """Test images below which a verdict would be chance."""
+
+READ = 1000
+"""Images of a split that are looked at for text, at most."""
 
 LONGEST_NAME = 200
 """Characters of a class name."""
@@ -57,11 +61,11 @@ def check(dataset: Dataset, ipc: int | None = None, thorough: bool = True) -> li
     Args:
         dataset: the data.
         ipc: images per class, grade or finding that will be asked for, if known.
-        thorough: also look for duplicates across splits, which compares all images.
+        thorough: also look for duplicates across splits, which compares all images, and for text in pixels.
     """
     issues = [*_labels(dataset), *_pixels(dataset), *_splits(dataset, ipc)]
     if thorough and not any(issue.level == "blocking" for issue in issues):
-        issues += _duplicates(dataset)
+        issues += [*_duplicates(dataset), *_text(dataset)]
     return sorted(issues, key=lambda issue: issue.level != "blocking")
 
 
@@ -259,6 +263,21 @@ def _duplicates(dataset: Dataset) -> Iterator[Issue]:
                     f"for instance {second}_images[{int(np.flatnonzero(rows)[0])}]",
                     f"remove them from {first}; results will flatter",
                 )
+
+
+def _text(dataset: Dataset) -> Iterator[Issue]:
+    """Images that show rows of letters, volumes in any slice; of large splits some are looked at."""
+    for name, split in dataset.splits.items():
+        rows = np.unique(np.linspace(0, len(split) - 1, min(READ, len(split))).astype(int)).tolist()
+        found = [row for row in rows if any(map(shows_text, slices(split.images[row])))]
+        if found:
+            listed = ", ".join(str(row) for row in found[:5]) + (" ..." if found[5:] else "")
+            yield Issue(
+                "warning",
+                "text in pixels",
+                f"{name}: {len(found)} of {len(rows):,} images looked at seem to show letters (rows {listed})",
+                "look at them, and remove what names a person: what all images show, a package shows too",
+            )
 
 
 def _row_digests(flat: npt.NDArray[np.generic]) -> list[bytes]:

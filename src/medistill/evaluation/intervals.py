@@ -137,3 +137,11 @@ def recovery(first: Bootstrap, full: Bootstrap, metric: str, baseline: float | N
         ratio = (first.means(metric) - baseline) / (full.means(metric) - baseline)
     mean = (first.mean(metric) - baseline) / (full.mean(metric) - baseline)
     return Estimate(mean=number(mean), ci95=interval(ratio))
+
+
+def share_interval(share: float, number: int) -> list[float]:
+    """95 % interval of a share of so many independent cases: Wilson, "Probable Inference", JASA 1927."""
+    from scipy.stats import binomtest
+
+    found = binomtest(round(share * number), number).proportion_ci(method="wilson")
+    return [round(float(found.low), 4), round(float(found.high), 4)]

@@ -34,13 +34,26 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pair:
-    """An image of the package and the real image most like it, both (c, *spatial) as stored, with their
-    correlation.
-    """
+    """An image of the package and the real image most like it, both (c, *spatial) as stored, and how like."""
 
-    correlation: float
+    similarity: float
     synthetic: Pixels
     real: Pixels
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """The pairs that are most alike.
+
+    Args:
+        title: of the real images.
+        measure: what likeness is measured by.
+        pairs: most alike first.
+    """
+
+    title: str
+    measure: str
+    pairs: list[Pair]
 
 
 @dataclass(frozen=True)
@@ -49,12 +62,11 @@ class ShownImages:
 
     Args:
         by_stratum: training images of each stratum, beside the distilled ones.
-        closest_training, closest_held_out: pairs that are most alike, most alike first.
+        closest: pairs of images that are most alike, by several measures.
     """
 
     by_stratum: list[Pixels] = field(default_factory=list)
-    closest_training: list[Pair] = field(default_factory=list)
-    closest_held_out: list[Pair] = field(default_factory=list)
+    closest: list[PairRow] = field(default_factory=list)
 
 
 def render(
@@ -132,14 +144,18 @@ def _strata(package: Package, shown: ShownImages) -> list[Json]:
 def _pairs(shown: ShownImages) -> list[Json]:
     """Rows of pictures: the package's images above the real ones most like them."""
     rows = []
-    for title, pairs in (("training images", shown.closest_training), ("held-out images", shown.closest_held_out)):
-        if pairs:
-            scale = max(1, round(80 / max(pairs[0].synthetic.shape[1:])))
-            stacks = [np.stack([p.synthetic for p in pairs]), np.stack([p.real for p in pairs])]
-            numbers = ", ".join(f"{p.correlation:.3f}" for p in pairs)
-            picture = figures.image_grid(stacks, scale, columns=len(pairs))
-            text = f"Images of the package above the {title} most like them; correlations {numbers}."
-            rows.append({"title": title, "numbers": numbers, "picture": Picture(picture_uri(picture, "png"), text)})
+    for row in shown.closest:
+        scale = max(1, round(80 / max(row.pairs[0].synthetic.shape[1:])))
+        stacks = [np.stack([p.synthetic for p in row.pairs]), np.stack([p.real for p in row.pairs])]
+        numbers = ", ".join(f"{p.similarity:.3f}" for p in row.pairs)
+        picture = figures.image_grid(stacks, scale, columns=len(row.pairs))
+        text = f"Images of the package above the {row.title} most like them; {row.measure} {numbers}."
+        rows.append(
+            {
+                "title": row.title, "measure": row.measure, "numbers": numbers,
+                "picture": Picture(picture_uri(picture, "png"), text),
+            }
+        )  # fmt: skip
     return rows
 
 
