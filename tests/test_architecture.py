@@ -12,7 +12,7 @@ from conftest import ROOT
 SOURCE = ROOT / "src" / "medistill"
 
 LAYERS = [
-    "aliases", "errors", "registry", "keys", "formatting", "progress", "files", "config", "runtime", "parallel", "privacy", "tasks",
+    "aliases", "errors", "registry", "keys", "formatting", "progress", "files", "settings", "config", "runtime", "parallel", "privacy", "tasks",
     "data", "augment", "nets", "package", "distil", "evaluation", "audits", "records", "prediction", "reporting", "commands",
     "study", "texts", "options", "cli_study", "cli", "testing",
 ]  # fmt: skip

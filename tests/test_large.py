@@ -12,12 +12,12 @@ from PIL import Image
 import medistill
 from medistill.commands.check import check
 from medistill.config import DataConfig
-from medistill.data import arrays
+from medistill.data import arrays, assemble
 from medistill.data.load import load
 from medistill.data.phantom import make_phantom
 from medistill.data.phantom_spec import parse_phantom
 from medistill.data.preprocess import prepare
-from medistill.data.readers import folder, npz
+from medistill.data.readers import npz
 from medistill.errors import DataError, OutputError
 from medistill.files import user_cache
 
@@ -138,7 +138,7 @@ def test_mixed_sizes_are_told_before_that_there_is_no_room(tmp_path, monkeypatch
     def full(*_):
         raise OutputError("no room")
 
-    monkeypatch.setattr(folder, "empty", full)
+    monkeypatch.setattr(assemble, "empty", full)
     with pytest.raises(DataError, match="mixed sizes"):
         load(tmp_path / "set")
     with pytest.raises(OutputError, match="no room"):

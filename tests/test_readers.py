@@ -11,6 +11,7 @@ from medistill.data.phantom_spec import Phantom
 from medistill.data.reader import Reader, readers, register_reader
 from medistill.errors import ConfigError, DataError
 from medistill.testing import ReaderConformance
+from test_table import rows_of, write
 
 
 def small():
@@ -74,6 +75,13 @@ class TestMedMNIST(ReaderConformance):
 
     def make_source(self, folder):
         return "breastmnist"
+
+
+class TestTable(ReaderConformance):
+    reader = "table"
+
+    def make_source(self, folder):
+        return str(write(folder / "list.csv", rows_of(folder)))
 
 
 def test_conformance_is_asked_of_every_reader():

@@ -219,10 +219,10 @@ def test_training_and_testing_are_splits(tmp_path):
 
 def test_files_that_are_left_out_are_told(tmp_path):
     _folder(tmp_path, splits=("",))
-    for name in ("scan.dcm", "second.dcm", "Thumbs.db", ".DS_Store", "notes"):
+    for name in ("scan.nii", "second.nii", "Thumbs.db", ".DS_Store", "notes"):
         (tmp_path / "cat" / name).write_bytes(b"x")
     (note, *_) = load(tmp_path).description.notes
-    assert note.startswith("3 files in class folders were left out (.dcm, without suffix)")
+    assert note.startswith("3 files in class folders were left out (.nii, without suffix)")
 
 
 def test_what_nobody_sees_in_a_folder_is_not_read(tmp_path):
@@ -246,7 +246,7 @@ def test_unprintable_class_names_are_blocking(tmp_path, tiny):
 
 
 def test_other_files_are_told_what_is_read(tmp_path):
-    for name in ("labels.csv", "scan.dcm"):
+    for name in ("labels.txt", "scan.dcm"):
         (tmp_path / name).write_text("x")
         with pytest.raises(
             DataError, match=r"is no kind of file that is read; allowed: .*an \.npz in MedMNIST layout"
@@ -319,3 +319,17 @@ def test_channels_first_are_told_from_volumes(tmp_path):
 def test_few_test_images_are_told(tiny):
     found = {p.kind: p.found for p in require_usable(tiny)}
     assert found["few test images"] == f"test: {len(tiny.splits['test'])} images"
+
+
+def test_a_table_of_patients_is_found_however_it_is_capitalised_and_others_are_told(tmp_path):
+    _folder(tmp_path, splits=("",))
+    files = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.png"))
+    lines = ["file,patient", *(f"{file},p{number // 2}" for number, file in enumerate(files))]
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    notes = " ".join(load(tmp_path).description.notes)
+    assert (
+        "1 tables beside the class folders were not read" in notes and "as not every image names its patient" in notes
+    )
+    (tmp_path / "metadata.csv").rename(tmp_path / "Patients.CSV")
+    dataset = load(tmp_path)
+    assert dataset.train.patients is not None and "not read" not in " ".join(dataset.description.notes)

@@ -7,83 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
-    model_serializer,
 )
 
 from medistill.errors import ConfigError, nearest
+from medistill.settings import DataConfig as DataConfig
+from medistill.settings import Settings as Settings
 
 Model = TypeVar("Model", bound=BaseModel)
 
-Side = Annotated[int, Field(ge=16, le=4096)]
-"""Pixels of an image's side."""
-
 Net = Literal["convnet", "convnet-bn", "mlp", "resnet18", "densenet121", "vit"]
 """Networks that can be trained, see ``medistill.nets.zoo``."""
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    LATER: ClassVar[Mapping[str, Any]] = {}
-    """Settings that came later, with their defaults: what was recorded before stays known by its values."""
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {k: v for k, v in dump(self).items() if k not in self.LATER or v != self.LATER[k]}
-
-
-class DataConfig(Settings):
-    """How a source is read and prepared. What is left out is taken from the source."""
-
-    size: Annotated[tuple[Side, ...], Field(min_length=2, max_length=3)] | None = Field(
-        None, description="pixels of a side, [height, width] or [depth, height, width]; None keeps the source's size"
-    )
-    channels: Literal[1, 3] | None = Field(None, description="1 gray, 3 RGB; None keeps the source's")
-    task: str | None = Field(
-        None, description="what labels mean: binary, multi-class, ordinal (grades) or multi-label (findings)"
-    )
-    class_names: tuple[str, ...] | None = Field(None, description="one name per class number, grade or finding")
-    flips: Literal["none", "horizontal", "both"] | None = Field(
-        None, description="which mirror images keep their class"
-    )
-    licence: str | None = Field(None, description="licence of the original images")
-    source: str | None = Field(None, description="who made the original images")
-    split_seed: int = Field(0, description="seed of a split made here")
-    split: Literal["stratified", "independent"] = Field(
-        "stratified",
-        description="how a missing split is made: stratified, or each patient (or image) independent of all others",
-    )
-    statistics: Literal["training", "public"] = Field(
-        "training", description="what pixels are normalised by: the training images, or numbers known to everybody"
-    )
-    window: tuple[float, float] | None = Field(
-        None, description="intensities that become black and white; None: the extremes of the training images"
-    )
-
-    LATER = {"split": "stratified", "statistics": "training", "window": None}
-
-    @field_validator("window")
-    @classmethod
-    def _rising(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
-        if value is not None and value[0] >= value[1]:
-            raise ValueError(f"{value[0]:g} to {value[1]:g} is no window, the first must be the lower")
-        return value
-
-    @field_validator("size", mode="before")
-    @classmethod
-    def _square(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int) else value
 
 
 class Recipe(Settings):
@@ -124,7 +64,7 @@ class Recipe(Settings):
         "processor has it, and is another recipe",
     )
 
-    LATER = {"precision": "float32", "stem": None}
+    LATER: ClassVar[Mapping[str, Any]] = {"precision": "float32", "stem": None}
 
 
 class EvaluateConfig(Settings):
@@ -240,7 +180,7 @@ class DistilConfig(Settings):
     data: DataConfig = Field(default_factory=DataConfig)
     privacy: PrivacyConfig | None = Field(None, description="a guarantee of differential privacy; None: none")
 
-    LATER = {"privacy": None}
+    LATER: ClassVar[Mapping[str, Any]] = {"privacy": None}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

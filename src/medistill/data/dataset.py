@@ -56,6 +56,7 @@ class Description:
         source: who made them, for citation.
         notes: what was decided while reading (a split made, names taken from a catalogue).
         spacing: millimetres between pixels along each axis, where known.
+        window: intensities that become black and white, where the source says so and nobody asks for others.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Description:
     source: str = "unknown"
     notes: tuple[str, ...] = ()
     spacing: tuple[float, ...] | None = None
+    window: tuple[float, float] | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -169,7 +169,7 @@ def prepare(dataset: Dataset, config: DataConfig | None = None) -> PreparedDatas
     shape = prepared_shape(given.shape, config.size)
     channels = config.channels or given.channels
     public = config.statistics == "public"
-    window = _window(dataset.train.images, config.window, public)
+    window = _window(dataset.train.images, config.window or dataset.description.window, public)
     pixels = _to_pixels(dataset.train.images, shape, channels, window)
     mean, std = ((n,) * channels for n in PUBLIC_STATISTICS) if public else channel_statistics(pixels)
     preprocessing = Preprocessing(

@@ -46,7 +46,10 @@ def _split_off(dataset: Dataset, name: str, key: Key, asked: How) -> Dataset:
     elif train.patients is not None:
         rows, how = _by_patient(train, task, key.child("split", name)), "by patient"
     else:
-        rows, how = _stratified(train, task, key.child("split", name)), f"stratified by {task.noun}"
+        rows, how = (
+            _stratified(train, task, key.child("split", name)),
+            f"stratified by {task.noun}, as not every image names its patient",
+        )
     if not rows.any():
         return dataset
     splits = dict(dataset.splits)

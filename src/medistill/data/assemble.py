@@ -1,0 +1,229 @@
+"""Many files become one array for each split; what cannot be read is counted, and refused where it is too much."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medistill.data.arrays import BLOCK, empty, release
+from medistill.data.dataset import Description
+from medistill.data.dicom import HOUNSFIELD, NoPicture
+from medistill.data.image import Shape
+from medistill.data.pictures import KINDS, SourceImage, read_picture
+from medistill.data.resize import resize
+from medistill.errors import DataError, OutputError
+from medistill.parallel import Workers
+from medistill.runtime import usable_cores
+from medistill.tasks.task import Task
+
+Array = npt.NDArray[Any]
+Kind = tuple[tuple[int, ...], np.dtype[Any]]
+
+DEFAULT_WINDOW = (-1000.0, 1000.0)
+"""Hounsfield units that become black and white where nobody asks for others: from air to dense bone."""
+
+NOTHING = np.zeros((0, 0, 0), dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """What became of the files.
+
+    Args:
+        images: of each split, (n, c, h, w).
+        rows: of each split, which of its files they are of, in order.
+        pictures: what each of these files says beside its pixels.
+        notes: what was left out and decided.
+    """
+
+    images: dict[str, Array] = field(default_factory=dict)
+    rows: dict[str, list[int]] = field(default_factory=dict)
+    pictures: dict[str, list[SourceImage]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """ "HU" where intensities are Hounsfield units."""
+        return next((picture.unit for pictures in self.pictures.values() for picture in pictures), "")
+
+    @property
+    def spacing(self) -> tuple[float, float] | None:
+        """Of all files, where they agree to a hundredth."""
+        found = [picture.spacing for pictures in self.pictures.values() for picture in pictures]
+        known = [spacing for spacing in found if spacing is not None]
+        if not known or len(known) < len(found) or np.ptp(np.array(known), axis=0).max() > 0.01 * known[0][0]:
+            return None
+        return known[0]
+
+    def numbered(self, what: str, split: str) -> npt.NDArray[np.str_] | None:
+        """Patients or scanners of a split as "patient 1", "patient 2", ..., None where a file does not say.
+
+        They are numbered in the order of the files, so that no header's words go further.
+        """
+        by_split = {name: [getattr(picture, what) for picture in own] for name, own in self.pictures.items()}
+        everyone = [name for names in by_split.values() for name in names]
+        return names_by_number(by_split[split], everyone, what) if all(everyone) else None
+
+
+def names_by_number(names: Sequence[str], everyone: Sequence[str], what: str) -> npt.NDArray[np.str_]:
+    """Names as "patient 1", "patient 2", ... in the order of their first appearance among everyone's."""
+    numbers: dict[str, int] = {}
+    for name in everyone:
+        numbers.setdefault(name, len(numbers) + 1)
+    return np.array([f"{what} {numbers[name]}" for name in names])
+
+
+def assemble(
+    root: Path, files: dict[str, list[Path]], size: Shape | None, channels: int | None, unreadable: float = 0.0
+) -> Assembled:
+    """Read all files; each goes to its place as it is read, so that none is held twice.
+
+    Args:
+        root: the source, for messages.
+        files: of each split.
+        size: bring every image to this (height, width); needed where sizes differ.
+        channels: 1 or 3, convert every image; needed where gray and RGB are mixed.
+        unreadable: share of the files that may be unreadable; they are left out and counted.
+
+    Raises:
+        DataError: more files that cannot be read, or images that differ where nothing is given to make them alike.
+        OutputError: there is no room for a large set in the user's cache.
+    """
+    images: dict[str, Array] = {}
+    rows: dict[str, list[int]] = {name: [] for name in files}
+    pictures: dict[str, list[SourceImage]] = {name: [] for name in files}
+    bad: list[tuple[Path, str]] = []
+    skipped: Counter[str] = Counter()
+    kinds: dict[Kind, list[Path]] = {}
+    refused: OutputError | None = None
+    for split, paths in files.items():
+        unreleased = 0
+        for row, (file, picture, reason) in enumerate(_read(paths, channels)):
+            if picture is None:
+                if isinstance(reason, NoPicture):
+                    skipped[str(reason)] += 1
+                else:
+                    bad.append((file, _in_words(file, reason)))
+                continue
+            kinds.setdefault((picture.pixels.shape, picture.pixels.dtype), []).append(file)
+            fitted = _fitted(picture.pixels.transpose(2, 0, 1), size)
+            if split not in images and refused is None:
+                try:
+                    images[split] = empty((len(paths), *fitted.shape), fitted.dtype)
+                except OutputError as problem:  # images of many sizes are told before that there is no room for them
+                    refused = problem
+            place = images.get(split)
+            if place is None or (fitted.shape, fitted.dtype) != (place.shape[1:], place.dtype):
+                continue
+            place[len(rows[split])] = fitted
+            rows[split].append(row)
+            pictures[split].append(replace(picture, pixels=NOTHING))
+            unreleased += fitted.nbytes
+            if unreleased > BLOCK:
+                release(place)
+                unreleased = 0
+        if split in images:
+            release(images[split])
+    total = sum(map(len, files.values()))
+    if len(bad) > unreadable * total:
+        raise _refusal(bad, total)
+    _require_alike(root, kinds, size, channels)
+    if refused is not None:
+        raise refused
+    whole = {split: array[: len(rows[split])] for split, array in images.items()}
+    return Assembled(whole, rows, pictures, tuple(_notes(bad, skipped, pictures)))
+
+
+def described(name: str, task: Task, found: Assembled, notes: tuple[str, ...]) -> Description:
+    """The description of a data set that was read from files."""
+    window = DEFAULT_WINDOW if found.unit == HOUNSFIELD else None
+    return Description(name, task, notes=notes, spacing=found.spacing, window=window)
+
+
+def _read(paths: Sequence[Path], channels: int | None) -> Iterator[tuple[Path, SourceImage | None, Exception | None]]:
+    def read(file: Path) -> tuple[Path, SourceImage | None, Exception | None]:
+        try:
+            return file, read_picture(file, channels), None
+        except MemoryError:
+            raise
+        except Exception as problem:  # decoders raise many kinds on damaged files
+            return file, None, problem
+
+    yield from Workers(usable_cores()).map(read, paths)
+
+
+def _in_words(file: Path, problem: Exception | None) -> str:
+    if isinstance(problem, DataError):
+        return str(problem)
+    return (
+        "is empty (0 bytes)"
+        if file.stat().st_size == 0
+        else f"cannot be read ({problem})".replace(f" {str(file)!r}", "")
+    )
+
+
+def _refusal(bad: list[tuple[Path, str]], total: int) -> DataError:
+    others = ", ".join(f"{f.parent.name}/{f.name}" for f, _ in bad[1:4])
+    more = f"; {len(bad) - 1} more files like it: {others}" if bad[1:] else ""
+    leave_out = f"--set data.unreadable={_share(len(bad), total)} leaves out what cannot be read"
+    return DataError(bad[0][1] + more, where=bad[0][0], allowed=KINDS, remedy=f"remove or replace it; {leave_out}")
+
+
+def _share(bad: int, total: int) -> float:
+    """A share of two digits that is enough."""
+    return min(1.0, -(-100 * bad // total) / 100)
+
+
+def _notes(
+    bad: list[tuple[Path, str]], skipped: Counter[str], pictures: dict[str, list[SourceImage]]
+) -> Iterator[str]:
+    if bad:
+        yield f"{len(bad)} files could not be read and were left out"
+    for kind, number in sorted(skipped.items()):
+        yield f"{number} DICOM files were left out: {kind}"
+    several = sum(picture.frames > 1 for own in pictures.values() for picture in own)
+    if several:
+        yield f"{several} DICOM files hold several frames, of which the middle one was taken"
+    if any(picture.unit == HOUNSFIELD for own in pictures.values() for picture in own):
+        yield "intensities are Hounsfield units, those below -1024 set to -1024"
+
+
+def _fitted(image: Array, size: Shape | None) -> Array:
+    """An image (c, h, w) at ``size``, in its own depth."""
+    if size is None or image.shape[1:] == size:
+        return image
+    depth = np.iinfo(image.dtype)
+    fitted: Array = np.rint(resize(image[None], size)[0]).clip(depth.min, depth.max).astype(image.dtype)
+    return fitted
+
+
+def _require_alike(
+    root: Path,
+    kinds: dict[Kind, list[Path]],
+    size: Shape | None,
+    channels: int | None,
+) -> None:
+    """One line that names everything that is mixed, an example of each, and what to do."""
+    differences = {
+        "sizes": (lambda shape, _: f"{shape[0]}x{shape[1]}", "give --size N to bring all to one size", size),
+        "modes": (lambda shape, _: "gray" if shape[2] == 1 else "RGB", "give --channels 1 or 3", channels),
+        "depths": (lambda _, dtype: f"{8 * dtype.itemsize}-bit", "convert the files to one depth", None),
+    }
+    mixed, remedies, example = [], [], None
+    for kind, (describe, remedy, given) in differences.items():
+        counts: Counter[str] = Counter()
+        for (shape, dtype), files in kinds.items():
+            counts[describe(shape, dtype)] += len(files)
+        if len(counts) > 1 and given is None:
+            top = counts.most_common()
+            mixed.append(f"mixed {kind} (" + ", ".join(f"{k}: {n} files" for k, n in top[:4]) + ")")
+            remedies.append(remedy)
+            example = next(f[0] for (shape, dtype), f in kinds.items() if describe(shape, dtype) == top[-1][0])
+    if mixed:
+        raise DataError(f"{' and '.join(mixed)}, for instance {example}", where=root, remedy=" and ".join(remedies))

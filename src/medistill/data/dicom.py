@@ -1,0 +1,385 @@
+"""DICOM files: what a file shows, as numbers that mean the same in every file of a set.
+
+Computed tomography is read in Hounsfield units, whatever the file stores; pictures of other kinds as their headers
+say that they are to be displayed (modality transform, padding, window or table of values of interest, then the
+inversion of MONOCHROME1: DICOM PS3.3 C.11, PS3.4 N.2). No value of a header leaves this module but modality, spacing,
+and what tells patients, studies and scanners apart, which the caller replaces by numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medistill.errors import DataError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset as Header
+
+Array = npt.NDArray[Any]
+
+DECODERS: dict[str, tuple[str, ...]] = {
+    "1.2.840.10008.1.2.4.50": ("pillow", "pylibjpeg"),  # JPEG baseline, 8 bits
+    "1.2.840.10008.1.2.4.51": ("pylibjpeg",),  # JPEG extended, 12 bits, which Pillow does not read
+    "1.2.840.10008.1.2.4.57": ("pylibjpeg",),  # JPEG lossless
+    "1.2.840.10008.1.2.4.70": ("pylibjpeg",),
+    "1.2.840.10008.1.2.4.80": ("pyjpegls",),  # JPEG-LS
+    "1.2.840.10008.1.2.4.81": ("pyjpegls",),
+    "1.2.840.10008.1.2.4.90": ("pylibjpeg",),  # JPEG 2000
+    "1.2.840.10008.1.2.4.91": ("pylibjpeg",),
+    "1.2.840.10008.1.2.4.201": ("pylibjpeg",),  # high-throughput JPEG 2000
+    "1.2.840.10008.1.2.4.202": ("pylibjpeg",),
+    "1.2.840.10008.1.2.4.203": ("pylibjpeg",),
+    "1.2.840.10008.1.2.5": ("pydicom",),  # RLE
+}
+"""Decoders by transfer syntax, in the order in which they are tried: always the same, so that pixels are."""
+
+NO_PICTURES = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "a label map",
+    "1.2.840.10008.5.1.4.1.1.481.2": "a radiotherapy dose",
+    "1.2.840.10008.5.1.4.1.1.30": "a parametric map",
+}
+"""Objects with pixels that are no pictures of a patient."""
+
+WITHOUT_PREAMBLE = tuple(
+    group + element
+    for group, elements in (
+        (b"\x08\x00", (b"\x00\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00")),
+        (b"\x00\x08", (b"\x00\x05",)),
+    )
+    for element in elements
+)
+"""First tags of files that begin at once."""
+
+MOST_PIXELS = 2**28
+"""Of one file; more is refused before anything is decoded."""
+
+SCANNER = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber")
+"""What tells scanners apart."""
+
+IDENTIFIERS = {
+    "SOP instance": "SOPInstanceUID", "series": "SeriesInstanceUID", "study": "StudyInstanceUID",
+    "accession number": "AccessionNumber", "patient": "PatientID",
+}  # fmt: skip
+"""What a table may call a file by."""
+
+HOUNSFIELD = "HU"
+LEAST_HOUNSFIELD = -1024
+
+
+@dataclass(frozen=True)
+class DicomPicture:
+    """What one file shows.
+
+    Args:
+        frames: (n, c, h, w); Hounsfield units in ``int16``, or ``uint8`` as displayed.
+        modality: "CT", "MR", "DX", ...
+        spacing: millimetres between rows and between columns, where the file says so.
+        patient, scanner: what tells one from another, empty where the file does not say; not to be stored.
+    """
+
+    frames: Array
+    modality: str
+    spacing: tuple[float, float] | None
+    patient: str
+    scanner: str
+
+    @property
+    def unit(self) -> str:
+        """ "HU", or "" for pictures as displayed."""
+        return HOUNSFIELD if self.modality == "CT" and self.frames.dtype != np.uint8 else ""
+
+
+class NoPicture(Exception):
+    """A file that is DICOM, and holds no picture to learn from; the message says what it is."""
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file says that it is DICOM, or begins like one without a preamble."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(132)
+    except OSError:
+        return False
+    return head[128:132] == b"DICM" or head[:4] in WITHOUT_PREAMBLE
+
+
+def read_dicom(path: Path) -> DicomPicture:
+    """Read a file.
+
+    Raises:
+        NoPicture: it is a report, a segmentation, a dose, ...
+        DataError: it cannot be read; the line says why, and not where: the caller knows the file.
+    """
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(path, force=True)
+        return _picture(header)
+    except (NoPicture, DataError):
+        raise
+    except MemoryError:
+        raise
+    except Exception as problem:  # a damaged file raises whatever the place of the damage leads to
+        raise DataError(f"cannot be read ({_one_line(problem)})") from problem
+
+
+def _one_line(problem: Exception) -> str:
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    return "".join(c for c in text if c.isprintable())[:160]
+
+
+def _picture(header: Header) -> DicomPicture:
+    kind = str(header.get("SOPClassUID", ""))
+    if kind in NO_PICTURES:
+        raise NoPicture(NO_PICTURES[kind])
+    if not any(name in header for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        if "SOPClassUID" not in header and "DirectoryRecordSequence" not in header:
+            cut = "TransferSyntaxUID" in (getattr(header, "file_meta", None) or ())
+            raise DataError(
+                "is cut short: it says how it is coded, and no more" if cut else "is no DICOM file, or damaged"
+            )
+        if header.get("Rows"):
+            raise DataError("is cut short: it has rows and columns, but no pixels")
+        raise NoPicture(f"no pixels ({_kind_in_words(header)})")
+    _require_size(header)
+    _complete_meta(header)
+    modality = str(header.get("Modality", "") or "").strip().upper()
+    stored, rgb = _decoded(header)
+    if rgb or ("RedPaletteColorLookupTableDescriptor" in header and _is_palette(header)):
+        frames = _colour(header, stored, rgb)
+    else:
+        frames = np.stack([_gray(header, frame, number, modality) for number, frame in enumerate(stored)])[:, None]
+    scanner = " ".join(filter(None, (_text(header, name) for name in SCANNER)))
+    return DicomPicture(frames, modality, _spacing(header), _text(header, "PatientID"), scanner)
+
+
+def identifiers(path: Path) -> dict[str, str]:
+    """What a table may call a file by: its SOP instance, series, study, accession number, patient; nothing where it
+    is no DICOM file.
+    """
+    import pydicom
+
+    if not is_dicom(path):
+        return {}
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(IDENTIFIERS.values()))
+        return {kind: _text(header, name) for kind, name in IDENTIFIERS.items()}
+    except Exception:  # told when the file is read
+        return {}
+
+
+def _text(header: Header, name: str) -> str:
+    return str(header.get(name, "") or "").strip()
+
+
+def _kind_in_words(header: Header) -> str:
+    from pydicom.uid import UID
+
+    kind = _text(header, "SOPClassUID")
+    return UID(kind).name if kind and UID(kind).name != kind else "of no known kind"
+
+
+def _require_size(header: Header) -> None:
+    rows, columns = (int(header.get(name, 0) or 0) for name in ("Rows", "Columns"))
+    frames = int(header.get("NumberOfFrames", 1) or 1)
+    samples = int(header.get("SamplesPerPixel", 1) or 1)
+    if min(rows, columns, frames) < 1 or samples not in (1, 3):
+        raise DataError(f"has {rows}x{columns} pixels, {frames} frames, {samples} samples a pixel")
+    if rows * columns * frames * samples > MOST_PIXELS:
+        raise DataError(f"says that it has {rows}x{columns}x{frames} pixels", allowed=f"up to {MOST_PIXELS:,}")
+
+
+def _complete_meta(header: Header) -> None:
+    """A file without its first group says nothing of how it is coded; it was read in one way, so that is how."""
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if not hasattr(header, "file_meta") or header.file_meta is None:
+        header.file_meta = FileMetaDataset()
+    if "TransferSyntaxUID" not in header.file_meta:
+        implicit, little = header.original_encoding
+        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        header.file_meta.TransferSyntaxUID = syntax
+
+
+def _decoded(header: Header) -> tuple[Array, bool]:
+    """Frames (n, h, w) as stored, or (n, h, w, 3) in RGB; whether they are."""
+    from pydicom.pixels.decoders.base import get_decoder
+
+    syntax = header.file_meta.TransferSyntaxUID
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        raise DataError(f"is coded in a way that is not read ({syntax.name})") from None
+    usable = [name for name in DECODERS.get(syntax, ("",)) if not name or name in decoder.available_plugins]
+    if not usable:
+        needed = DECODERS[syntax][0]
+        raise DataError(
+            f"is coded as {syntax.name}, for which no decoder is installed",
+            remedy="pip install 'medistill[jpeg]'" if needed == "pylibjpeg" else f"pip install {needed}",
+        )
+    problem: Exception | None = None
+    for name in usable:
+        try:
+            frames, meta = decoder.as_array(header, decoding_plugin=name)
+            break
+        except Exception as refused:  # the next one may read it
+            problem = refused
+    else:
+        assert problem is not None
+        raise problem
+    rgb = int(meta["samples_per_pixel"]) == 3
+    if frames.ndim == (3 if rgb else 2):
+        frames = frames[None]
+    if rgb and str(meta["photometric_interpretation"]) != "RGB":
+        raise DataError(f"has colours that are not read ({meta['photometric_interpretation']})")
+    return frames, rgb
+
+
+def _is_palette(header: Header) -> bool:
+    return _text(header, "PhotometricInterpretation") == "PALETTE COLOR"
+
+
+def _colour(header: Header, stored: Array, rgb: bool) -> Array:
+    """Colours as ``uint8`` (n, 3, h, w)."""
+    if not rgb:
+        from pydicom.pixels.processing import apply_color_lut
+
+        stored = np.stack([apply_color_lut(frame, header) for frame in stored])
+        bits = int(header.RedPaletteColorLookupTableDescriptor[2])
+    else:
+        bits = int(header.get("BitsStored", 8))
+    if stored.dtype != np.uint8:
+        # A table of 16 bits whose values need but 8 is one that somebody wrote so.
+        shift = max(0, bits - 8) if stored.max(initial=0) > 255 else 0
+        stored = (stored >> shift).astype(np.uint8)
+    return np.ascontiguousarray(np.moveaxis(stored, -1, 1))
+
+
+def _gray(header: Header, stored: Array, number: int, modality: str) -> Array:
+    """One frame (h, w): Hounsfield units, or ``uint8`` as displayed."""
+    values = _rescaled(header, stored, number)
+    padding = _padding(header, stored)
+    inverted = _text(header, "PhotometricInterpretation") == "MONOCHROME1"
+    if modality == "CT" and not inverted and _has_rescale(header, number):
+        if padding.any() and not padding.all():
+            values = np.where(padding, values[~padding].min(), values)
+        # What lies below air is no tissue: padding, which lossy compression blurs into the picture's surroundings.
+        return np.rint(values).clip(LEAST_HOUNSFIELD, 32767).astype(np.int16)
+    shown = _of_interest(header, values, padding, number)
+    shown = np.where(padding, 0.0, shown)
+    return np.rint(255 * (1 - shown if inverted else shown)).astype(np.uint8)
+
+
+def _group(header: Header, number: int, name: str) -> Header | None:
+    """A frame's functional group, or the one that all frames share (PS3.3 C.7.6.16)."""
+    for sequence, index in (("PerFrameFunctionalGroupsSequence", number), ("SharedFunctionalGroupsSequence", 0)):
+        items = header.get(sequence) or []
+        if index < len(items) and items[index].get(name):
+            found: Header = items[index].get(name)[0]
+            return found
+    return None
+
+
+def _transform(header: Header, number: int) -> Header:
+    """Where the rescale of a frame stands: in its functional group, or at the top."""
+    found = _group(header, number, "PixelValueTransformationSequence")
+    return header if found is None else found
+
+
+def _has_rescale(header: Header, number: int) -> bool:
+    return "RescaleSlope" in _transform(header, number)
+
+
+def _rescaled(header: Header, stored: Array, number: int) -> Array:
+    """Modality values (PS3.3 C.11.1), float64."""
+    if header.get("ModalityLUTSequence"):
+        from pydicom.pixels.processing import apply_modality_lut
+
+        return np.asarray(apply_modality_lut(stored, header), dtype=np.float64)
+    where = _transform(header, number)
+    slope, intercept = (
+        _number(where, name, default) for name, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+    )
+    return stored.astype(np.float64) * slope + intercept
+
+
+def _number(header: Header, name: str, default: float) -> float:
+    value = header.get(name)
+    if value is None or value == "":
+        return default
+    if isinstance(value, (list, tuple)) or hasattr(value, "append"):
+        value = value[0]
+    number = float(value)
+    if not math.isfinite(number):
+        raise DataError(f"has {name} {number}")
+    return number
+
+
+def _padding(header: Header, stored: Array) -> npt.NDArray[np.bool_]:
+    """Pixels that were filled in around the picture (PS3.3 C.7.5.1.1.2), by their stored value."""
+    value = header.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, dtype=bool)
+    first, last = int(value), int(header.get("PixelPaddingRangeLimit", value))
+    low, high = min(first, last), max(first, last)
+    return np.asarray((stored >= low) & (stored <= high))
+
+
+def _of_interest(header: Header, values: Array, padding: npt.NDArray[np.bool_], number: int) -> Array:
+    """Between 0 and 1, by the first table or window of the header, else from the 0.5th to the 99.5th percentile."""
+    if tables := header.get("VOILUTSequence"):
+        return _by_table(tables[0], values)
+    where = _group(header, number, "FrameVOILUTSequence") or header
+    if where.get("WindowWidth") not in (None, "") and where.get("WindowCenter") not in (None, ""):
+        centre, width = _number(where, "WindowCenter", 0), _number(where, "WindowWidth", 0)
+        function = _text(where, "VOILUTFunction") or "LINEAR"
+        if width >= 1 or (width > 0 and function != "LINEAR"):
+            return _by_window(values, centre, width, function)
+    there = values[~padding] if not padding.all() else values
+    low, high = np.percentile(there, [0.5, 99.5])
+    if high <= low:
+        low, high = there.min(), max(there.max(), there.min() + 1)
+    return ((values - low) / (high - low)).clip(0, 1)
+
+
+def _by_window(values: Array, centre: float, width: float, function: str) -> Array:
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3."""
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp((-4 * (values - centre) / width).clip(-700, 700))))
+    if function == "LINEAR_EXACT":
+        return np.asarray(((values - centre) / width + 0.5).clip(0, 1))
+    if width == 1:
+        return (values > centre - 0.5).astype(np.float64)
+    return np.asarray(((values - (centre - 0.5)) / (width - 1) + 0.5).clip(0, 1))
+
+
+def _by_table(table: Header, values: Array) -> Array:
+    """PS3.3 C.11.2.1.1; the table's greatest value is white, whatever number of bits the descriptor names."""
+    entries, first, _ = (int(v) for v in table.LUTDescriptor)
+    data = table.LUTData
+    numbers = np.frombuffer(data, dtype="<u2") if isinstance(data, bytes) else np.asarray(data)
+    numbers = numbers[: (entries or 65536)].astype(np.float64)
+    if not len(numbers):
+        raise DataError("has an empty table of values of interest")
+    place = (np.rint(values).astype(np.int64) - first).clip(0, len(numbers) - 1)
+    low, high = numbers.min(), numbers.max()
+    return np.asarray((numbers[place] - low) / max(high - low, 1))
+
+
+def _spacing(header: Header) -> tuple[float, float] | None:
+    measures = _group(header, 0, "PixelMeasuresSequence") or header
+    for name in ("PixelSpacing", "ImagerPixelSpacing"):
+        value = measures.get(name)
+        if value is not None and len(value) == 2:
+            rows, columns = float(value[0]), float(value[1])
+            if 0 < rows < 1000 and 0 < columns < 1000:
+                return rows, columns
+    return None

@@ -1,0 +1,129 @@
+"""One file, one picture: PNG, JPEG, TIFF, BMP or DICOM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medistill.data.dicom import is_dicom, read_dicom
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
+KINDS = "PNG, JPEG, TIFF, BMP, DICOM"
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """What a file shows, and what it says beside that.
+
+    Args:
+        pixels: (h, w, c), ``uint8`` or ``uint16``, or ``int16`` in Hounsfield units.
+        unit: "HU", or nothing.
+        spacing: millimetres between rows and between columns, where known.
+        patient, scanner: what tells one from another, where known; for numbering, not to be stored.
+        frames: how many the file has; the middle one is the picture.
+    """
+
+    pixels: Array
+    unit: str = ""
+    spacing: tuple[float, float] | None = None
+    patient: str = ""
+    scanner: str = ""
+    frames: int = 1
+
+
+def is_picture_file(path: Path) -> bool:
+    """Whether a file is of a kind that is read, by its name, or by its first bytes where it has none or a number."""
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES | DICOM_SUFFIXES:
+        return True
+    return (not suffix or suffix[1:].isdecimal()) and is_dicom(path)
+
+
+def read_picture(path: Path, channels: int | None = None) -> SourceImage:
+    """One picture.
+
+    Args:
+        path: the file.
+        channels: 1 or 3, convert to that many.
+
+    Raises:
+        NoPicture: a DICOM file that holds something else.
+        OSError, ValueError, SyntaxError, DataError: not a readable picture.
+    """
+    if path.suffix.lower() in SUFFIXES:
+        return SourceImage(read_image(path, channels))
+    if path.stat().st_size == 0:
+        raise ValueError("empty")
+    found = read_dicom(path)
+    pixels = np.moveaxis(found.frames[len(found.frames) // 2], 0, -1)
+    if channels == 3 and pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    elif channels == 1 and pixels.shape[2] == 3:
+        pixels = read_gray(pixels)
+    return SourceImage(pixels, found.unit, found.spacing, found.patient, found.scanner, len(found.frames))
+
+
+def read_gray(colours: Array) -> Array:
+    """Colours (h, w, 3) ``uint8`` as gray (h, w, 1), as Pillow does it."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(np.ascontiguousarray(colours)).convert("L"))[..., None]
+
+
+def read_image(path: Path, channels: int | None = None) -> Array:
+    """One image as (h, w, c), ``uint8`` or ``uint16``; transparency is dropped, palettes are resolved.
+
+    A photograph's orientation tag is obeyed. What cannot be read without loss is refused: several
+    pages, floating-point pixels, more than 8 bits per colour.
+
+    Raises:
+        OSError, ValueError, SyntaxError: not a readable image (what Pillow raises).
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as opened:
+        pages = getattr(opened, "n_frames", 1)
+        if pages > 1:
+            raise ValueError(f"{pages} pages; save one file for each")
+        if _deeper_than_read(path, opened):
+            raise ValueError(
+                "16 bits per sample in colour or with transparency; save it with 8 bits per sample, or as 16-bit gray"
+            )
+        image: Image.Image = ImageOps.exif_transpose(opened)
+        if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+            array = np.asarray(image)
+            if array.min() < 0 or array.max() > 65535:
+                raise ValueError("values outside 0 to 65535")
+            array = array.astype(np.uint16)[..., None]
+            return np.repeat(array, 3, axis=2) if channels == 3 else array
+        gray = image.mode in ("1", "L", "LA", "La") or (image.mode == "P" and _is_gray(image))
+        wanted = {1: "L", 3: "RGB", None: "L" if gray else "RGB"}[channels]
+        if image.mode == "F":
+            raise ValueError("floating-point pixels")
+        array = np.asarray(image.convert(wanted))
+        return array[..., None] if array.ndim == 2 else array
+
+
+def _deeper_than_read(path: Path, opened: Any) -> bool:
+    """Whether Pillow would cut more than 8 bits per sample to 8, as it does where there are several samples."""
+    if opened.format == "PNG":
+        with path.open("rb") as stream:
+            header = stream.read(26)
+        return header[24] == 16 and header[25] != 0  # 0: gray alone
+    if opened.format == "TIFF":
+        bits = opened.tag_v2.get(258, 1)
+        return isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8
+    return False
+
+
+def _is_gray(image: Any) -> bool:
+    """Whether every colour of a palette is a gray."""
+    palette = np.asarray(image.getpalette("RGB") or [0, 0, 0]).reshape(-1, 3)
+    return bool((palette == palette[:, :1]).all())

@@ -1,0 +1,181 @@
+"""A table of labels beside images: however it names them, the same data set, and every row accounted for."""
+
+import csv
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pydicom
+import pytest
+from openpyxl import Workbook
+from PIL import Image
+
+from medistill.config import DataConfig
+from medistill.data.load import load
+from medistill.errors import DataError
+from test_dicom import hospital
+
+
+def rows_of(folder, images=24, suffix=".png"):
+    """Images in folders that mean nothing, and what a table says of them."""
+    draw, rows = np.random.default_rng(0), []
+    for number in range(images):
+        place = folder / "scans" / f"batch{number % 3}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 255, (20, 20), dtype=np.uint8)).save(place / f"img{number}{suffix}")
+        rows.append(
+            {
+                "file": f"scans/batch{number % 3}/img{number}{suffix}", "diagnosis": ("cyst", "tumour", "normal")[number % 3],
+                "Patient ID": f"P{number // 2}", "scanner": "old" if number % 2 else "new",
+            }
+        )  # fmt: skip
+    return rows
+
+
+def write(path, rows, delimiter=",", encoding="utf-8"):
+    with path.open("w", newline="", encoding=encoding) as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def as_parquet(path, rows):
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def as_excel(path, rows):
+    book = Workbook()
+    book.active.append(list(rows[0]))
+    for row in rows:
+        book.active.append(list(row.values()))
+    book.save(path)
+
+
+def test_every_kind_of_table_gives_the_same_data(tmp_path):
+    rows = rows_of(tmp_path)
+    write(tmp_path / "a.csv", rows)
+    write(tmp_path / "b.csv", rows, ";", "utf-8-sig")
+    write(tmp_path / "c.tsv", rows, "\t")
+    as_parquet(tmp_path / "d.parquet", rows)
+    as_excel(tmp_path / "e.xlsx", rows)
+    found = [load(tmp_path / name) for name in ("a.csv", "b.csv", "c.tsv", "d.parquet", "e.xlsx")]
+    assert len({dataset.fingerprint["sha256"] for dataset in found}) == 1
+    assert found[0].description.class_names == ("cyst", "normal", "tumour")
+    assert "images were found by path" in found[0].description.notes
+    assert set(found[0].train.sites.tolist()) == {"site 1", "site 2"}
+    for first, second in itertools.combinations(found[0].splits.values(), 2):
+        assert not set(first.patients.tolist()) & set(second.patients.tolist())
+
+
+@pytest.mark.parametrize("named", ["name", "name without ending"])
+def test_images_are_found_by_name(tmp_path, named):
+    rows = rows_of(tmp_path)
+    expected = load(write(tmp_path / "whole.csv", rows)).fingerprint["sha256"]
+    for row in rows:
+        name = row["file"].rsplit("/", 1)[1]
+        row["file"] = name if named == "name" else name.removesuffix(".png")
+    dataset = load(write(tmp_path / "short.csv", rows))
+    assert f"images were found by {named}" in dataset.description.notes
+    assert dataset.fingerprint["sha256"] == expected
+
+
+@pytest.mark.parametrize("attribute", ["SOPInstanceUID", "PatientID"])
+def test_images_are_found_by_what_dicom_headers_say(tmp_path, attribute):
+    source = hospital(tmp_path / "set")
+    files = sorted(source.rglob("*.dcm"))
+    headers = {file: pydicom.dcmread(file, stop_before_pixels=True) for file in files}
+    rows = {
+        str(headers[f].get(attribute)): {attribute: str(headers[f].get(attribute)), "label": f.parent.name}
+        for f in files
+    }
+    dataset = load(write(source / "labels.csv", list(rows.values())))
+    assert dataset.description.class_names == ("healthy", "tumour")
+    assert sum(map(len, dataset.splits.values())) == len(files)
+    means = {name: split.images.mean(axis=(1, 2, 3)) for name, split in dataset.splits.items()}
+    for name, split in dataset.splits.items():
+        assert ((means[name] > 0) == (split.targets[:, 1] == 1)).all(), "each image has its own label"
+    assert load(source).fingerprint == dataset.fingerprint, "labels.csv in a folder is found"
+
+
+def test_findings_are_columns_of_zeros_and_ones_or_words_with_bars(tmp_path):
+    rows = rows_of(tmp_path)
+    names = ("edema", "effusion")
+    columns = [{"file": r["file"], "edema": i % 2, "effusion": int(i % 3 == 0)} for i, r in enumerate(rows)]
+    words = [
+        {"file": r["file"], "Finding Labels": "|".join(n for n in names if r[n]) or "No Finding"} for r in columns
+    ]
+    first, second = load(write(tmp_path / "a.csv", columns)), load(write(tmp_path / "b.csv", words))
+    assert first.task.kind == second.task.kind == "multi-label" and first.description.class_names == names
+    assert first.fingerprint["sha256"] == second.fingerprint["sha256"]
+
+
+def test_columns_are_named_by_the_user(tmp_path):
+    rows = [{"bild": r["file"], "befund": r["diagnosis"], "nr": r["Patient ID"]} for r in rows_of(tmp_path)]
+    path = write(tmp_path / "x.csv", rows)
+    with pytest.raises(DataError, match=r"no column of labels but bild, befund, nr.*data.columns.label=COLUMN"):
+        load(path)
+    dataset = load(path, DataConfig(columns={"label": "befund", "patient": "nr"}))
+    assert dataset.description.class_names == ("cyst", "normal", "tumour") and dataset.train.patients is not None
+    with pytest.raises(DataError, match=r"no column 'befunt'.*did you mean 'befund'"):
+        load(path, DataConfig(columns={"label": "befunt"}))
+
+
+def test_nothing_is_left_out_silently(tmp_path):
+    rows = rows_of(tmp_path)
+    rows[3]["diagnosis"] = ""
+    gone = [{**rows[0], "file": f"scans/batch0/absent{i}.png"} for i in range(2)]
+    notes = load(write(tmp_path / "x.csv", rows[:-4] + gone)).description.notes
+    assert "4 images are not in the table and were left out" in notes
+    assert "1 images have no label and were left out" in notes
+    assert "2 of 22 rows name no image that is there" in notes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: [*r, {**r[0], "diagnosis": "tumour"}], "rows 2 and 26 name the same image and differ"),
+        (lambda r: [{**row, "split": "development"} for row in r], "has the split 'development'; allowed: train"),
+        (
+            lambda r: [{**row, "file": f"x{i}"} for i, row in enumerate(r)],
+            "no column names any of 24 images, as scans",
+        ),
+        (lambda r: [{**row, "diagnosis": f"text {i}"} for i, row in enumerate(r)], "24 different labels in 24 rows"),
+        (lambda r: [{**row, "split": "test"} for row in r], "names no training image"),
+    ],
+    ids=["contradiction", "split", "names", "labels", "test alone"],
+)
+def test_what_is_wrong_with_a_table_is_one_line(tmp_path, change, message):
+    with pytest.raises(DataError, match=message):
+        load(write(tmp_path / "x.csv", change(rows_of(tmp_path))))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no row"), (b"file,label\n", "holds no row"), (b"a,a\n1,2\n", "two columns 'a'"),
+        (b"file,label\nx.png,a,b\n", "row 2 has 3 cells"),
+    ],
+)  # fmt: skip
+def test_damaged_tables_are_one_line(tmp_path, content, message):
+    rows_of(tmp_path)
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "x.csv")
+    for name in ("x.parquet", "x.xlsx"):
+        (tmp_path / name).write_bytes(content + b"no such file")
+        with pytest.raises(DataError, match="cannot be read"):
+            load(tmp_path / name)
+
+
+def test_splits_of_the_table_are_kept(tmp_path):
+    rows = [{**row, "split": ("train", "train", "valid", "test")[i // 6]} for i, row in enumerate(rows_of(tmp_path))]
+    dataset = load(write(tmp_path / "x.csv", rows))
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 12, "val": 6, "test": 6}
+
+
+def test_grades_come_in_order_of_their_numbers(tmp_path):
+    rows = [{**row, "diagnosis": str(i % 12)} for i, row in enumerate(rows_of(tmp_path, 48))]
+    dataset = load(write(tmp_path / "x.csv", rows), DataConfig(task="ordinal"))
+    assert dataset.description.class_names == tuple(map(str, range(12))) and dataset.task.kind == "ordinal"
