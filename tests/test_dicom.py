@@ -1,6 +1,5 @@
 """DICOM files: numbers that mean the same in every file, and nothing of a header beyond them."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,6 @@ from medistill.package.package import read_package
 
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 MORE = Path(pydicom.__file__).parent.parent / "data_store" / "data"
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's, of values that are not as the standard has them
-        yield
 
 
 def found(name):
@@ -275,3 +267,41 @@ def test_other_objects_are_counted_and_unreadable_files_named(tmp_path):
     kept = load(source, DataConfig(unreadable=0.03))
     assert "1 files could not be read and were left out" in kept.description.notes
     assert sum(map(len, kept.splits.values())) == 47
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm",
+     "ExplVR_BigEnd.dcm", "SC_rgb_small_odd_jpeg.dcm", "MR_small_implicit.dcm", "JPEG2000.dcm", "eCT_Supplemental.dcm"],
+)  # fmt: skip
+def test_changed_bytes_lead_to_pixels_or_to_one_line(name, tmp_path):
+    draw, content, path = np.random.default_rng(0), found(name).read_bytes(), tmp_path / "x.dcm"
+    for _ in range(25):
+        changed = bytearray(content)
+        for _ in range(int(draw.choice([1, 2, 4, 16]))):
+            at = int(draw.integers(min(len(changed), 1200) if draw.random() < 0.8 else len(changed)))
+            kind, some = draw.random(), draw.integers(0, 256, int(draw.integers(1, 9)), dtype=np.uint8).tobytes()
+            if kind < 0.5:
+                changed[at] = some[0]
+            elif kind < 0.7:
+                del changed[at : at + len(some)]
+            elif kind < 0.9:
+                changed[at:at] = some
+            else:
+                del changed[max(10, at) :]
+        path.write_bytes(changed)
+        try:
+            assert read_dicom(path).frames.dtype in (np.uint8, np.int16)
+        except (NoPicture, DataError) as problem:
+            assert "\n" not in str(problem)
+
+
+def test_what_a_header_says_is_not_quoted_when_it_is_wrong(tmp_path, cli, recwarn, caplog):
+    source = hospital(tmp_path / "set")
+    path = source / "tumour" / "IM001.dcm"
+    content = path.read_bytes()
+    at = content.index(b"DS", content.index(b"\x28\x00\x52\x10"))  # the rescale's intercept
+    path.write_bytes(content[: at + 4] + b"Jane " + content[at + 9 :])
+    _, out, err = cli("check", source)
+    assert "cannot be read" in err and "Jane" not in out + err
+    assert not any("Jane" in str(warning.message) for warning in recwarn) and "Jane" not in caplog.text

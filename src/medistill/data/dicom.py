@@ -8,7 +8,11 @@ and what tells patients, studies and scanners apart, which the caller replaces b
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
+import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +123,7 @@ def read_dicom(path: Path) -> DicomPicture:
     """
     import pydicom
 
+    _quiet()
     try:
         header = pydicom.dcmread(path, force=True)
         return _picture(header)
@@ -130,8 +135,16 @@ def read_dicom(path: Path) -> DicomPicture:
         raise DataError(f"cannot be read ({_one_line(problem)})") from problem
 
 
+@functools.cache
+def _quiet() -> None:
+    """pydicom's warnings and messages may quote a header; what matters is told by our own."""
+    warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
+    logging.getLogger("pydicom").addHandler(logging.NullHandler())
+
+
 def _one_line(problem: Exception) -> str:
-    text = " ".join(str(problem).split()) or type(problem).__name__
+    """What went wrong, without what is quoted: it may be out of the header."""
+    text = re.sub(r"'[^']*'|\"[^\"]*\"|b'.*", "...", " ".join(str(problem).split())) or type(problem).__name__
     return "".join(c for c in text if c.isprintable())[:160]
 
 
@@ -166,6 +179,7 @@ def identifiers(path: Path) -> dict[str, str]:
     """
     import pydicom
 
+    _quiet()
     if not is_dicom(path):
         return {}
     try:

@@ -63,9 +63,7 @@ def read_folder(
     task = inferred_task(np.empty(0), names)
     splits = {split: _split(root, split, pairs, found, patients, task) for split, pairs in rows.items() if pairs}
     tables = [f for f in root.iterdir() if f.suffix.lower() in TABLES and f != _patients_file(root)]
-    unread = [
-        f"{len(tables)} tables beside the class folders were not read; name one as the source, or call it patients.csv"
-    ]
+    unread = [f"{len(tables)} tables beside the class folders were not read; name one as the source, or patients.csv"]
     notes = (*_left_out(others), *(unread if tables else []), *found.notes)
     return Dataset(splits, described(root.resolve().name, task, found, notes))
 
