@@ -1,5 +1,6 @@
 """DICOM files: numbers that mean the same in every file, and nothing of a header beyond them."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -305,3 +306,37 @@ def test_what_a_header_says_is_not_quoted_when_it_is_wrong(tmp_path, cli, recwar
     _, out, err = cli("check", source)
     assert "cannot be read" in err and "Jane" not in out + err
     assert not any("Jane" in str(warning.message) for warning in recwarn) and "Jane" not in caplog.text
+
+
+def test_letters_are_sought_before_images_are_made_small(tmp_path):
+    source = hospital(tmp_path / "set", images=6)
+    for number, name in enumerate(("examples_rgb_color.dcm", "color3d_jpeg_baseline.dcm")):
+        (source / "tumour" / f"us{number}.dcm").write_bytes(found(name).read_bytes())
+    notes = load(source, DataConfig(size=(28, 28), channels=1)).description.notes
+    assert "1 of 14 images looked at seem to show letters" in " ".join(notes) or "2 of 14" in " ".join(notes)
+    assert "12 files of computed tomography are among others: -1000 to 1000 HU became black to white" in notes
+
+
+def test_the_shared_files_and_a_table(tmp_path, real):
+    folder = tmp_path / "dicom"
+    shutil.copytree(real("dicom"), folder)
+    lines = [
+        "file,label",
+        *(f"{f.name},{'colour' if 'color' in f.name else 'gray'}" for f in sorted(folder.glob("*.dcm"))),
+    ]
+    (folder / "labels.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"no_meta.dcm: is no DICOM file, or damaged; .*data.unreadable=0.08"):
+        load(folder)
+    dataset = load(folder, DataConfig(size=(28, 28), channels=1, unreadable=0.08))
+    notes = dataset.description.notes
+    for told in (
+        "1 files could not be read and were left out", "1 DICOM files were left out: a segmentation",
+        "2 DICOM files hold several frames, of which the middle one was taken",
+    ):  # fmt: skip
+        assert told in notes
+    assert sum(map(len, dataset.splits.values())) == 12
+    medistill.distill(
+        folder, out=tmp_path / "p", method="random", ipc=1,
+        settings={"data": {"size": 28, "channels": 1, "unreadable": 0.08}},
+    )  # fmt: skip
+    assert len(read_package(tmp_path / "p")) == 2

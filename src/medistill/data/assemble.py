@@ -17,6 +17,7 @@ from medistill.data.dicom import HOUNSFIELD, NoPicture
 from medistill.data.image import Shape
 from medistill.data.pictures import KINDS, SourceImage, read_picture
 from medistill.data.resize import resize
+from medistill.data.text import shows_text
 from medistill.errors import DataError, OutputError
 from medistill.parallel import Workers
 from medistill.runtime import usable_cores
@@ -27,6 +28,12 @@ Kind = tuple[tuple[int, ...], np.dtype[Any]]
 
 DEFAULT_WINDOW = (-1000.0, 1000.0)
 """Hounsfield units that become black and white where nobody asks for others: from air to dense bone."""
+
+SHOWN = "shown"
+"""The unit of what was in Hounsfield units."""
+
+LOOKED_AT = 200
+"""Files of a split that are looked at for letters, at the size that they have, at most."""
 
 NOTHING = np.zeros((0, 0, 0), dtype=np.uint8)
 
@@ -95,6 +102,29 @@ def assemble(
         DataError: more files that cannot be read, or images that differ where nothing is given to make them alike.
         OutputError: there is no room for a large set in the user's cache.
     """
+    try:
+        return _assembled(root, files, size, channels, unreadable, None)
+    except _MixedUnits:
+        return _assembled(root, files, size, channels, unreadable, DEFAULT_WINDOW)
+
+
+class _MixedUnits(Exception):
+    """Some files are in Hounsfield units, others as displayed."""
+
+
+def _assembled(
+    root: Path,
+    files: dict[str, list[Path]],
+    size: Shape | None,
+    channels: int | None,
+    unreadable: float,
+    window: tuple[float, float] | None,
+) -> Assembled:
+    """As :func:`assemble`, with Hounsfield units of a window made black to white where one is given.
+
+    Raises:
+        _MixedUnits: without a window only some files are in Hounsfield units.
+    """
     images: dict[str, Array] = {}
     rows: dict[str, list[int]] = {name: [] for name in files}
     pictures: dict[str, list[SourceImage]] = {name: [] for name in files}
@@ -102,15 +132,17 @@ def assemble(
     skipped: Counter[str] = Counter()
     kinds: dict[Kind, list[Path]] = {}
     refused: OutputError | None = None
+    units: set[str] = set()
     for split, paths in files.items():
         unreleased = 0
-        for row, (file, picture, reason) in enumerate(_read(paths, channels)):
+        for row, (file, picture, reason) in enumerate(_read(paths, channels, window)):
             if picture is None:
                 if isinstance(reason, NoPicture):
                     skipped[str(reason)] += 1
                 else:
                     bad.append((file, _in_words(file, reason)))
                 continue
+            units.add(picture.unit)
             kinds.setdefault((picture.pixels.shape, picture.pixels.dtype), []).append(file)
             fitted = _fitted(picture.pixels.transpose(2, 0, 1), size)
             if split not in images and refused is None:
@@ -130,6 +162,8 @@ def assemble(
                 unreleased = 0
         if split in images:
             release(images[split])
+    if window is None and len(units) > 1:
+        raise _MixedUnits
     total = sum(map(len, files.values()))
     if len(bad) > unreadable * total:
         raise _refusal(bad, total)
@@ -146,16 +180,33 @@ def described(name: str, task: Task, found: Assembled, notes: tuple[str, ...]) -
     return Description(name, task, notes=notes, spacing=found.spacing, window=window)
 
 
-def _read(paths: Sequence[Path], channels: int | None) -> Iterator[tuple[Path, SourceImage | None, Exception | None]]:
-    def read(file: Path) -> tuple[Path, SourceImage | None, Exception | None]:
+def _read(
+    paths: Sequence[Path], channels: int | None, window: tuple[float, float] | None
+) -> Iterator[tuple[Path, SourceImage | None, Exception | None]]:
+    every = -(-len(paths) // LOOKED_AT)
+
+    def read(numbered_file: tuple[int, Path]) -> tuple[Path, SourceImage | None, Exception | None]:
+        number, file = numbered_file
         try:
-            return file, read_picture(file, channels), None
+            picture = read_picture(file, channels)
+            if number % every == 0:
+                picture = replace(picture, text=shows_text(picture.pixels.transpose(2, 0, 1)))
+            return file, picture if window is None else _windowed(picture, window), None
         except MemoryError:
             raise
         except Exception as problem:  # decoders raise many kinds on damaged files
             return file, None, problem
 
-    yield from Workers(usable_cores()).map(read, paths)
+    yield from Workers(usable_cores()).map(read, enumerate(paths))
+
+
+def _windowed(picture: SourceImage, window: tuple[float, float]) -> SourceImage:
+    """Hounsfield units as 8 bits; what has none as it is."""
+    if picture.unit != HOUNSFIELD:
+        return picture
+    low, high = window
+    shown = np.rint((picture.pixels - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+    return replace(picture, pixels=shown, unit=SHOWN)
 
 
 def _in_words(file: Path, problem: Exception | None) -> str:
@@ -190,8 +241,18 @@ def _notes(
     several = sum(picture.frames > 1 for own in pictures.values() for picture in own)
     if several:
         yield f"{several} DICOM files hold several frames, of which the middle one was taken"
+    looked = [picture.text for own in pictures.values() for picture in own if picture.text is not None]
+    if any(looked):
+        yield (
+            f"{sum(looked)} of {len(looked)} images looked at seem to show letters; if they name a person, remove "
+            "them: a package may show what many images show"
+        )
     if any(picture.unit == HOUNSFIELD for own in pictures.values() for picture in own):
         yield "intensities are Hounsfield units, those below -1024 set to -1024"
+    shown = sum(picture.unit == SHOWN for own in pictures.values() for picture in own)
+    if shown:
+        low, high = DEFAULT_WINDOW
+        yield f"{shown} files of computed tomography are among others: {low:g} to {high:g} HU became black to white"
 
 
 def _fitted(image: Array, size: Shape | None) -> Array:

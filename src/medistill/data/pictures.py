@@ -28,6 +28,7 @@ class SourceImage:
         spacing: millimetres between rows and between columns, where known.
         patient, scanner: what tells one from another, where known; for numbering, not to be stored.
         frames: how many the file has; the middle one is the picture.
+        text: whether it seems to show letters; None where nobody looked.
     """
 
     pixels: Array
@@ -36,6 +37,7 @@ class SourceImage:
     patient: str = ""
     scanner: str = ""
     frames: int = 1
+    text: bool | None = None
 
 
 def is_picture_file(path: Path) -> bool:
