@@ -331,7 +331,7 @@ def test_the_shared_files_and_a_table(tmp_path, real):
     notes = dataset.description.notes
     for told in (
         "1 files could not be read and were left out", "1 DICOM files were left out: a segmentation",
-        "2 DICOM files hold several frames, of which the middle one was taken",
+        "2 files hold several frames, slices or volumes: the middle one, of volumes the first, was taken",
     ):  # fmt: skip
         assert told in notes
     assert sum(map(len, dataset.splits.values())) == 12

@@ -67,7 +67,14 @@ class DataConfig(Settings):
         None, description="of a table of labels: which column is the file, label, patient, site or split"
     )
 
-    LATER = {"split": "stratified", "statistics": "training", "window": None, "unreadable": 0.0, "columns": None}
+    slices: Literal["middle", "volume"] = Field(
+        "middle", description="of NIfTI files: the axial slice in the middle, or the whole volume"
+    )
+
+    LATER: ClassVar[Mapping[str, Any]] = {
+        "split": "stratified", "statistics": "training", "window": None, "unreadable": 0.0, "columns": None,
+        "slices": "middle",
+    }  # fmt: skip
 
     @field_validator("window", mode="before")
     @classmethod

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medistill.config import DataConfig
 from medistill.data.arrays import BLOCK, empty, release
 from medistill.data.dataset import Description
 from medistill.data.dicom import HOUNSFIELD, NoPicture
-from medistill.data.image import Shape
+from medistill.data.image import Shape, shape_in_words
 from medistill.data.pictures import KINDS, SourceImage, read_picture
 from medistill.data.resize import resize
 from medistill.data.text import shows_text
-from medistill.errors import DataError, OutputError
+from medistill.errors import ConfigError, DataError, OutputError
 from medistill.parallel import Workers
 from medistill.runtime import usable_cores
 from medistill.tasks.task import Task
@@ -43,7 +44,7 @@ class Assembled:
     """What became of the files.
 
     Args:
-        images: of each split, (n, c, h, w).
+        images: of each split, (n, c, *spatial).
         rows: of each split, which of its files they are of, in order.
         pictures: what each of these files says beside its pixels.
         notes: what was left out and decided.
@@ -60,7 +61,7 @@ class Assembled:
         return next((picture.unit for pictures in self.pictures.values() for picture in pictures), "")
 
     @property
-    def spacing(self) -> tuple[float, float] | None:
+    def spacing(self) -> tuple[float, ...] | None:
         """Of all files, where they agree to a hundredth."""
         found = [picture.spacing for pictures in self.pictures.values() for picture in pictures]
         known = [spacing for spacing in found if spacing is not None]
@@ -86,26 +87,23 @@ def names_by_number(names: Sequence[str], everyone: Sequence[str], what: str) ->
     return np.array([f"{what} {numbers[name]}" for name in names])
 
 
-def assemble(
-    root: Path, files: dict[str, list[Path]], size: Shape | None, channels: int | None, unreadable: float = 0.0
-) -> Assembled:
+def assemble(root: Path, files: dict[str, list[Path]], config: DataConfig) -> Assembled:
     """Read all files; each goes to its place as it is read, so that none is held twice.
 
     Args:
         root: the source, for messages.
         files: of each split.
-        size: bring every image to this (height, width); needed where sizes differ.
-        channels: 1 or 3, convert every image; needed where gray and RGB are mixed.
-        unreadable: share of the files that may be unreadable; they are left out and counted.
+        config: ``size`` and ``channels`` are needed where files differ; ``unreadable`` is the share of files that may
+            be left out.
 
     Raises:
         DataError: more files that cannot be read, or images that differ where nothing is given to make them alike.
         OutputError: there is no room for a large set in the user's cache.
     """
     try:
-        return _assembled(root, files, size, channels, unreadable, None)
+        return _assembled(root, files, config, None)
     except _MixedUnits:
-        return _assembled(root, files, size, channels, unreadable, DEFAULT_WINDOW)
+        return _assembled(root, files, config, DEFAULT_WINDOW)
 
 
 class _MixedUnits(Exception):
@@ -113,12 +111,7 @@ class _MixedUnits(Exception):
 
 
 def _assembled(
-    root: Path,
-    files: dict[str, list[Path]],
-    size: Shape | None,
-    channels: int | None,
-    unreadable: float,
-    window: tuple[float, float] | None,
+    root: Path, files: dict[str, list[Path]], config: DataConfig, window: tuple[float, float] | None
 ) -> Assembled:
     """As :func:`assemble`, with Hounsfield units of a window made black to white where one is given.
 
@@ -135,7 +128,7 @@ def _assembled(
     units: set[str] = set()
     for split, paths in files.items():
         unreleased = 0
-        for row, (file, picture, reason) in enumerate(_read(paths, channels, window)):
+        for row, (file, picture, reason) in enumerate(_read(paths, config, window)):
             if picture is None:
                 if isinstance(reason, NoPicture):
                     skipped[str(reason)] += 1
@@ -144,7 +137,7 @@ def _assembled(
                 continue
             units.add(picture.unit)
             kinds.setdefault((picture.pixels.shape, picture.pixels.dtype), []).append(file)
-            fitted = _fitted(picture.pixels.transpose(2, 0, 1), size)
+            fitted = _fitted(np.moveaxis(picture.pixels, -1, 0), config.size)
             if split not in images and refused is None:
                 try:
                     images[split] = empty((len(paths), *fitted.shape), fitted.dtype)
@@ -165,9 +158,9 @@ def _assembled(
     if window is None and len(units) > 1:
         raise _MixedUnits
     total = sum(map(len, files.values()))
-    if len(bad) > unreadable * total:
+    if len(bad) > config.unreadable * total:
         raise _refusal(bad, total)
-    _require_alike(root, kinds, size, channels)
+    _require_alike(root, kinds, config)
     if refused is not None:
         raise refused
     whole = {split: array[: len(rows[split])] for split, array in images.items()}
@@ -181,16 +174,16 @@ def described(name: str, task: Task, found: Assembled, notes: tuple[str, ...]) -
 
 
 def _read(
-    paths: Sequence[Path], channels: int | None, window: tuple[float, float] | None
+    paths: Sequence[Path], config: DataConfig, window: tuple[float, float] | None
 ) -> Iterator[tuple[Path, SourceImage | None, Exception | None]]:
     every = -(-len(paths) // LOOKED_AT)
 
     def read(numbered_file: tuple[int, Path]) -> tuple[Path, SourceImage | None, Exception | None]:
         number, file = numbered_file
         try:
-            picture = read_picture(file, channels)
-            if number % every == 0:
-                picture = replace(picture, text=shows_text(picture.pixels.transpose(2, 0, 1)))
+            picture = read_picture(file, config.channels, config.slices == "volume")
+            if number % every == 0 and picture.pixels.ndim == 3:
+                picture = replace(picture, text=shows_text(np.moveaxis(picture.pixels, -1, 0)))
             return file, picture if window is None else _windowed(picture, window), None
         except MemoryError:
             raise
@@ -240,7 +233,7 @@ def _notes(
         yield f"{number} DICOM files were left out: {kind}"
     several = sum(picture.frames > 1 for own in pictures.values() for picture in own)
     if several:
-        yield f"{several} DICOM files hold several frames, of which the middle one was taken"
+        yield f"{several} files hold several frames, slices or volumes: the middle one, of volumes the first, was taken"
     looked = [picture.text for own in pictures.values() for picture in own if picture.text is not None]
     if any(looked):
         yield (
@@ -256,24 +249,27 @@ def _notes(
 
 
 def _fitted(image: Array, size: Shape | None) -> Array:
-    """An image (c, h, w) at ``size``, in its own depth."""
+    """An image (c, *spatial) at ``size``, in its own depth."""
+    if size is not None and len(size) != image.ndim - 1 and len(set(size)) == 1:
+        size = (size[0],) * (image.ndim - 1)
     if size is None or image.shape[1:] == size:
         return image
+    if len(size) != image.ndim - 1:
+        raise ConfigError(
+            f"{shape_in_words(size)} for images of {shape_in_words(image.shape[1:])}",
+            where="data.size",
+            allowed=f"one number, or {image.ndim - 1}",
+        )
     depth = np.iinfo(image.dtype)
     fitted: Array = np.rint(resize(image[None], size)[0]).clip(depth.min, depth.max).astype(image.dtype)
     return fitted
 
 
-def _require_alike(
-    root: Path,
-    kinds: dict[Kind, list[Path]],
-    size: Shape | None,
-    channels: int | None,
-) -> None:
+def _require_alike(root: Path, kinds: dict[Kind, list[Path]], config: DataConfig) -> None:
     """One line that names everything that is mixed, an example of each, and what to do."""
     differences = {
-        "sizes": (lambda shape, _: f"{shape[0]}x{shape[1]}", "give --size N to bring all to one size", size),
-        "modes": (lambda shape, _: "gray" if shape[2] == 1 else "RGB", "give --channels 1 or 3", channels),
+        "sizes": (lambda shape, _: shape_in_words(shape[:-1]), "give --size N to bring all to one size", config.size),
+        "modes": (lambda shape, _: "gray" if shape[-1] == 1 else "RGB", "give --channels 1 or 3", config.channels),
         "depths": (lambda _, dtype: f"{8 * dtype.itemsize}-bit", "convert the files to one depth", None),
     }
     mixed, remedies, example = [], [], None

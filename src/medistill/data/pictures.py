@@ -1,4 +1,4 @@
-"""One file, one picture: PNG, JPEG, TIFF, BMP or DICOM."""
+"""One file, one picture or volume: PNG, JPEG, TIFF, BMP, DICOM or NIfTI."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.data.dicom import is_dicom, read_dicom
+from medistill.data.nifti import is_nifti, read_nifti
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
-KINDS = "PNG, JPEG, TIFF, BMP, DICOM"
+KINDS = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI"
 
 Array = npt.NDArray[Any]
 
@@ -23,9 +24,9 @@ class SourceImage:
     """What a file shows, and what it says beside that.
 
     Args:
-        pixels: (h, w, c), ``uint8`` or ``uint16``, or ``int16`` in Hounsfield units.
+        pixels: (h, w, c), or (d, h, w, c) of a volume, ``uint8`` or ``uint16``, or ``int16`` in Hounsfield units.
         unit: "HU", or nothing.
-        spacing: millimetres between rows and between columns, where known.
+        spacing: millimetres between neighbouring pixels along each axis, where known.
         patient, scanner: what tells one from another, where known; for numbering, not to be stored.
         frames: how many the file has; the middle one is the picture.
         text: whether it seems to show letters; None where nobody looked.
@@ -33,7 +34,7 @@ class SourceImage:
 
     pixels: Array
     unit: str = ""
-    spacing: tuple[float, float] | None = None
+    spacing: tuple[float, ...] | None = None
     patient: str = ""
     scanner: str = ""
     frames: int = 1
@@ -43,17 +44,18 @@ class SourceImage:
 def is_picture_file(path: Path) -> bool:
     """Whether a file is of a kind that is read, by its name, or by its first bytes where it has none or a number."""
     suffix = path.suffix.lower()
-    if suffix in SUFFIXES | DICOM_SUFFIXES:
+    if suffix in SUFFIXES | DICOM_SUFFIXES or is_nifti(path):
         return True
     return (not suffix or suffix[1:].isdecimal()) and is_dicom(path)
 
 
-def read_picture(path: Path, channels: int | None = None) -> SourceImage:
+def read_picture(path: Path, channels: int | None = None, volume: bool = False) -> SourceImage:
     """One picture.
 
     Args:
         path: the file.
         channels: 1 or 3, convert to that many.
+        volume: of NIfTI files the whole volume.
 
     Raises:
         NoPicture: a DICOM file that holds something else.
@@ -63,13 +65,22 @@ def read_picture(path: Path, channels: int | None = None) -> SourceImage:
         return SourceImage(read_image(path, channels))
     if path.stat().st_size == 0:
         raise ValueError("empty")
+    if is_nifti(path):
+        return _of_nifti(path, channels, volume)
     found = read_dicom(path)
     pixels = np.moveaxis(found.frames[len(found.frames) // 2], 0, -1)
     if channels == 3 and pixels.shape[2] == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
+        pixels = np.repeat(pixels, 3, axis=-1)
     elif channels == 1 and pixels.shape[2] == 3:
         pixels = read_gray(pixels)
     return SourceImage(pixels, found.unit, found.spacing, found.patient, found.scanner, len(found.frames))
+
+
+def _of_nifti(path: Path, channels: int | None, volume: bool) -> SourceImage:
+    pixels, spacing, volumes = read_nifti(path)
+    whole = pixels if volume and len(pixels) > 1 else pixels[len(pixels) // 2]
+    colours = np.repeat(whole[..., None], channels or 1, axis=-1)
+    return SourceImage(colours, spacing=spacing[-whole.ndim :], frames=volumes if volume else volumes * len(pixels))
 
 
 def read_gray(colours: Array) -> Array:

@@ -15,11 +15,10 @@ import numpy as np
 from medistill.config import DataConfig
 from medistill.data.assemble import Assembled, assemble, described
 from medistill.data.dataset import Dataset, Split
-from medistill.data.image import Shape
 from medistill.data.pictures import KINDS, is_picture_file
 from medistill.data.reader import Reader, register_reader
 from medistill.data.table import SUFFIXES as TABLES
-from medistill.errors import ConfigError, DataError
+from medistill.errors import DataError
 from medistill.tasks.task import Task, inferred_task
 
 SPLIT_NAMES = {
@@ -31,16 +30,12 @@ SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 LAYOUT = f"train/<class>/*.png, or <class>/*.png without split folders ({KINDS})"
 
 
-def read_folder(
-    root: Path, size: Shape | None = None, channels: int | None = None, unreadable: float = 0.0
-) -> Dataset:
+def read_folder(root: Path, config: DataConfig) -> Dataset:
     """Read a folder of class folders.
 
     Args:
         root: the folder.
-        size: bring every image to this (height, width); needed where sizes differ.
-        channels: 1 or 3, convert every image; needed where gray and RGB are mixed.
-        unreadable: share of the files that may be unreadable.
+        config: ``size`` and ``channels`` bring every image to these, which is needed where they differ.
 
     Raises:
         DataError: no images, unreadable images, mixed sizes, modes or depths, unequal classes.
@@ -56,9 +51,7 @@ def read_folder(
         split: [(file, label) for label, group in enumerate(groups) for file in group]
         for split, groups in files.items()
     }
-    found = assemble(
-        root, {split: [file for file, _ in pairs] for split, pairs in rows.items()}, size, channels, unreadable
-    )
+    found = assemble(root, {split: [file for file, _ in pairs] for split, pairs in rows.items()}, config)
     patients = _patients(root)
     task = inferred_task(np.empty(0), names)
     splits = {split: _split(root, split, pairs, found, patients, task) for split, pairs in rows.items() if pairs}
@@ -200,6 +193,4 @@ class FolderReader(Reader):
         return path.is_dir()
 
     def read(self, source: str, path: Path, config: DataConfig) -> Dataset:
-        if config.size is not None and len(config.size) != 2:
-            raise ConfigError(f"{config.size} for pictures", where="data.size", allowed="one number, or two")
-        return read_folder(path, config.size, config.channels, config.unreadable)
+        return read_folder(path, config)

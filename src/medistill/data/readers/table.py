@@ -21,7 +21,7 @@ from medistill.data.pictures import KINDS, is_picture_file
 from medistill.data.reader import Reader, register_reader
 from medistill.data.readers.folder import SPLIT_NAMES, is_hidden
 from medistill.data.table import NO_FINDING, SEPARATOR, SUFFIXES, LabelTable, findings_of, read_table
-from medistill.errors import ConfigError, DataError
+from medistill.errors import DataError
 from medistill.tasks.task import Task, inferred_task, make_task
 
 Rows = dict[Path, int]
@@ -56,7 +56,7 @@ def read_labelled(path: Path, config: DataConfig) -> Dataset:
             "names no training image", where=path, allowed=f"a column 'split' of {', '.join(SPLIT_NAMES)}"
         )
     ordered = {name: by_split[name] for name in ("train", "val", "test") if by_split[name]}
-    found = assemble(root, ordered, config.size, config.channels, config.unreadable)
+    found = assemble(root, ordered, config)
     made = {
         name: _split(table, [rows[paths[row]] for row in found.rows[name]], found, name, labels, task)
         for name, paths in ordered.items()
@@ -218,8 +218,6 @@ class TableReader(Reader):
         return self._table(path) is not None
 
     def read(self, source: str, path: Path, config: DataConfig) -> Dataset:
-        if config.size is not None and len(config.size) != 2:
-            raise ConfigError(f"{config.size} for pictures", where="data.size", allowed="one number, or two")
         table = self._table(path)
         assert table is not None
         return read_labelled(table, config)

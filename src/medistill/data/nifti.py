@@ -1,0 +1,67 @@
+"""NIfTI files: a volume in one orientation, or the slice in its middle.
+
+Axes are brought to the order in which DICOM shows axial slices: from feet to head, from front to back, from the
+patient's right to the left. Intensities have no unit that a header could be trusted for, so each volume is shown from
+its 0.5th to its 99.5th percentile, in 8 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medistill.errors import DataError
+
+SUFFIXES = (".nii", ".nii.gz")
+
+MOST_VOXELS = 2**28
+"""Of one file; more is refused before it is read."""
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file is called like one."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def read_nifti(path: Path) -> tuple[npt.NDArray[np.uint8], tuple[float, float, float], int]:
+    """The first volume of a file.
+
+    Returns:
+        (depth, height, width) ``uint8``, millimetres between voxels along each of these axes, and how many volumes
+        the file has.
+
+    Raises:
+        DataError: it cannot be read; the line does not say where.
+    """
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+
+    try:
+        image: Any = nibabel.load(path)
+        shape = tuple(int(side) for side in image.shape)
+        if not len([side for side in shape if side > 1]) >= 2 or len(shape) < 2 or math.prod(shape) > MOST_VOXELS:
+            raise DataError(f"has the shape {shape}", allowed=f"pictures and volumes of up to {MOST_VOXELS:,} voxels")
+        volumes = math.prod(shape[3:])
+        first = image.slicer[(slice(None),) * 3 + (slice(0, 1),) * (len(shape) - 3)] if len(shape) > 3 else image
+        turned = nibabel.as_closest_canonical(first)
+        values = np.asarray(turned.dataobj, dtype=np.float32).reshape(turned.shape[:3] + (1,) * (3 - len(shape)))
+        zooms = tuple(float(z) for z in (*turned.header.get_zooms()[:3], 1.0, 1.0)[:3])
+    except (DataError, MemoryError):
+        raise
+    except (ImageFileError, Exception) as problem:  # a damaged file raises whatever the damage leads to
+        reason = " ".join(str(problem).split())[:160].replace(str(path), "it")
+        raise DataError(f"cannot be read ({reason or type(problem).__name__})") from problem
+    if not np.isfinite(values).any():
+        raise DataError("holds no finite number")
+    values = np.nan_to_num(values, nan=float(np.nanmin(values[np.isfinite(values)])), posinf=0, neginf=0)
+    # (right, anterior, superior) to (superior, posterior, left).
+    shown = values.transpose(2, 1, 0)[:, ::-1, ::-1]
+    low, high = np.percentile(shown, [0.5, 99.5])
+    if high <= low:
+        low, high = float(shown.min()), max(float(shown.max()), float(shown.min()) + 1)
+    pixels = np.rint(255 * ((shown - low) / (high - low)).clip(0, 1)).astype(np.uint8)
+    return np.ascontiguousarray(pixels), (zooms[2], zooms[1], zooms[0]), volumes
