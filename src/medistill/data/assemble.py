@@ -233,7 +233,8 @@ def _notes(
         yield f"{number} DICOM files were left out: {kind}"
     several = sum(picture.frames > 1 for own in pictures.values() for picture in own)
     if several:
-        yield f"{several} files hold several frames, slices or volumes: the middle one, of volumes the first, was taken"
+        taken = "the middle one, of volumes the first, was taken"
+        yield f"{several} files hold several frames, slices or volumes: {taken}"
     looked = [picture.text for own in pictures.values() for picture in own if picture.text is not None]
     if any(looked):
         yield (
