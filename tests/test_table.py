@@ -11,6 +11,8 @@ import pytest
 from openpyxl import Workbook
 from PIL import Image
 
+import medistill
+from conftest import TINY
 from medistill.config import DataConfig
 from medistill.data.load import load
 from medistill.errors import DataError
@@ -179,3 +181,19 @@ def test_grades_come_in_order_of_their_numbers(tmp_path):
     rows = [{**row, "diagnosis": str(i % 12)} for i, row in enumerate(rows_of(tmp_path, 48))]
     dataset = load(write(tmp_path / "x.csv", rows), DataConfig(task="ordinal"))
     assert dataset.description.class_names == tuple(map(str, range(12))) and dataset.task.kind == "ordinal"
+
+
+def test_every_command_reads_the_table_as_it_was_read_for_distilling(tmp_path, cli):
+    """Also where a file is unreadable, and where columns are named by the user; another table calls them otherwise."""
+    rows = [{"bild": r["file"], "befund": r["diagnosis"], "nr": r["Patient ID"]} for r in rows_of(tmp_path, 48)]
+    (tmp_path / rows[5]["bild"]).write_bytes(b"no image")
+    path = write(tmp_path / "x.csv", rows)
+    settings = {
+        "method": {"name": "dm", "iterations": 4, "networks": 2, "filters": 8, "real_batch": 8},
+        "data": {"columns": {"label": "befund", "patient": "nr"}, "unreadable": 0.03},
+    }
+    medistill.distill(path, out=tmp_path / "p", ipc=2, settings=settings)
+    result = medistill.evaluate(tmp_path / "p", on=path, config=TINY)
+    assert result["data"]["same_as_distilled"]
+    other = [{"file": r["bild"], "label": r["befund"]} for r in rows if r != rows[5]]
+    assert medistill.train(tmp_path / "p", on=write(tmp_path / "y.csv", other), config=TINY)["test_images"] > 0

@@ -24,7 +24,7 @@ from medistill.config import DataConfig, LabelConfig
 from medistill.data.image import Flips, ImageSpec, Normalisation
 from medistill.data.preprocess import Preprocessing
 from medistill.errors import ConfigError
-from medistill.package.finding import Finding
+from medistill.package.finding import Finding, Word
 from medistill.package.results import EvaluationResult
 from medistill.privacy.accounting import delta_of
 from medistill.tasks.task import Task, make_task, tasks
@@ -228,6 +228,9 @@ class _Split(Section):
     split: Literal["stratified", "independent"] = "stratified"
     statistics: Literal["training", "public"] = "training"
     window: Annotated[list[Intensity], Field(min_length=2, max_length=2)] | None = None
+    unreadable: Annotated[float, Field(ge=0, le=1)] = 0.0
+    columns: Annotated[dict[Word, Word], Field(max_length=20)] | None = None
+    slices: Literal["middle", "volume"] = "middle"
     task: str | None = None
 
     @model_serializer(mode="wrap")

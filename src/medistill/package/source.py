@@ -33,7 +33,14 @@ def load_for(package: Package, on: str | Path, complete_splits: bool = True) -> 
         DataError: it cannot be read, or its classes are not the package's.
     """
     config = data_config(package)
-    raw = load(on, config, complete_splits=False)
+    try:
+        raw = load(on, config, complete_splits=False)
+    except DataError:
+        if config.columns is None:
+            raise
+        # Another table may call its columns otherwise.
+        config = config.model_copy(update={"columns": None})
+        raw = load(on, config, complete_splits=False)
     completed = complete(raw, Key(config.split_seed), config.split)
     if not is_source(package, completed) and MINIMUM_SIDE in package.preprocessing.image.shape:
         completed = _not_enlarged(on, config, completed)
@@ -69,5 +76,8 @@ def data_config(package: Package) -> DataConfig:
         split=configuration.data.split,
         window=None if window is None else (window[0], window[1]),
         statistics=configuration.data.statistics,
+        unreadable=configuration.data.unreadable,
+        columns=configuration.data.columns,
+        slices=configuration.data.slices,
         task=package.task.kind if configuration.data.task is not None else None,
     )
