@@ -1,9 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from medistill.config import DataConfig
 from medistill.data.checks import check, require_usable
 from medistill.data.dataset import Dataset, Description, Split
 from medistill.data.load import load
+from medistill.data.phantom import make_phantom
+from medistill.data.phantom_spec import Phantom
+from medistill.data.preprocess import prepare
 from medistill.errors import DataError
 from medistill.tasks.task import make_task
 
@@ -155,3 +161,51 @@ def test_known_troubles_of_the_real_sets(real):
     assert any(f.startswith("1 of 156 test images are in train") for f in exact)
     assert any(f.startswith("24 of 156 test images are in train") for f in near)
     assert "prior shift" in _kinds(load(real("pneumoniamnist.npz")), thorough=False)
+
+
+def _deep(values, **changed):
+    """A phantom whose images are of those numbers, in [0, 1], and what is done to splits."""
+    phantom = make_phantom(Phantom(classes=2, images=60, size=24))
+    splits = {
+        name: replace(split, images=changed.get(name, values)(split.images / 255))
+        for name, split in phantom.splits.items()
+    }
+    return Dataset(splits, phantom.description)
+
+
+def test_one_bright_spot_does_not_take_all_shades():
+    def with_spot(images):
+        deep = (1020 * images).astype(np.uint16)
+        deep[3, 0, :2, :2] = 65535
+        return deep
+
+    dataset = _deep(lambda images: (1020 * images).astype(np.uint16), train=with_spot)
+    (issue,) = [issue for issue in check(dataset) if issue.kind == "outlying intensities"]
+    assert issue.level == "warning" and "the others reach 0 to 65535" in issue.found
+    prepared = prepare(dataset)
+    low, high = prepared.preprocessing.image.window
+    assert low < 50 and 600 < high <= 1020
+    assert len(np.unique(prepared.train.pixels)) > 150, "shades that are left"
+    asked = prepare(dataset, DataConfig(window=(0, 65535)))
+    assert asked.preprocessing.image.window == (0, 65535)
+
+
+@pytest.mark.parametrize("factor", [255, 0.01])
+def test_splits_on_different_scales_are_blocked(factor):
+    dataset = _deep(
+        lambda images: images.astype(np.float32), test=lambda images: (factor * images).astype(np.float32)
+    )
+    (issue,) = [issue for issue in check(dataset) if issue.kind == "scales"]
+    assert (
+        issue.level == "blocking"
+        and "most pixels of train lie from 0" in issue.found
+        and "of test from 0" in issue.found
+    )
+    with pytest.raises(DataError, match="most pixels of train"):
+        require_usable(dataset)
+
+
+def test_usual_scales_are_no_matter():
+    for dtype, top in ((np.uint8, 255), (np.uint16, 4095), (np.int16, 2000), (np.float32, 1.0)):
+        dataset = _deep(lambda images, dtype=dtype, top=top: (top * images).astype(dtype))
+        assert not {"scales", "outlying intensities"} & {issue.kind for issue in check(dataset)}

@@ -14,6 +14,7 @@ from medistill.aliases import Json
 from medistill.data.arrays import blocks
 from medistill.data.dataset import SPLITS, Dataset
 from medistill.data.image import shape_in_words
+from medistill.data.intensity import RARE, extremes, has_outliers, usual
 from medistill.data.text import shows_text, slices
 from medistill.errors import DataError
 
@@ -24,6 +25,9 @@ GREATEST_INTENSITY = 1e12
 
 NEAR_DUPLICATE = 0.995
 """Pixel correlation above which two images count as near-duplicates."""
+
+SCALES_APART = 8
+"""Times as wide as another split's a split's usual intensities may not be."""
 
 FEW_TESTED = 30
 """Test images below which a verdict would be chance."""
@@ -63,7 +67,7 @@ def check(dataset: Dataset, ipc: int | None = None, thorough: bool = True) -> li
         ipc: images per class, grade or finding that will be asked for, if known.
         thorough: also look for duplicates across splits, which compares all images, and for text in pixels.
     """
-    issues = [*_labels(dataset), *_pixels(dataset), *_splits(dataset, ipc)]
+    issues = [*_labels(dataset), *_pixels(dataset), *_intensities(dataset), *_splits(dataset, ipc)]
     if thorough and not any(issue.level == "blocking" for issue in issues):
         issues += [*_duplicates(dataset), *_text(dataset)]
     return sorted(issues, key=lambda issue: issue.level != "blocking")
@@ -82,7 +86,7 @@ def require_usable(dataset: Dataset, absent_classes: bool = False, private: bool
     """
     issues = check(dataset, thorough=False)
     accepted = {"empty class"} if absent_classes or private else set()
-    accepted |= {"full class"} if private else set()
+    accepted |= {"full class", "scales"} if private else set()
     issues = [issue for issue in issues if issue.kind not in accepted]
     blocking = [issue for issue in issues if issue.level == "blocking"]
     if blocking:
@@ -177,6 +181,33 @@ def _pixels(dataset: Dataset) -> Iterator[Issue]:
             if rows.any():
                 message = f"{split}_images[{int(rows.argmax())}] {what} ({int(rows.sum())} images)"
                 yield Issue(level, kind, message, remedy)
+
+
+def _intensities(dataset: Dataset) -> Iterator[Issue]:
+    """Splits on different scales, and pixels that are far from all others."""
+    splits = {name: split.images for name, split in dataset.splits.items() if len(split) and split.images.size}
+    if any(not np.isfinite(usual(images)).all() for images in splits.values()):
+        return  # told already
+    most = {name: usual(images) for name, images in splits.items()}
+    for name, other in most.items():
+        widths = sorted((other.width, most["train"].width))
+        if 0 < SCALES_APART * widths[0] < widths[1]:
+            yield Issue(
+                "blocking",
+                "scales",
+                f"most pixels of train lie from {most['train']}, of {name} from {other}",
+                "bring all splits to one scale, by multiplying one of them",
+            )
+    images = splits["train"]
+    if images.dtype != np.uint8 and dataset.description.window is None:
+        whole = extremes(images)
+        if has_outliers(whole, most["train"]):
+            yield Issue(
+                "warning",
+                "outlying intensities",
+                f"train: all but {2 * RARE:g} % of the pixels lie from {most['train']}, the others reach {whole}",
+                "the former become black to white; --set data.window=[LOW,HIGH] sets other bounds",
+            )
 
 
 def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Issue]:

@@ -20,6 +20,7 @@ from medistill.config import DataConfig
 from medistill.data.arrays import blocks, empty, feed, held, release
 from medistill.data.dataset import Dataset, Split
 from medistill.data.image import ImageSpec, Normalisation, Shape, shape_in_words
+from medistill.data.intensity import intensity_window
 from medistill.data.resize import resize
 from medistill.errors import ConfigError
 from medistill.tasks.task import Task
@@ -229,17 +230,6 @@ def _window(images: RawImages, asked: tuple[float, float] | None, public: bool) 
             remedy="for instance --set data.window=[-1000,1000] for CT in Hounsfield units",
         )  # fmt: skip
     return asked or intensity_window(images)
-
-
-def intensity_window(images: RawImages) -> tuple[float, float]:
-    """Intensities that become 0 and 255: 0–255 for 8 bits, 0–1 for floats within it, else the extremes."""
-    if images.dtype == np.uint8:
-        return 0.0, 255.0
-    low = min(float(block.min()) for _, block in blocks(images))
-    high = max(float(block.max()) for _, block in blocks(images))
-    if images.dtype.kind == "f" and low >= 0 and high <= 1:
-        return 0.0, 1.0
-    return low, high if high > low else low + 1
 
 
 def channel_statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:

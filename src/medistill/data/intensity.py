@@ -1,0 +1,65 @@
+"""Which intensities images hold, and which of them become black and white."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from medistill.aliases import RawImages
+from medistill.data.arrays import blocks
+
+RARE = 0.1
+"""Percent of pixels at either end that may be outliers."""
+
+LOOKED_AT = 1 << 20
+"""Pixels whose intensities tell what is usual, at most; spread evenly over images."""
+
+
+class Range(NamedTuple):
+    """From the least to the greatest intensity."""
+
+    low: float
+    high: float
+
+    @property
+    def width(self) -> float:
+        return self.high - self.low
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+
+def extremes(images: RawImages) -> Range:
+    """Of all pixels."""
+    return Range(
+        min(float(block.min()) for _, block in blocks(images)), max(float(block.max()) for _, block in blocks(images))
+    )
+
+
+def usual(images: RawImages) -> Range:
+    """Of all pixels but :data:`RARE` percent at either end, looked at here and there in large sets."""
+    step = max(1, -(-images.size // LOOKED_AT))
+    seen = np.concatenate([np.ravel(block)[::step] for _, block in blocks(images)])
+    low, high = np.percentile(seen, [RARE, 100 - RARE])
+    return Range(float(low), float(high))
+
+
+def has_outliers(everything: Range, most: Range) -> bool:
+    """Whether few pixels reach so far that the others would use less than half of the shades."""
+    return everything.width > 2 * most.width > 0
+
+
+def intensity_window(images: RawImages) -> Range:
+    """Intensities that become 0 and 255: 0 to 255 for 8 bits, 0 to 1 for floats within it, else the extremes, or what
+    is usual where outliers would leave little for all others.
+    """
+    if images.dtype == np.uint8:
+        return Range(0.0, 255.0)
+    whole = extremes(images)
+    if images.dtype.kind == "f" and whole.low >= 0 and whole.high <= 1:
+        return Range(0.0, 1.0)
+    most = usual(images)
+    if has_outliers(whole, most):
+        return most
+    return whole if whole.width else Range(whole.low, whole.low + 1)
