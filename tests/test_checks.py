@@ -10,7 +10,9 @@ from medistill.data.load import load
 from medistill.data.phantom import make_phantom
 from medistill.data.phantom_spec import Phantom
 from medistill.data.preprocess import prepare
+from medistill.data.split import complete
 from medistill.errors import DataError
+from medistill.keys import Key
 from medistill.tasks.task import make_task
 
 TWO = make_task("binary", ("a", "b"))
@@ -209,3 +211,28 @@ def test_usual_scales_are_no_matter():
     for dtype, top in ((np.uint8, 255), (np.uint16, 4095), (np.int16, 2000), (np.float32, 1.0)):
         dataset = _deep(lambda images, dtype=dtype, top=top: (top * images).astype(dtype))
         assert not {"scales", "outlying intensities"} & {issue.kind for issue in check(dataset)}
+
+
+def test_copies_within_a_split_and_contradictory_labels_are_told():
+    dataset = _dataset()
+    images = dataset.train.images.copy()
+    images[10], images[21] = images[4], images[6]  # the same class, the other class
+    found = _kinds(Dataset({**dataset.splits, "train": replace(dataset.train, images=images)}, dataset.description))
+    assert found["copies"].found.startswith("2 of 40 train images are copies of others of train")
+    assert "train_images[10] of [4]" in found["copies"].found
+    assert (
+        found["contradictory labels"].found.startswith("1 train images")
+        and "[21] of [6]" in found["contradictory labels"].found
+    )
+
+
+def test_a_split_made_here_does_not_tear_copies_apart():
+    dataset = _dataset(n=80)
+    images = dataset.train.images.copy()
+    images[1::2] = images[::2]
+    task = make_task("binary", ("a", "b"))
+    targets = task.targets(np.repeat(np.arange(40) % 2, 2))
+    split = complete(Dataset({"train": Split(images, targets)}, Description("x", task)), Key(0))
+    seen = [{image.tobytes() for image in part.images} for part in split.splits.values()]
+    assert len(seen) == 3 and not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+    assert any("copies together" in note for note in split.description.notes)

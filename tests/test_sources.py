@@ -1,5 +1,7 @@
 """Reading: npz, class folders, MedMNIST names, phantoms, and the splits that are made."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -333,3 +335,54 @@ def test_a_table_of_patients_is_found_however_it_is_capitalised_and_others_are_t
     (tmp_path / "metadata.csv").rename(tmp_path / "Patients.CSV")
     dataset = load(tmp_path)
     assert dataset.train.patients is not None and "not read" not in " ".join(dataset.description.notes)
+
+
+def test_splits_called_otherwise_are_no_classes(tmp_path):
+    for split in ("train_images", "test_images"):
+        for kind in ("a", "b"):
+            (tmp_path / split / kind).mkdir(parents=True)
+            _image().save(tmp_path / split / kind / "0.png")
+    with pytest.raises(
+        DataError, match="test_images, train_images, each with the same folders a, b.*call the splits"
+    ):
+        load(tmp_path)
+
+
+def _image(seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (16, 18), dtype=np.uint8))
+
+
+def test_links_to_folders_are_followed_once_and_what_servers_leave_is_not_read(tmp_path):
+    _folder(tmp_path / "set", splits=("",))
+    before = load(tmp_path / "set")
+    more = tmp_path / "elsewhere"
+    more.mkdir()
+    for number in range(3):
+        _image(100 + number).save(more / f"{number}.png")
+    (tmp_path / "set" / "cat" / "more").symlink_to(more)
+    (more / "loop").symlink_to(tmp_path / "set" / "cat")
+    thumbnails = tmp_path / "set" / "dog" / "@eaDir" / "0.png"
+    thumbnails.mkdir(parents=True)
+    _image(7).save(thumbnails / "SYNOPHOTO_THUMB_M.jpg")
+    after = load(tmp_path / "set")
+    assert sum(map(len, after.splits.values())) == sum(map(len, before.splits.values())) + 3
+
+
+def test_of_a_phones_several_pictures_the_first_is_taken_and_told(tmp_path):
+    _folder(tmp_path, splits=("",))
+    first, second = _image(1).convert("RGB"), _image(2).convert("RGB")
+    first.save(tmp_path / "cat" / "phone.jpg", format="MPO", save_all=True, append_images=[second])
+    notes = load(tmp_path, DataConfig(channels=1)).description.notes
+    assert any(note.startswith("1 files hold several frames") for note in notes)
+
+
+def test_accents_are_one_letter_however_they_are_composed(tmp_path):
+    for name, form in (("one", "NFC"), ("two", "NFD")):
+        for kind in ("müller", "other"):
+            folder = tmp_path / name / unicodedata.normalize(form, kind)
+            folder.mkdir(parents=True)
+            for number in range(8):
+                _image(number + 10 * (kind == "other")).save(folder / f"{number}.png")
+    one, two = load(tmp_path / "one"), load(tmp_path / "two")
+    assert one.description.class_names == two.description.class_names
+    assert one.fingerprint == two.fingerprint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -103,8 +104,8 @@ def renamed(dataset: Dataset, mapping: Mapping[str, str | None]) -> Dataset:
 
 
 def _plain(name: str) -> str:
-    """How names are compared: without case, "01" like "1"."""
-    return str(int(name)) if name.isdecimal() else name.casefold().strip()
+    """How names are compared: without case, "01" like "1", accents however they are composed."""
+    return str(int(name)) if name.isdecimal() else unicodedata.normalize("NFC", name).casefold().strip()
 
 
 def _folded(names: tuple[str, ...], where: str) -> dict[str, int]:

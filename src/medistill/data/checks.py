@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medistill.aliases import Json
+from medistill.aliases import Json, Targets
 from medistill.data.arrays import blocks
 from medistill.data.dataset import SPLITS, Dataset
 from medistill.data.image import shape_in_words
@@ -281,6 +281,8 @@ def _duplicates(dataset: Dataset) -> Iterator[Issue]:
     # Channels last, as files have them, so that large arrays are not copied.
     flat = {s: np.moveaxis(part.images, 1, -1).reshape(len(part), -1) for s, part in dataset.splits.items()}
     digests = {s: _row_digests(rows) for s, rows in flat.items()}
+    for name, own in digests.items():
+        yield from _copies(name, own, dataset.splits[name].targets)
     for first, second in _pairs(present):
         seen = set(digests[first])
         exact = np.array([digest in seen for digest in digests[second]])
@@ -294,6 +296,29 @@ def _duplicates(dataset: Dataset) -> Iterator[Issue]:
                     f"for instance {second}_images[{int(np.flatnonzero(rows)[0])}]",
                     f"remove them from {first}; results will flatter",
                 )
+
+
+def _copies(name: str, digests: list[bytes], targets: Targets) -> Iterator[Issue]:
+    """Images that a split has several times, and those of them whose labels differ."""
+    first: dict[bytes, int] = {}
+    again = [row for row, digest in enumerate(digests) if first.setdefault(digest, row) != row]
+    differ = [row for row in again if (targets[row] != targets[first[digests[row]]]).any()]
+    if again:
+        yield Issue(
+            "warning",
+            "copies",
+            f"{len(again)} of {len(digests)} {name} images are copies of others of {name}, for instance "
+            f"{name}_images[{again[0]}] of [{first[digests[again[0]]]}]",
+            "remove them; they count more than others",
+        )
+    if differ:
+        yield Issue(
+            "warning",
+            "contradictory labels",
+            f"{len(differ)} {name} images are copies of others with another label, for instance "
+            f"{name}_images[{differ[0]}] of [{first[digests[differ[0]]]}]",
+            "find out which label is right",
+        )
 
 
 def _text(dataset: Dataset) -> Iterator[Issue]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,9 @@ def _describe(dataset: Dataset, config: DataConfig) -> Dataset:
     name = dataset.description.name.encode("utf-8", "replace").decode()
     changes: dict[str, object] = {} if name == dataset.description.name else {"name": name}
     task = dataset.task
+    # One name is written one way, however a file system or a spreadsheet composes its letters.
+    composed = tuple(unicodedata.normalize("NFC", name) for name in task.class_names)
+    task = task if composed == task.class_names else task.renamed(composed)
     if config.class_names is not None:
         if len(config.class_names) != task.outputs:
             raise ConfigError(

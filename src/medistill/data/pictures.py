@@ -62,7 +62,7 @@ def read_picture(path: Path, channels: int | None = None, volume: bool = False) 
         OSError, ValueError, SyntaxError, DataError: not a readable picture.
     """
     if path.suffix.lower() in SUFFIXES:
-        return SourceImage(read_image(path, channels))
+        return SourceImage(read_image(path, channels), frames=_pictures_in(path))
     if path.stat().st_size == 0:
         raise ValueError("empty")
     if is_nifti(path):
@@ -103,7 +103,7 @@ def read_image(path: Path, channels: int | None = None) -> Array:
 
     with Image.open(path) as opened:
         pages = getattr(opened, "n_frames", 1)
-        if pages > 1:
+        if pages > 1 and opened.format != "MPO":  # of a phone's several pictures the first is what was seen
             raise ValueError(f"{pages} pages; save one file for each")
         if _deeper_than_read(path, opened):
             raise ValueError(
@@ -122,6 +122,16 @@ def read_image(path: Path, channels: int | None = None) -> Array:
             raise ValueError("floating-point pixels")
         array = np.asarray(image.convert(wanted))
         return array[..., None] if array.ndim == 2 else array
+
+
+def _pictures_in(path: Path) -> int:
+    """How many pictures a JPEG file holds: phones put several into one."""
+    from PIL import Image
+
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return 1
+    with Image.open(path) as opened:
+        return int(getattr(opened, "n_frames", 1))
 
 
 def _deeper_than_read(path: Path, opened: Any) -> bool:

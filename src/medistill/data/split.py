@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -45,11 +46,13 @@ def _split_off(dataset: Dataset, name: str, key: Key, asked: How) -> Dataset:
         rows, how = _independent(train, key.child("split", name)), "each by chance alone"
     elif train.patients is not None:
         rows, how = _by_patient(train, task, key.child("split", name)), "by patient"
+    elif len(set(copies := _digests(train))) < len(train):
+        # Copies of an image go the same way, as if they were of one patient.
+        rows = _by_patient(replace(train, patients=np.array(copies)), task, key.child("split", name))
+        how = "copies together, as not every image names its patient"
     else:
-        rows, how = (
-            _stratified(train, task, key.child("split", name)),
-            f"stratified by {task.noun}, as not every image names its patient",
-        )
+        rows = _stratified(train, task, key.child("split", name))
+        how = f"stratified by {task.noun}, as not every image names its patient"
     if not rows.any():
         return dataset
     splits = dict(dataset.splits)
@@ -60,12 +63,14 @@ def _split_off(dataset: Dataset, name: str, key: Key, asked: How) -> Dataset:
 
 def _independent(split: Split, key: Key) -> npt.NDArray[np.bool_]:
     """Equal images, like all of one patient, go the same way."""
-    if split.patients is not None:
-        names = [str(patient) for patient in split.patients]
-    else:
-        names = [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in split.images]
+    names = _digests(split) if split.patients is None else [str(patient) for patient in split.patients]
     drawn = {name: key.child(name).integer() / 2**63 for name in set(names)}
     return np.array([drawn[name] < FRACTION for name in names])
+
+
+def _digests(split: Split) -> list[str]:
+    """Equal for equal images."""
+    return [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in split.images]
 
 
 def _wanted(size: int) -> int:

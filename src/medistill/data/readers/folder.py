@@ -7,6 +7,8 @@ A file ``patients.csv`` at the top, with the columns ``file`` (path below the to
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,8 +27,11 @@ SPLIT_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
 }  # fmt: skip
-SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
-"""Files and folders that operating systems leave behind, beside those whose name begins with a dot."""
+SYSTEM_FILES = {
+    "thumbs.db", "desktop.ini", "ehthumbs.db", "__macosx", "@eadir", "@recycle", "@recently-snapshot", "#recycle",
+    "$recycle.bin", "system volume information", "lost+found",
+}  # fmt: skip
+"""Files and folders that operating systems and file servers leave behind, beside those that begin with a dot."""
 LAYOUT = f"train/<class>/*.png, or <class>/*.png without split folders ({KINDS})"
 
 
@@ -92,6 +97,13 @@ def _class_names(tops: dict[str, Path]) -> list[str]:
         )
     if not names:
         raise DataError("holds no class folder", where=tops["train"], allowed=LAYOUT)
+    below = [{d.name for d in _folders(tops["train"] / name)} for name in names]
+    if len(names) > 1 and len(below[0]) > 1 and all(own == below[0] for own in below):
+        shown = ", ".join(sorted(below[0])[:4])
+        raise DataError(
+            f"holds the folders {', '.join(names[:4])}, each with the same folders {shown}", where=tops["train"],
+            allowed=LAYOUT, remedy="name the folder that holds the classes, or call the splits train, val and test",
+        )  # fmt: skip
     for top in tops.values():
         extra = sorted({d.name for d in _folders(top)} - set(names))
         if extra:
@@ -107,11 +119,34 @@ def _folders(path: Path) -> list[Path]:
 
 def _files(path: Path) -> tuple[list[Path], list[Path]]:
     """Images below a folder, sorted, and its other files, but nothing that is hidden or an operating system's."""
-    candidates = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else []
-    files = [file for file in candidates if not any(is_hidden(part) for part in file.relative_to(path).parts)]
+    files = sorted(walk(path)) if path.is_dir() else []
     images = [file for file in files if is_picture_file(file)]
-    others = [file for file in files if file not in set(images)]
-    return images, others
+    chosen = set(images)
+    return images, [file for file in files if file not in chosen]
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Files below a folder that nobody hides. Links are followed, each folder once.
+
+    Raises:
+        DataError: a folder that may not be read.
+    """
+
+    def refused(problem: OSError) -> None:
+        raise DataError(
+            f"cannot be read ({problem.strerror})",
+            where=problem.filename,
+            remedy="let it be read, or move it elsewhere",
+        ) from problem
+
+    seen: set[Path] = set()
+    for top, folders, files in os.walk(folder, followlinks=True, onerror=refused):
+        here = Path(top).resolve()
+        folders[:] = [] if here in seen else sorted(name for name in folders if not is_hidden(name))
+        if here in seen:
+            continue
+        seen.add(here)
+        yield from (Path(top) / name for name in files if not is_hidden(name) and (Path(top) / name).is_file())
 
 
 def is_hidden(name: str) -> bool:

@@ -19,7 +19,7 @@ from medistill.data.dataset import Dataset, Names, Split
 from medistill.data.dicom import identifiers
 from medistill.data.pictures import KINDS, is_picture_file
 from medistill.data.reader import Reader, register_reader
-from medistill.data.readers.folder import SPLIT_NAMES, is_hidden
+from medistill.data.readers.folder import SPLIT_NAMES, walk
 from medistill.data.table import NO_FINDING, SEPARATOR, SUFFIXES, LabelTable, findings_of, read_table
 from medistill.errors import DataError
 from medistill.tasks.task import Task, inferred_task, make_task
@@ -35,7 +35,7 @@ def read_labelled(path: Path, config: DataConfig) -> Dataset:
         DataError: no column of labels, no file that the table names, contradictory rows, unreadable images.
     """
     table, root = read_table(path, config.columns), path.parent
-    files = sorted(f for f in root.rglob("*") if f.is_file() and not _is_hidden(root, f) and is_picture_file(f))
+    files = sorted(filter(is_picture_file, walk(root)))
     if not files:
         raise DataError("has no image beside it", where=path, allowed=KINDS)
     labels, task = _labels(table)
@@ -62,10 +62,6 @@ def read_labelled(path: Path, config: DataConfig) -> Dataset:
         for name, paths in ordered.items()
     }
     return Dataset(made, described(root.resolve().name, task, found, (*notes, *found.notes)))
-
-
-def _is_hidden(root: Path, file: Path) -> bool:
-    return any(is_hidden(part) for part in file.relative_to(root).parts)
 
 
 def _labels(table: LabelTable) -> tuple[list[tuple[int, ...] | None], Task]:
