@@ -11,7 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-Data = Annotated[str, typer.Argument(help="An .npz, a folder of class folders, a MedMNIST name, or phantom.")]
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="An .npz, a folder of class folders, a table of labels beside images, a MedMNIST name, or phantom."
+    ),
+]
 PackagePath = Annotated[Path, typer.Argument(help="A package: a folder, or its .zip.")]
 On = Annotated[str, typer.Option("--on", help="The data set to measure on.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]

@@ -26,7 +26,7 @@ def load(source: str | Path, config: DataConfig | None = None, complete_splits: 
 
     Args:
         source: path of an ``.npz`` in MedMNIST layout, or of a folder with its arrays as ``.npy`` files, which
-            are mapped; folder of class folders; MedMNIST name
+            are mapped; folder of class folders; table of labels beside images; MedMNIST name
             such as ``pathmnist`` or ``pathmnist_64``; ``phantom`` or ``phantom:classes=3,site=b``.
         config: size, channels, task, class names and flip safety to use instead of the source's own.
         complete_splits: split off val and test where the source has none.
