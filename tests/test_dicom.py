@@ -340,3 +340,69 @@ def test_the_shared_files_and_a_table(tmp_path, real):
         settings={"data": {"size": 28, "channels": 1, "unreadable": 0.08}},
     )  # fmt: skip
     assert len(read_package(tmp_path / "p")) == 2
+
+
+def test_padding_of_inverted_pictures_is_dark(tmp_path):
+    pixels = np.array([[10, 100], [200, 4095]], np.uint16)
+    shown = picture(
+        tmp_path, pixels, Modality="MG", PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=4095,
+        RescaleSlope=None, RescaleIntercept=None, WindowCenter=150, WindowWidth=300,
+    ).frames[0, 0]  # fmt: skip
+    assert shown[1, 1] == 0 and shown[0, 0] > shown[0, 1] > shown[1, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype"),
+    [({}, np.int16), ({"RescaleType": "US"}, np.int16), ({"RescaleType": "Z_EFF"}, np.uint8),
+     ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, np.uint8)],
+)  # fmt: skip
+def test_only_tomography_itself_is_in_hounsfield_units(tmp_path, change, dtype):
+    assert picture(tmp_path, **change).frames.dtype == dtype
+
+
+def test_localizers_are_no_pictures_to_learn_from(tmp_path):
+    with pytest.raises(NoPicture, match="localizer"):
+        picture(tmp_path, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+
+
+def test_a_split_of_nothing_but_other_objects_is_told(tmp_path):
+    source = hospital(tmp_path / "set" / "train")
+    (tmp_path / "set" / "test" / "tumour").mkdir(parents=True)
+    segmentation = found("liver_1frame.dcm").read_bytes()
+    (tmp_path / "set" / "test" / "tumour" / "seg.dcm").write_bytes(segmentation)
+    assert "no image of test is left" in load(tmp_path / "set").description.notes
+    for file in source.rglob("*.dcm"):
+        file.write_bytes(segmentation)
+    with pytest.raises(DataError, match="holds no training image that can be read; .*left out: a segmentation"):
+        load(tmp_path / "set")
+
+
+def test_the_share_that_is_advised_is_enough(tmp_path):
+    source = hospital(tmp_path / "set", images=50)
+    for file in sorted(source.rglob("*.dcm"))[:29]:
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"data.unreadable=0.29 leaves out"):
+        load(source)
+    assert sum(map(len, load(source, DataConfig(unreadable=0.29)).splits.values())) == 71
+
+
+def test_one_file_without_a_patient_leaves_the_others_together(tmp_path):
+    source = hospital(tmp_path / "set")
+    made = pydicom.dcmread(source / "tumour" / "IM000.dcm")
+    made.PatientID = ""
+    made.save_as(source / "tumour" / "IM000.dcm")
+    dataset = load(source)
+    assert "1 of 48 images name no patient, and count as patients of their own" in dataset.description.notes
+    patients = [set(split.patients.tolist()) for split in dataset.splits.values()]
+    assert not patients[0] & patients[1] and not patients[0] & patients[2]
+
+
+def test_a_window_counts_alike_alone_and_among_other_pictures(tmp_path):
+    alone = hospital(tmp_path / "a")
+    mixed = hospital(tmp_path / "b")
+    (mixed / "tumour" / "mr.dcm").write_bytes(found("MR_small.dcm").read_bytes())
+    config = DataConfig(size=(24, 24), window="lung")
+    first, second = (prepare(load(source, config), config) for source in (alone, mixed))
+    kept = {image.tobytes() for split in first.splits.values() for image in split.pixels}
+    others = [image for split in second.splits.values() for image in split.pixels if image.tobytes() not in kept]
+    assert len(others) == 1, "the picture that is none of tomography"

@@ -89,3 +89,17 @@ def test_the_shared_files_are_read(real):
         "anatomical.nii": (25, 41, 33), "example4d.nii.gz": (24, 96, 128), "example_nifti2.nii.gz": (12, 20, 32),
         "someones_anatomy.nii.gz": (56, 67, 57),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_single_sagittal_or_coronal_slice_is_a_picture(tmp_path, axis):
+    volume = brain(shape=(20, 24, 18)).take([7], axis=axis)
+    pixels, spacing, _ = read_nifti(save(tmp_path / "x.nii", volume))
+    assert pixels.shape == (1, 18, (24, 20)[axis]) and spacing[1:] == (4.0, (3.0, 2.0)[axis])
+
+
+def test_pictures_among_volumes_are_refused(tmp_path):
+    source = hospital(tmp_path / "set")
+    save(source / "ill" / "flat.nii.gz", brain(shape=(20, 24, 1)))
+    with pytest.raises(DataError, match=r"has pictures among volumes, for instance .*flat.nii.gz"):
+        load(source, DataConfig(slices="volume", size=(16, 16)))

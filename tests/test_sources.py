@@ -224,7 +224,7 @@ def test_files_that_are_left_out_are_told(tmp_path):
     for name in ("scan.mha", "second.mha", "Thumbs.db", ".DS_Store", "notes"):
         (tmp_path / "cat" / name).write_bytes(b"x")
     (note, *_) = load(tmp_path).description.notes
-    assert note.startswith("3 files in class folders were left out (.mha, without suffix)")
+    assert note.startswith("3 files in class folders were left out (.mha, others)")
 
 
 def test_what_nobody_sees_in_a_folder_is_not_read(tmp_path):

@@ -66,7 +66,7 @@ def test_every_kind_of_table_gives_the_same_data(tmp_path):
     assert len({dataset.fingerprint["sha256"] for dataset in found}) == 1
     assert found[0].description.class_names == ("cyst", "normal", "tumour")
     assert "images were found by path" in found[0].description.notes
-    assert set(found[0].train.sites.tolist()) == {"site 1", "site 2"}
+    assert set(found[0].train.sites.tolist()) == {"scanner 1", "scanner 2"}
     for first, second in itertools.combinations(found[0].splits.values(), 2):
         assert not set(first.patients.tolist()) & set(second.patients.tolist())
 
@@ -116,7 +116,7 @@ def test_findings_are_columns_of_zeros_and_ones_or_words_with_bars(tmp_path):
 def test_columns_are_named_by_the_user(tmp_path):
     rows = [{"bild": r["file"], "befund": r["diagnosis"], "nr": r["Patient ID"]} for r in rows_of(tmp_path)]
     path = write(tmp_path / "x.csv", rows)
-    with pytest.raises(DataError, match=r"no column of labels but bild, befund, nr.*data.columns.label=COLUMN"):
+    with pytest.raises(DataError, match=r"no column of labels among 3; .*data.columns.label=COLUMN"):
         load(path)
     dataset = load(path, DataConfig(columns={"label": "befund", "patient": "nr"}))
     assert dataset.description.class_names == ("cyst", "normal", "tumour") and dataset.train.patients is not None
@@ -138,10 +138,10 @@ def test_nothing_is_left_out_silently(tmp_path):
     ("change", "message"),
     [
         (lambda r: [*r, {**r[0], "diagnosis": "tumour"}], "rows 2 and 26 name the same image and differ"),
-        (lambda r: [{**row, "split": "development"} for row in r], "has the split 'development'; allowed: train"),
+        (lambda r: [{**row, "split": "development"} for row in r], "row 2 has another split; allowed: train"),
         (
             lambda r: [{**row, "file": f"x{i}"} for i, row in enumerate(r)],
-            "no column names any of 24 images, as scans",
+            r"no column names any of 24 images \(their names end in .png\)",
         ),
         (lambda r: [{**row, "diagnosis": f"text {i}"} for i, row in enumerate(r)], "24 different labels in 24 rows"),
         (lambda r: [{**row, "split": "test"} for row in r], "names no training image"),
@@ -197,3 +197,157 @@ def test_every_command_reads_the_table_as_it_was_read_for_distilling(tmp_path, c
     assert result["data"]["same_as_distilled"]
     other = [{"file": r["bild"], "label": r["befund"]} for r in rows if r != rows[5]]
     assert medistill.train(tmp_path / "p", on=write(tmp_path / "y.csv", other), config=TINY)["test_images"] > 0
+
+
+def labels_by_file(dataset):
+    """The label of each image by its content."""
+    names = dataset.description.class_names
+    return {
+        image.tobytes(): names[int(target.argmax())]
+        for split in dataset.splits.values()
+        for image, target in zip(split.images, split.targets, strict=True)
+    }
+
+
+def numbered_files(folder, count=30, suffix=".png"):
+    for number in range(1, count + 1):
+        Image.fromarray(np.full((20, 20), 5 * number, np.uint8)).save(folder / f"{number}{suffix}")
+
+
+def test_a_running_number_is_no_file_name(tmp_path):
+    numbered_files(tmp_path)
+    rows = [
+        {"Nr": 31 - n, "file": f"{n}.png" if n != 7 else "absent.png", "label": "odd" if n % 2 else "even"}
+        for n in range(1, 31)
+    ]
+    for columns in (None, {"file": "file"}):
+        found = labels_by_file(load(write(tmp_path / "x.csv", rows), DataConfig(columns=columns)))
+        assert len(found) == 29 and all(
+            name == ("odd" if image[0] // 5 % 2 else "even") for image, name in found.items()
+        )
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda n: f".\\{n}.png",
+        lambda n: f"./{n}.png",
+        lambda n: f"/data/x/{n}.png",
+        lambda n: f"{n}.PNG",
+        lambda n: f"{n}.jpg",
+    ],
+    ids=["backslash", "dot", "elsewhere", "capitals", "other ending"],
+)
+def test_names_are_found_however_they_are_spelled(tmp_path, spelled):
+    numbered_files(tmp_path)
+    rows = [{"file": spelled(n), "label": "odd" if n % 2 else "even"} for n in range(1, 31)]
+    found = labels_by_file(load(write(tmp_path / "x.csv", rows)))
+    assert len(found) == 30 and all(name == ("odd" if image[0] // 5 % 2 else "even") for image, name in found.items())
+
+
+def test_a_name_that_several_files_have_is_refused(tmp_path):
+    rows = rows_of(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        numbered_files(tmp_path / folder, 3)
+    with pytest.raises(DataError, match="row 2 names an image by a name that 2 files have; give paths"):
+        load(
+            write(
+                tmp_path / "x.csv",
+                [{"file": "1.png", "label": "a"}, *({"file": r["file"], "label": "b"} for r in rows[:1])],
+            )
+        )
+
+
+def test_patients_without_zeros_are_the_same_patients(tmp_path):
+    """As Excel writes 000095."""
+    source = hospital(tmp_path / "set")
+    rows = []
+    for number, file in enumerate(sorted(source.rglob("*.dcm"))):
+        made = pydicom.dcmread(file)
+        made.PatientID = f"{number // 2 + 90:06d}"
+        made.save_as(file)
+        rows.append({"PatientID": str(number // 2 + 90), "label": file.parent.name})
+    dataset = load(write(source / "x.csv", rows[::2]))
+    assert (
+        sum(map(len, dataset.splits.values())) == 48 and "images were found by patient" in dataset.description.notes
+    )
+
+
+def test_empty_labels_are_no_answer_and_numbers_are_numbers(tmp_path):
+    rows = rows_of(tmp_path)
+    words = ["x|y", "x", "", "y", "no finding", "nan"] * 4
+    dataset = load(
+        write(tmp_path / "a.csv", [{"file": r["file"], "findings": w} for r, w in zip(rows, words, strict=True)])
+    )
+    assert "8 images have no label and were left out" in dataset.description.notes
+    grades = ["0.0", "5", "10.0", "2.5"] * 6
+    dataset = load(
+        write(tmp_path / "b.csv", [{"file": r["file"], "grade": g} for r, g in zip(rows, grades, strict=True)])
+    )
+    assert dataset.description.class_names == ("0", "2.5", "5", "10")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"edema": lambda i: i % 2, "mass": lambda i: "" if i == 3 else i % 2},
+            "mass: has 1 cells that are neither 0 nor 1",
+        ),
+        ({"label": lambda i: ("Tumor", "tumor", "cyst")[i % 3]}, "'Tumor' and 'tumor', which differ in case alone"),
+    ],
+    ids=["a blank", "case"],
+)
+def test_labels_that_cannot_be_told_are_refused(tmp_path, columns, message):
+    rows = [
+        {"file": row["file"], **{name: of(i) for name, of in columns.items()}}
+        for i, row in enumerate(rows_of(tmp_path))
+    ]
+    with pytest.raises(DataError, match=message):
+        load(write(tmp_path / "x.csv", rows))
+
+
+def test_an_image_whose_patient_is_not_named_counts_as_one_of_its_own(tmp_path):
+    rows = rows_of(tmp_path, 48)
+    for row in rows[::2]:
+        row["Patient ID"] = ""
+    dataset = load(write(tmp_path / "x.csv", rows))
+    assert "24 of 48 images name no patient, and count as patients of their own" in dataset.description.notes
+    everyone = [p for split in dataset.splits.values() for p in split.patients.tolist()]
+    assert len(set(everyone)) == 48
+
+
+def test_two_tables_called_labels_are_refused(tmp_path):
+    rows = rows_of(tmp_path)
+    write(tmp_path / "labels.csv", rows)
+    as_excel(tmp_path / "Labels.xlsx", rows)
+    with pytest.raises(DataError, match=r"has the tables Labels.xlsx and labels.csv; name the one that is right"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["sep", "utf-16", "blank lines", "second sheet"])
+def test_tables_as_office_programs_write_them(tmp_path, kind):
+    rows = rows_of(tmp_path)
+    expected = load(write(tmp_path / "plain.csv", rows)).fingerprint["sha256"]
+    path = write(tmp_path / "x.csv", rows, ";", "utf-16" if kind == "utf-16" else "utf-8")
+    if kind == "sep":
+        path.write_text("sep=;\n" + path.read_text())
+    elif kind == "blank lines":
+        path.write_text("\n\n" + path.read_text().replace("\n", "\n\n"))
+    elif kind == "second sheet":
+        path, book = tmp_path / "x.xlsx", Workbook()
+        book.active.append(["what this is"])
+        sheet = book.create_sheet()
+        for row in ([*rows[0]], *([*r.values()] for r in rows)):
+            sheet.append(row)
+        book.save(path)
+    assert load(path).fingerprint["sha256"] == expected
+
+
+def test_a_missing_quotation_mark_is_told(tmp_path):
+    rows = [{"remark": f"{n} mm", **row} for n, row in enumerate(rows_of(tmp_path))]
+    path = write(tmp_path / "x.csv", rows)
+    path.write_text(path.read_text().replace("5 mm", '"5 mm', 1).replace("20 mm", '20 mm"', 1))
+    with pytest.raises(DataError, match="cannot be read|cell of many lines"):
+        load(path)

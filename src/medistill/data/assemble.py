@@ -36,6 +36,9 @@ SHOWN = "shown"
 LOOKED_AT = 200
 """Files of a split that are looked at for letters, at the size that they have, at most."""
 
+UNKNOWN = "\0"
+"""What names begin with that nobody gave."""
+
 NOTHING = np.zeros((0, 0, 0), dtype=np.uint8)
 
 
@@ -48,12 +51,14 @@ class Assembled:
         rows: of each split, which of its files they are of, in order.
         pictures: what each of these files says beside its pixels.
         notes: what was left out and decided.
+        window: Hounsfield units that were made black to white already, where some files have none.
     """
 
     images: dict[str, Array] = field(default_factory=dict)
     rows: dict[str, list[int]] = field(default_factory=dict)
     pictures: dict[str, list[SourceImage]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    window: tuple[float, float] | None = None
 
     @property
     def unit(self) -> str:
@@ -70,13 +75,18 @@ class Assembled:
         return known[0]
 
     def numbered(self, what: str, split: str) -> npt.NDArray[np.str_] | None:
-        """Patients or scanners of a split as "patient 1", "patient 2", ..., None where a file does not say.
+        """Patients or scanners of a split as "patient 1", "patient 2", ..., None where no file says; a file that does
+        not counts as one of its own.
 
         They are numbered in the order of the files, so that no header's words go further.
         """
-        by_split = {name: [getattr(picture, what) for picture in own] for name, own in self.pictures.items()}
+        by_split = {
+            name: [getattr(picture, what) or f"{UNKNOWN}{name}{place}" for place, picture in enumerate(own)]
+            for name, own in self.pictures.items()
+        }
         everyone = [name for names in by_split.values() for name in names]
-        return names_by_number(by_split[split], everyone, what) if all(everyone) else None
+        known = any(not name.startswith(UNKNOWN) for name in everyone)
+        return names_by_number(by_split[split], everyone, what) if known else None
 
 
 def names_by_number(names: Sequence[str], everyone: Sequence[str], what: str) -> npt.NDArray[np.str_]:
@@ -103,7 +113,7 @@ def assemble(root: Path, files: dict[str, list[Path]], config: DataConfig) -> As
     try:
         return _assembled(root, files, config, None)
     except _MixedUnits:
-        return _assembled(root, files, config, DEFAULT_WINDOW)
+        return _assembled(root, files, config, config.window or DEFAULT_WINDOW)
 
 
 class _MixedUnits(Exception):
@@ -158,18 +168,32 @@ def _assembled(
     if window is None and len(units) > 1:
         raise _MixedUnits
     total = sum(map(len, files.values()))
-    if len(bad) > config.unreadable * total:
+    if len(bad) > config.unreadable * total + 1e-9:
         raise _refusal(bad, total)
     _require_alike(root, kinds, config)
     if refused is not None:
         raise refused
-    whole = {split: array[: len(rows[split])] for split, array in images.items()}
-    return Assembled(whole, rows, pictures, tuple(_notes(bad, skipped, pictures)))
+    whole = {split: array[: len(rows[split])] for split, array in images.items() if rows[split]}
+    if "train" not in whole:
+        raise DataError(
+            "holds no training image that can be read", where=root, allowed=KINDS,
+            remedy=f"left out: {', '.join(sorted(skipped)) or 'unreadable files'}",
+        )  # fmt: skip
+    notes = [*_notes(bad, skipped, pictures, window), *(f"no image of {s} is left" for s in files if s not in whole)]
+    return Assembled(whole, rows, pictures, tuple(notes), window)
+
+
+def unnamed_patients(found: Assembled) -> list[str]:
+    """A note on files of which nobody says whose they are, where of others somebody does."""
+    unnamed = [not picture.patient for own in found.pictures.values() for picture in own]
+    if not any(unnamed) or all(unnamed):
+        return []
+    return [f"{sum(unnamed)} of {len(unnamed)} images name no patient, and count as patients of their own"]
 
 
 def described(name: str, task: Task, found: Assembled, notes: tuple[str, ...]) -> Description:
     """The description of a data set that was read from files."""
-    window = DEFAULT_WINDOW if found.unit == HOUNSFIELD else None
+    window = found.window or (DEFAULT_WINDOW if found.unit == HOUNSFIELD else None)
     return Description(name, task, notes=notes, spacing=found.spacing, window=window)
 
 
@@ -198,7 +222,8 @@ def _windowed(picture: SourceImage, window: tuple[float, float]) -> SourceImage:
     if picture.unit != HOUNSFIELD:
         return picture
     low, high = window
-    shown = np.rint((picture.pixels - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+    values = picture.pixels.astype(np.float32)  # in the precision in which all images are prepared
+    shown = np.rint((values - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
     return replace(picture, pixels=shown, unit=SHOWN)
 
 
@@ -225,7 +250,10 @@ def _share(bad: int, total: int) -> float:
 
 
 def _notes(
-    bad: list[tuple[Path, str]], skipped: Counter[str], pictures: dict[str, list[SourceImage]]
+    bad: list[tuple[Path, str]],
+    skipped: Counter[str],
+    pictures: dict[str, list[SourceImage]],
+    window: tuple[float, float] | None,
 ) -> Iterator[str]:
     if bad:
         yield f"{len(bad)} files could not be read and were left out"
@@ -244,8 +272,8 @@ def _notes(
     if any(picture.unit == HOUNSFIELD for own in pictures.values() for picture in own):
         yield "intensities are Hounsfield units, those below -1024 set to -1024"
     shown = sum(picture.unit == SHOWN for own in pictures.values() for picture in own)
-    if shown:
-        low, high = DEFAULT_WINDOW
+    if shown and window is not None:
+        low, high = window
         yield f"{shown} files of computed tomography are among others: {low:g} to {high:g} HU became black to white"
 
 
@@ -268,6 +296,11 @@ def _fitted(image: Array, size: Shape | None) -> Array:
 
 def _require_alike(root: Path, kinds: dict[Kind, list[Path]], config: DataConfig) -> None:
     """One line that names everything that is mixed, an example of each, and what to do."""
+    if len({len(shape) for shape, _ in kinds}) > 1:
+        flat = next(files[0] for (shape, _), files in kinds.items() if len(shape) == 3)
+        raise DataError(
+            f"has pictures among volumes, for instance {flat}", where=root, remedy="take either, by --set data.slices"
+        )
     differences = {
         "sizes": (lambda shape, _: shape_in_words(shape[:-1]), "give --size N to bring all to one size", config.size),
         "modes": (lambda shape, _: "gray" if shape[-1] == 1 else "RGB", "give --channels 1 or 3", config.channels),

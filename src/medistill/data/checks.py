@@ -254,7 +254,7 @@ def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Issue]:
             yield Issue(
                 "warning",
                 "patients across splits",
-                f"{len(both)} patients are in {first} and {second}, for instance {both[0]}",
+                f"{len(both)} patients are in {first} and {second}",
                 "results will flatter; split by patient",
             )
     if "test" in dataset.splits and len(dataset.splits["test"]):

@@ -73,6 +73,11 @@ IDENTIFIERS = {
 }  # fmt: skip
 """What a table may call a file by."""
 
+TOMOGRAPHY = {
+    "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2",
+}  # fmt: skip
+"""Computed tomography, enhanced, and converted to that."""
+
 HOUNSFIELD = "HU"
 LEAST_HOUNSFIELD = -1024
 
@@ -86,6 +91,7 @@ class DicomPicture:
         modality: "CT", "MR", "DX", ...
         spacing: millimetres between rows and between columns, where the file says so.
         patient, scanner: what tells one from another, empty where the file does not say; not to be stored.
+        count: of frames in the file.
     """
 
     frames: Array
@@ -93,6 +99,7 @@ class DicomPicture:
     spacing: tuple[float, float] | None
     patient: str
     scanner: str
+    count: int = 1
 
     @property
     def unit(self) -> str:
@@ -114,8 +121,12 @@ def is_dicom(path: Path) -> bool:
     return head[128:132] == b"DICM" or head[:4] in WITHOUT_PREAMBLE
 
 
-def read_dicom(path: Path) -> DicomPicture:
+def read_dicom(path: Path, only_middle: bool = False) -> DicomPicture:
     """Read a file.
+
+    Args:
+        path: the file.
+        only_middle: decode of several frames that in the middle alone.
 
     Raises:
         NoPicture: it is a report, a segmentation, a dose, ...
@@ -126,10 +137,10 @@ def read_dicom(path: Path) -> DicomPicture:
     _quiet()
     try:
         header = pydicom.dcmread(path, force=True)
-        return _picture(header)
+        return _picture(header, only_middle)
     except (NoPicture, DataError):
         raise
-    except MemoryError:
+    except (MemoryError, NameError):
         raise
     except Exception as problem:  # a damaged file raises whatever the place of the damage leads to
         raise DataError(f"cannot be read ({_one_line(problem)})") from problem
@@ -139,7 +150,10 @@ def read_dicom(path: Path) -> DicomPicture:
 def _quiet() -> None:
     """pydicom's warnings and messages may quote a header; what matters is told by our own."""
     warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
-    logging.getLogger("pydicom").addHandler(logging.NullHandler())
+    for name in ("pydicom", "pylibjpeg"):
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
 
 
 def _one_line(problem: Exception) -> str:
@@ -148,10 +162,12 @@ def _one_line(problem: Exception) -> str:
     return "".join(c for c in text if c.isprintable())[:160]
 
 
-def _picture(header: Header) -> DicomPicture:
+def _picture(header: Header, only_middle: bool) -> DicomPicture:
     kind = str(header.get("SOPClassUID", ""))
     if kind in NO_PICTURES:
         raise NoPicture(NO_PICTURES[kind])
+    if "LOCALIZER" in [str(word).upper() for word in header.get("ImageType") or ()]:
+        raise NoPicture("a localizer")
     if not any(name in header for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         if "SOPClassUID" not in header and "DirectoryRecordSequence" not in header:
             cut = "TransferSyntaxUID" in (getattr(header, "file_meta", None) or ())
@@ -164,13 +180,17 @@ def _picture(header: Header) -> DicomPicture:
     _require_size(header)
     _complete_meta(header)
     modality = str(header.get("Modality", "") or "").strip().upper()
-    stored, rgb = _decoded(header)
+    count = int(header.get("NumberOfFrames", 1) or 1)
+    first = count // 2 if only_middle else 0
+    stored, rgb = _decoded(header, first if only_middle else None)
     if rgb or ("RedPaletteColorLookupTableDescriptor" in header and _is_palette(header)):
         frames = _colour(header, stored, rgb)
     else:
-        frames = np.stack([_gray(header, frame, number, modality) for number, frame in enumerate(stored)])[:, None]
+        frames = np.stack([_gray(header, frame, number, modality) for number, frame in enumerate(stored, first)])[
+            :, None
+        ]
     scanner = " ".join(filter(None, (_text(header, name) for name in SCANNER)))
-    return DicomPicture(frames, modality, _spacing(header), _text(header, "PatientID"), scanner)
+    return DicomPicture(frames, modality, _spacing(header), _text(header, "PatientID"), scanner, count)
 
 
 def identifiers(path: Path) -> dict[str, str]:
@@ -223,8 +243,8 @@ def _complete_meta(header: Header) -> None:
         header.file_meta.TransferSyntaxUID = syntax
 
 
-def _decoded(header: Header) -> tuple[Array, bool]:
-    """Frames (n, h, w) as stored, or (n, h, w, 3) in RGB; whether they are."""
+def _decoded(header: Header, index: int | None) -> tuple[Array, bool]:
+    """Frames (n, h, w) as stored, or (n, h, w, 3) in RGB, all or that one; whether they are in RGB."""
     from pydicom.pixels.decoders.base import get_decoder
 
     syntax = header.file_meta.TransferSyntaxUID
@@ -242,7 +262,7 @@ def _decoded(header: Header) -> tuple[Array, bool]:
     problem: Exception | None = None
     for name in usable:
         try:
-            frames, meta = decoder.as_array(header, decoding_plugin=name)
+            frames, meta = decoder.as_array(header, index=index, decoding_plugin=name)
             break
         except Exception as refused:  # the next one may read it
             problem = refused
@@ -252,6 +272,9 @@ def _decoded(header: Header) -> tuple[Array, bool]:
     rgb = int(meta["samples_per_pixel"]) == 3
     if frames.ndim == (3 if rgb else 2):
         frames = frames[None]
+    unused = int(header.get("HighBit", 0) or 0) + 1 - int(header.get("BitsStored", 0) or 0)
+    if not rgb and unused > 0 and not header.get("PixelRepresentation"):
+        frames = frames >> unused  # stored in the upper bits
     if rgb and str(meta["photometric_interpretation"]) != "RGB":
         raise DataError(f"has colours that are not read ({meta['photometric_interpretation']})")
     return frames, rgb
@@ -282,14 +305,14 @@ def _gray(header: Header, stored: Array, number: int, modality: str) -> Array:
     values = _rescaled(header, stored, number)
     padding = _padding(header, stored)
     inverted = _text(header, "PhotometricInterpretation") == "MONOCHROME1"
-    if modality == "CT" and not inverted and _has_rescale(header, number):
+    if not inverted and _is_hounsfield(header, modality, number):
         if padding.any() and not padding.all():
             values = np.where(padding, values[~padding].min(), values)
         # What lies below air is no tissue: padding, which lossy compression blurs into the picture's surroundings.
         return np.rint(values).clip(LEAST_HOUNSFIELD, 32767).astype(np.int16)
     shown = _of_interest(header, values, padding, number)
-    shown = np.where(padding, 0.0, shown)
-    return np.rint(255 * (1 - shown if inverted else shown)).astype(np.uint8)
+    shown = np.where(padding, 0.0, 1 - shown if inverted else shown)
+    return np.rint(255 * shown).astype(np.uint8)
 
 
 def _group(header: Header, number: int, name: str) -> Header | None:
@@ -308,8 +331,11 @@ def _transform(header: Header, number: int) -> Header:
     return header if found is None else found
 
 
-def _has_rescale(header: Header, number: int) -> bool:
-    return "RescaleSlope" in _transform(header, number)
+def _is_hounsfield(header: Header, modality: str, number: int) -> bool:
+    """Whether modality values are Hounsfield units: of computed tomography itself, not of a screen shot of it."""
+    where = _transform(header, number)
+    is_said = _text(where, "RescaleType") in (HOUNSFIELD, "US", "")  # US: unspecified
+    return modality == "CT" and _text(header, "SOPClassUID") in TOMOGRAPHY and "RescaleSlope" in where and is_said
 
 
 def _rescaled(header: Header, stored: Array, number: int) -> Array:
@@ -342,7 +368,8 @@ def _padding(header: Header, stored: Array) -> npt.NDArray[np.bool_]:
     value = header.get("PixelPaddingValue")
     if value is None:
         return np.zeros(stored.shape, dtype=bool)
-    first, last = int(value), int(header.get("PixelPaddingRangeLimit", value))
+    limit = header.get("PixelPaddingRangeLimit")
+    first, last = int(value), int(value if limit is None else limit)
     low, high = min(first, last), max(first, last)
     return np.asarray((stored >= low) & (stored <= high))
 

@@ -43,11 +43,13 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[np.uint8], tuple[float, float, f
     try:
         image: Any = nibabel.load(path)
         shape = tuple(int(side) for side in image.shape)
-        if not len([side for side in shape if side > 1]) >= 2 or len(shape) < 2 or math.prod(shape) > MOST_VOXELS:
+        if not len([side for side in shape if side > 1]) >= 2 or len(shape) < 2 or math.prod(shape[:3]) > MOST_VOXELS:
             raise DataError(f"has the shape {shape}", allowed=f"pictures and volumes of up to {MOST_VOXELS:,} voxels")
         volumes = math.prod(shape[3:])
         first = image.slicer[(slice(None),) * 3 + (slice(0, 1),) * (len(shape) - 3)] if len(shape) > 3 else image
         turned = nibabel.as_closest_canonical(first)
+        if np.iscomplexobj(turned.dataobj[:1, :1, :1]):
+            raise DataError("holds complex numbers", remedy="save their magnitude")
         values = np.asarray(turned.dataobj, dtype=np.float32).reshape(turned.shape[:3] + (1,) * (3 - len(shape)))
         zooms = tuple(float(z) for z in (*turned.header.get_zooms()[:3], 1.0, 1.0)[:3])
     except (DataError, MemoryError):
@@ -60,8 +62,12 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[np.uint8], tuple[float, float, f
     values = np.nan_to_num(values, nan=float(np.nanmin(values[np.isfinite(values)])), posinf=0, neginf=0)
     # (right, anterior, superior) to (superior, posterior, left).
     shown = values.transpose(2, 1, 0)[:, ::-1, ::-1]
+    millimetres = [zooms[2], zooms[1], zooms[0]]
+    thin = [axis for axis in range(3) if shown.shape[axis] == 1]
+    if len(thin) == 1 and thin != [0]:  # a single slice that is not axial: what is seen is its plane, from above down
+        shown, millimetres = np.moveaxis(shown, thin[0], 0)[:, ::-1], [millimetres.pop(thin[0]), *millimetres]
     low, high = np.percentile(shown, [0.5, 99.5])
     if high <= low:
         low, high = float(shown.min()), max(float(shown.max()), float(shown.min()) + 1)
     pixels = np.rint(255 * ((shown - low) / (high - low)).clip(0, 1)).astype(np.uint8)
-    return np.ascontiguousarray(pixels), (zooms[2], zooms[1], zooms[0]), volumes
+    return np.ascontiguousarray(pixels), (millimetres[0], millimetres[1], millimetres[2]), volumes

@@ -42,11 +42,11 @@ class SourceImage:
 
 
 def is_picture_file(path: Path) -> bool:
-    """Whether a file is of a kind that is read, by its name, or by its first bytes where it has none or a number."""
+    """Whether a file is of a kind that is read, by its name, or by its first bytes where it has another."""
     suffix = path.suffix.lower()
     if suffix in SUFFIXES | DICOM_SUFFIXES or is_nifti(path):
         return True
-    return (not suffix or suffix[1:].isdecimal()) and is_dicom(path)
+    return is_dicom(path)
 
 
 def read_picture(path: Path, channels: int | None = None, volume: bool = False) -> SourceImage:
@@ -67,13 +67,13 @@ def read_picture(path: Path, channels: int | None = None, volume: bool = False) 
         raise ValueError("empty")
     if is_nifti(path):
         return _of_nifti(path, channels, volume)
-    found = read_dicom(path)
-    pixels = np.moveaxis(found.frames[len(found.frames) // 2], 0, -1)
+    found = read_dicom(path, only_middle=True)
+    pixels = np.moveaxis(found.frames[0], 0, -1)
     if channels == 3 and pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
     elif channels == 1 and pixels.shape[2] == 3:
         pixels = read_gray(pixels)
-    return SourceImage(pixels, found.unit, found.spacing, found.patient, found.scanner, len(found.frames))
+    return SourceImage(pixels, found.unit, found.spacing, found.patient, found.scanner, found.count)
 
 
 def _of_nifti(path: Path, channels: int | None, volume: bool) -> SourceImage:

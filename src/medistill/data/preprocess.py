@@ -170,7 +170,9 @@ def prepare(dataset: Dataset, config: DataConfig | None = None) -> PreparedDatas
     shape = prepared_shape(given.shape, config.size)
     channels = config.channels or given.channels
     public = config.statistics == "public"
-    window = _window(dataset.train.images, config.window or dataset.description.window, public)
+    shown = dataset.description.window if dataset.train.images.dtype == np.uint8 else None
+    asked = None if shown is not None else config.window or dataset.description.window  # else it was done in reading
+    window = _window(dataset.train.images, asked, public)
     pixels = _to_pixels(dataset.train.images, shape, channels, window)
     mean, std = ((n,) * channels for n in PUBLIC_STATISTICS) if public else channel_statistics(pixels)
     preprocessing = Preprocessing(

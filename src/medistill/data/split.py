@@ -54,6 +54,8 @@ def _split_off(dataset: Dataset, name: str, key: Key, asked: How) -> Dataset:
         rows = _stratified(train, task, key.child("split", name))
         how = f"stratified by {task.noun}, as not every image names its patient"
     if not rows.any():
+        if train.patients is not None and len(set(train.patients.tolist())) == 1:
+            return dataset.with_note(f"no {name} split was made: all images name one patient")
         return dataset
     splits = dict(dataset.splits)
     splits["train"], splits[name] = train.take(np.flatnonzero(~rows)), train.take(np.flatnonzero(rows))

@@ -26,6 +26,9 @@ LOWEST = 5
 GAP = 1.2
 """Greatest distance of two letters, as a multiple of their height."""
 
+LARGEST_SIDE = 700
+"""Pixels of a side from twice which on every other pixel is looked at."""
+
 SMALLEST_SIDE = 32
 """Pixels of a side below which no text can be read."""
 
@@ -82,7 +85,8 @@ def slices(image: npt.NDArray[np.generic]) -> Iterator[npt.NDArray[np.generic]]:
 
 def shows_text(image: npt.NDArray[np.generic]) -> bool:
     """Whether an image (c, height, width) has a row of shapes like letters in its brightest channel."""
-    return bool(text_lines(image.max(axis=0)))
+    step = max(1, min(image.shape[1:]) // LARGEST_SIDE)
+    return bool(text_lines(image.max(axis=0)[::step, ::step]))
 
 
 def _letters(boxes: list[tuple[slice, slice]], areas: npt.NDArray[np.int64], highest: int) -> list[_Shape]:

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from medistill.config import DataConfig
-from medistill.data.assemble import Assembled, assemble, described
+from medistill.data.assemble import Assembled, assemble, described, unnamed_patients
 from medistill.data.dataset import Dataset, Split
 from medistill.data.pictures import KINDS, is_picture_file
 from medistill.data.reader import Reader, register_reader
@@ -32,6 +32,12 @@ SYSTEM_FILES = {
     "$recycle.bin", "system volume information", "lost+found",
 }  # fmt: skip
 """Files and folders that operating systems and file servers leave behind, beside those that begin with a dot."""
+KNOWN_SUFFIXES = {
+    ".txt", ".csv", ".tsv", ".xml", ".json", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".zip", ".gz", ".mha", ".mhd",
+    ".nrrd", ".webp", ".jp2", ".gif", ".svg", ".html", ".md", ".log", ".mp4", ".avi", ".npy", ".npz", ".parquet",
+}  # fmt: skip
+"""Endings of files that are left out that are told."""
+
 LAYOUT = f"train/<class>/*.png, or <class>/*.png without split folders ({KINDS})"
 
 
@@ -59,10 +65,15 @@ def read_folder(root: Path, config: DataConfig) -> Dataset:
     found = assemble(root, {split: [file for file, _ in pairs] for split, pairs in rows.items()}, config)
     patients = _patients(root)
     task = inferred_task(np.empty(0), names)
-    splits = {split: _split(root, split, pairs, found, patients, task) for split, pairs in rows.items() if pairs}
+    splits = {
+        split: _split(root, split, pairs, found, patients, task)
+        for split, pairs in rows.items()
+        if split in found.images
+    }
     tables = [f for f in root.iterdir() if f.suffix.lower() in TABLES and f != _patients_file(root)]
     unread = [f"{len(tables)} tables beside the class folders were not read; name one as the source, or patients.csv"]
-    notes = (*_left_out(others), *(unread if tables else []), *found.notes)
+    unnamed = unnamed_patients(found) if patients is None else []
+    notes = (*_left_out(others), *(unread if tables else []), *found.notes, *unnamed)
     return Dataset(splits, described(root.resolve().name, task, found, notes))
 
 
@@ -158,7 +169,9 @@ def _left_out(others: list[Path]) -> tuple[str, ...]:
     """A note on files that are no images of a kind read here."""
     if not others:
         return ()
-    kinds = ", ".join(sorted({file.suffix.lower() or "without suffix" for file in others}))
+    # An ending may be anything, a name too ("Dr.Doe"), so only those that are known are told.
+    known = {file.suffix.lower() if file.suffix.lower() in KNOWN_SUFFIXES else "others" for file in others}
+    kinds = ", ".join(sorted(known))
     return (f"{len(others)} files in class folders were left out ({kinds}); images read are {KINDS}",)
 
 

@@ -6,26 +6,28 @@ The table is the source, ``medistill check folder/labels.csv``, or lies as ``lab
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from medistill.config import DataConfig
-from medistill.data.assemble import Assembled, assemble, described, names_by_number
-from medistill.data.dataset import Dataset, Names, Split
-from medistill.data.dicom import identifiers
+from medistill.data.assemble import Assembled, assemble, described, unnamed_patients
+from medistill.data.dataset import Dataset, Split
+from medistill.data.join import joined
 from medistill.data.pictures import KINDS, is_picture_file
 from medistill.data.reader import Reader, register_reader
 from medistill.data.readers.folder import SPLIT_NAMES, walk
-from medistill.data.table import NO_FINDING, SEPARATOR, SUFFIXES, LabelTable, findings_of, read_table
+from medistill.data.table import NO_FINDING, SEPARATOR, SUFFIXES, LabelTable, findings_of, in_order, read_table
 from medistill.errors import DataError
 from medistill.tasks.task import Task, inferred_task, make_task
 
-Rows = dict[Path, int]
-"""Which row of the table each file belongs to."""
+MANY_LABELS = 6
+"""Labels that a table of few rows may have; above, and above half of the rows, they are none."""
 
 
 def read_labelled(path: Path, config: DataConfig) -> Dataset:
@@ -38,8 +40,9 @@ def read_labelled(path: Path, config: DataConfig) -> Dataset:
     files = sorted(filter(is_picture_file, walk(root)))
     if not files:
         raise DataError("has no image beside it", where=path, allowed=KINDS)
-    labels, task = _labels(table)
-    rows, notes = _joined(table, root, files)
+    labels, task, told = _labels(table)
+    rows, notes = joined(table, root, files)
+    notes += told
     unnamed = len(files) - len(rows)
     if unnamed:
         notes.append(f"{unnamed} images are not in the table and were left out")
@@ -57,116 +60,57 @@ def read_labelled(path: Path, config: DataConfig) -> Dataset:
         )
     ordered = {name: by_split[name] for name in ("train", "val", "test") if by_split[name]}
     found = assemble(root, ordered, config)
-    made = {
-        name: _split(table, [rows[paths[row]] for row in found.rows[name]], found, name, labels, task)
-        for name, paths in ordered.items()
-    }
+    rows_of = {name: [rows[ordered[name][row]] for row in found.rows[name]] for name in found.images}
+    found = _with_what_the_table_says(found, table, rows_of)
+    made = {name: _split(table, own, found, name, labels, task) for name, own in rows_of.items()}
+    notes += unnamed_patients(found)
     return Dataset(made, described(root.resolve().name, task, found, (*notes, *found.notes)))
 
 
-def _labels(table: LabelTable) -> tuple[list[tuple[int, ...] | None], Task]:
-    """Of each row the numbers of its classes or findings, None where it has no label; and the task."""
+def _labels(table: LabelTable) -> tuple[list[tuple[int, ...] | None], Task, list[str]]:
+    """Of each row the numbers of its classes or findings, None where it has no label; the task; notes."""
     if (columns := findings_of(table)) is not None:
         rows = zip(*columns.values(), strict=True)
-        return [tuple(i for i, v in enumerate(row) if v == "1") for row in rows], make_task(
-            "multi-label", tuple(columns)
+        note = f"columns read as findings: {len(columns)}"
+        return (
+            [tuple(i for i, v in enumerate(row) if v == "1") for row in rows],
+            make_task("multi-label", tuple(columns)),
+            [note],
         )
     words = table.of("label")
     if words is None:
         raise DataError(
-            f"has no column of labels but {', '.join(list(table.columns)[:12])}",
-            where=table.path,
+            f"has no column of labels among {len(table.columns)}", where=table.path,
             allowed="a column called label, class or diagnosis, or columns of zeros and ones for findings",
             remedy="name it: --set data.columns.label=COLUMN",
-        )
+        )  # fmt: skip
     if any(SEPARATOR in word for word in words):
-        several = [
-            [w.strip() for w in word.split(SEPARATOR) if w.strip().lower() not in NO_FINDING] for word in words
-        ]
-        names = sorted({name for own in several for name in own})
-        return [tuple(names.index(name) for name in own) for own in several], make_task("multi-label", tuple(names))
-    names = _in_order({word for word in words if word})
-    if len(names) > max(2, len(words) // 2):
+        return (*_several(words), [f"labels with {SEPARATOR} between them were read as findings"])
+    names = in_order({word for word in words if word})
+    alike = [(a, b) for a, b in pairwise(sorted(names, key=str.casefold)) if a.casefold() == b.casefold()]
+    if alike:
+        raise DataError(
+            f"has labels '{alike[0][0]}' and '{alike[0][1]}', which differ in case alone",
+            where=f"{table.path}, {table.roles['label']}", remedy="write them alike",
+        )  # fmt: skip
+    if len(names) > max(MANY_LABELS, len(words) // 2):
         raise DataError(
             f"has {len(names)} different labels in {len(words)} rows", where=f"{table.path}, {table.roles['label']}",
             allowed="a class for each image", remedy="name the column of classes: --set data.columns.label=COLUMN",
         )  # fmt: skip
-    return [(names.index(word),) if word else None for word in words], inferred_task(np.empty(0), names)
+    numbers = {name: number for number, name in enumerate(names)}
+    return [(numbers[word],) if word else None for word in words], inferred_task(np.empty(0), names), []
 
 
-def _in_order(names: set[str]) -> list[str]:
-    """By number where all are numbers, so that 10 comes after 9."""
-    numbers = all(name.lstrip("+-").isdecimal() for name in names)
-    return sorted(names, key=(lambda name: (int(name), name)) if numbers else None)
-
-
-def _joined(table: LabelTable, root: Path, files: Sequence[Path]) -> tuple[Rows, list[str]]:
-    """Which row each file belongs to, by name, or by what its header says.
-
-    Raises:
-        DataError: no column names files, or two rows name the same with different labels.
-    """
-    asked = [table.roles["file"]] if "file" in table.roles else []
-    others = [table.roles["patient"]] if "patient" in table.roles else []
-    columns = [*asked, *others, *(name for name in table.columns if name not in (*asked, *others))]
-    keys = _names_of(root, files)
-    best = max((_matched(table.columns[column], key) for column in columns[:1] for key in keys.values()), default=0)
-    if not best:
-        keys |= _identifiers_of(files)
-    scores = {
-        (column, kind): _matched(table.columns[column], key) for column in columns for kind, key in keys.items()
-    }
-    (column, kind), matched = max(scores.items(), key=lambda item: item[1])
-    if not matched:
-        raise DataError(
-            f"no column names any of {len(files)} images, as {files[0].relative_to(root).as_posix()}",
-            where=table.path,
-            allowed="file names, or SOP instances, series, studies, accession numbers or patients of DICOM files",
-            remedy="name the column: --set data.columns.file=COLUMN",
-        )  # fmt: skip
-    named: dict[str, list[Path]] = keys[kind]
-    rows: Rows = {}
-    missing = 0
-    for row, value in enumerate(table.columns[column]):
-        missing += value not in named
-        for file in named.get(value, ()):
-            before = rows.setdefault(file, row)
-            if before != row and _differ(table, before, row):
-                raise DataError(
-                    f"rows {before + 2} and {row + 2} name the same image and differ", where=table.path,
-                    remedy="keep one row for each image",
-                )  # fmt: skip
-    notes = [f"images were found by {kind}"]
-    if missing:
-        notes.append(f"{missing} of {len(table)} rows name no image that is there")
-    return {file: rows[file] for file in files if file in rows}, notes
-
-
-def _differ(table: LabelTable, first: int, second: int) -> bool:
-    return any(values[first] != values[second] for values in table.columns.values())
-
-
-def _matched(values: Sequence[str], named: dict[str, list[Path]]) -> int:
-    return sum(value in named for value in set(values))
-
-
-def _names_of(root: Path, files: Sequence[Path]) -> dict[str, dict[str, list[Path]]]:
-    """Files by path, by name and by name without ending; names that several files have are left out."""
-    found: dict[str, dict[str, list[Path]]] = {"path": {f.relative_to(root).as_posix(): [f] for f in files}}
-    for kind, name_of in (("name", lambda f: f.name), ("name without ending", lambda f: f.stem)):
-        counts = Counter(map(name_of, files))
-        found[kind] = {name_of(f): [f] for f in files if counts[name_of(f)] == 1}
-    return found
-
-
-def _identifiers_of(files: Sequence[Path]) -> dict[str, dict[str, list[Path]]]:
-    """DICOM files by each of their identifiers."""
-    found: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for file in files:
-        for kind, value in identifiers(file).items():
-            if value:
-                found[kind][value].append(file)
-    return {kind: dict(named) for kind, named in found.items()}
+def _several(words: Sequence[str]) -> tuple[list[tuple[int, ...] | None], Task]:
+    """Findings between bars; an empty cell is no answer, a word for none is one."""
+    several = [
+        [one.strip() for one in word.split(SEPARATOR) if one.strip().lower() not in NO_FINDING] if word else None
+        for word in words
+    ]
+    names = sorted({name for own in several if own for name in own})
+    found = [None if own is None else tuple(names.index(name) for name in own) for own in several]
+    return found, make_task("multi-label", tuple(names))
 
 
 def _splits(table: LabelTable) -> list[str]:
@@ -176,30 +120,34 @@ def _splits(table: LabelTable) -> list[str]:
     odd = sorted({word for word in words if word.lower() not in SPLIT_NAMES})
     if odd:
         raise DataError(
-            f"has the split '{odd[0]}'", where=f"{table.path}, {table.roles['split']}", allowed=", ".join(SPLIT_NAMES)
+            f"row {words.index(odd[0]) + 2} has another split",
+            where=f"{table.path}, {table.roles['split']}",
+            allowed=", ".join(SPLIT_NAMES),
         )
     return [SPLIT_NAMES[word.lower()] for word in words]
 
 
 def _split(
-    table: LabelTable,
-    rows: list[int],
-    found: Assembled,
-    name: str,
-    labels: list[tuple[int, ...] | None],
-    task: Task,
+    table: LabelTable, rows: list[int], found: Assembled, name: str, labels: list[tuple[int, ...] | None], task: Task
 ) -> Split:
     targets = np.zeros((len(rows), task.outputs), dtype=np.uint8)
     for place, row in enumerate(rows):
         targets[place, list(labels[row] or ())] = 1
+    return Split(found.images[name], targets, found.numbered("patient", name), found.numbered("scanner", name))
 
-    def names(role: str, what: str) -> Names | None:
-        values = table.of(role)
-        if values is None:
-            return found.numbered(what, name)
-        return names_by_number([values[row] for row in rows], values, role)
 
-    return Split(found.images[name], targets, names("patient", "patient"), names("site", "scanner"))
+def _with_what_the_table_says(found: Assembled, table: LabelTable, rows_of: dict[str, list[int]]) -> Assembled:
+    """The files with the patients and scanners of the table, where it names any; else what headers say stands."""
+    nothing = [""] * len(table)
+    patients, sites = table.of("patient") or nothing, table.of("site") or nothing
+    pictures = {
+        name: [
+            replace(own, patient=patients[row] or own.patient, scanner=sites[row] or own.scanner)
+            for own, row in zip(found.pictures[name], rows, strict=True)
+        ]
+        for name, rows in rows_of.items()
+    }
+    return replace(found, pictures=pictures)
 
 
 @register_reader
@@ -222,4 +170,13 @@ class TableReader(Reader):
         if path.is_file():
             return path if path.suffix.lower() in SUFFIXES else None
         found = sorted(path.glob("[lL][aA][bB][eE][lL][sS].*")) if path.is_dir() else []
-        return next((file for file in found if file.suffix.lower() in SUFFIXES), None)
+        tables = [file for file in found if file.suffix.lower() in SUFFIXES and file.is_file()]
+        if len(tables) > 1:
+            raise DataError(
+                f"has the tables {' and '.join(file.name for file in tables)}", where=path,
+                remedy="name the one that is right as the source",
+            )  # fmt: skip
+        # A table of classes, not of images, lies in some class folders.
+        return next(
+            (file for file in tables if "label" in read_table(file).roles or findings_of(read_table(file))), None
+        )
