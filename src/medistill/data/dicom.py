@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import re
 import warnings
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from medistill.data.dicom_header import group_of, number_of, of_interest, text_of
 from medistill.errors import DataError
 
 if TYPE_CHECKING:
@@ -189,8 +189,8 @@ def _picture(header: Header, only_middle: bool) -> DicomPicture:
         frames = np.stack([_gray(header, frame, number, modality) for number, frame in enumerate(stored, first)])[
             :, None
         ]
-    scanner = " ".join(filter(None, (_text(header, name) for name in SCANNER)))
-    return DicomPicture(frames, modality, _spacing(header), _text(header, "PatientID"), scanner, count)
+    scanner = " ".join(filter(None, (text_of(header, name) for name in SCANNER)))
+    return DicomPicture(frames, modality, _spacing(header), text_of(header, "PatientID"), scanner, count)
 
 
 def identifiers(path: Path) -> dict[str, str]:
@@ -204,19 +204,15 @@ def identifiers(path: Path) -> dict[str, str]:
         return {}
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(IDENTIFIERS.values()))
-        return {kind: _text(header, name) for kind, name in IDENTIFIERS.items()}
+        return {kind: text_of(header, name) for kind, name in IDENTIFIERS.items()}
     except Exception:  # told when the file is read
         return {}
-
-
-def _text(header: Header, name: str) -> str:
-    return str(header.get(name, "") or "").strip()
 
 
 def _kind_in_words(header: Header) -> str:
     from pydicom.uid import UID
 
-    kind = _text(header, "SOPClassUID")
+    kind = text_of(header, "SOPClassUID")
     return UID(kind).name if kind and UID(kind).name != kind else "of no known kind"
 
 
@@ -281,7 +277,7 @@ def _decoded(header: Header, index: int | None) -> tuple[Array, bool]:
 
 
 def _is_palette(header: Header) -> bool:
-    return _text(header, "PhotometricInterpretation") == "PALETTE COLOR"
+    return text_of(header, "PhotometricInterpretation") == "PALETTE COLOR"
 
 
 def _colour(header: Header, stored: Array, rgb: bool) -> Array:
@@ -304,38 +300,28 @@ def _gray(header: Header, stored: Array, number: int, modality: str) -> Array:
     """One frame (h, w): Hounsfield units, or ``uint8`` as displayed."""
     values = _rescaled(header, stored, number)
     padding = _padding(header, stored)
-    inverted = _text(header, "PhotometricInterpretation") == "MONOCHROME1"
+    inverted = text_of(header, "PhotometricInterpretation") == "MONOCHROME1"
     if not inverted and _is_hounsfield(header, modality, number):
         if padding.any() and not padding.all():
             values = np.where(padding, values[~padding].min(), values)
         # What lies below air is no tissue: padding, which lossy compression blurs into the picture's surroundings.
         return np.rint(values).clip(LEAST_HOUNSFIELD, 32767).astype(np.int16)
-    shown = _of_interest(header, values, padding, number)
+    shown = of_interest(header, values, padding, number)
     shown = np.where(padding, 0.0, 1 - shown if inverted else shown)
     return np.rint(255 * shown).astype(np.uint8)
 
 
-def _group(header: Header, number: int, name: str) -> Header | None:
-    """A frame's functional group, or the one that all frames share (PS3.3 C.7.6.16)."""
-    for sequence, index in (("PerFrameFunctionalGroupsSequence", number), ("SharedFunctionalGroupsSequence", 0)):
-        items = header.get(sequence) or []
-        if index < len(items) and items[index].get(name):
-            found: Header = items[index].get(name)[0]
-            return found
-    return None
-
-
 def _transform(header: Header, number: int) -> Header:
     """Where the rescale of a frame stands: in its functional group, or at the top."""
-    found = _group(header, number, "PixelValueTransformationSequence")
+    found = group_of(header, number, "PixelValueTransformationSequence")
     return header if found is None else found
 
 
 def _is_hounsfield(header: Header, modality: str, number: int) -> bool:
     """Whether modality values are Hounsfield units: of computed tomography itself, not of a screen shot of it."""
     where = _transform(header, number)
-    is_said = _text(where, "RescaleType") in (HOUNSFIELD, "US", "")  # US: unspecified
-    return modality == "CT" and _text(header, "SOPClassUID") in TOMOGRAPHY and "RescaleSlope" in where and is_said
+    is_said = text_of(where, "RescaleType") in (HOUNSFIELD, "US", "")  # US: unspecified
+    return modality == "CT" and text_of(header, "SOPClassUID") in TOMOGRAPHY and "RescaleSlope" in where and is_said
 
 
 def _rescaled(header: Header, stored: Array, number: int) -> Array:
@@ -346,21 +332,9 @@ def _rescaled(header: Header, stored: Array, number: int) -> Array:
         return np.asarray(apply_modality_lut(stored, header), dtype=np.float64)
     where = _transform(header, number)
     slope, intercept = (
-        _number(where, name, default) for name, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+        number_of(where, name, default) for name, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
     )
     return stored.astype(np.float64) * slope + intercept
-
-
-def _number(header: Header, name: str, default: float) -> float:
-    value = header.get(name)
-    if value is None or value == "":
-        return default
-    if isinstance(value, (list, tuple)) or hasattr(value, "append"):
-        value = value[0]
-    number = float(value)
-    if not math.isfinite(number):
-        raise DataError(f"has {name} {number}")
-    return number
 
 
 def _padding(header: Header, stored: Array) -> npt.NDArray[np.bool_]:
@@ -374,49 +348,8 @@ def _padding(header: Header, stored: Array) -> npt.NDArray[np.bool_]:
     return np.asarray((stored >= low) & (stored <= high))
 
 
-def _of_interest(header: Header, values: Array, padding: npt.NDArray[np.bool_], number: int) -> Array:
-    """Between 0 and 1, by the first table or window of the header, else from the 0.5th to the 99.5th percentile."""
-    if tables := header.get("VOILUTSequence"):
-        return _by_table(tables[0], values)
-    where = _group(header, number, "FrameVOILUTSequence") or header
-    if where.get("WindowWidth") not in (None, "") and where.get("WindowCenter") not in (None, ""):
-        centre, width = _number(where, "WindowCenter", 0), _number(where, "WindowWidth", 0)
-        function = _text(where, "VOILUTFunction") or "LINEAR"
-        if width >= 1 or (width > 0 and function != "LINEAR"):
-            return _by_window(values, centre, width, function)
-    there = values[~padding] if not padding.all() else values
-    low, high = np.percentile(there, [0.5, 99.5])
-    if high <= low:
-        low, high = there.min(), max(there.max(), there.min() + 1)
-    return ((values - low) / (high - low)).clip(0, 1)
-
-
-def _by_window(values: Array, centre: float, width: float, function: str) -> Array:
-    """PS3.3 C.11.2.1.2 and C.11.2.1.3."""
-    if function == "SIGMOID":
-        return np.asarray(1 / (1 + np.exp((-4 * (values - centre) / width).clip(-700, 700))))
-    if function == "LINEAR_EXACT":
-        return np.asarray(((values - centre) / width + 0.5).clip(0, 1))
-    if width == 1:
-        return (values > centre - 0.5).astype(np.float64)
-    return np.asarray(((values - (centre - 0.5)) / (width - 1) + 0.5).clip(0, 1))
-
-
-def _by_table(table: Header, values: Array) -> Array:
-    """PS3.3 C.11.2.1.1; the table's greatest value is white, whatever number of bits the descriptor names."""
-    entries, first, _ = (int(v) for v in table.LUTDescriptor)
-    data = table.LUTData
-    numbers = np.frombuffer(data, dtype="<u2") if isinstance(data, bytes) else np.asarray(data)
-    numbers = numbers[: (entries or 65536)].astype(np.float64)
-    if not len(numbers):
-        raise DataError("has an empty table of values of interest")
-    place = (np.rint(values).astype(np.int64) - first).clip(0, len(numbers) - 1)
-    low, high = numbers.min(), numbers.max()
-    return np.asarray((numbers[place] - low) / max(high - low, 1))
-
-
 def _spacing(header: Header) -> tuple[float, float] | None:
-    measures = _group(header, 0, "PixelMeasuresSequence") or header
+    measures = group_of(header, 0, "PixelMeasuresSequence") or header
     for name in ("PixelSpacing", "ImagerPixelSpacing"):
         value = measures.get(name)
         if value is not None and len(value) == 2:

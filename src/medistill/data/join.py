@@ -33,7 +33,7 @@ ENOUGH = 0.5
 """Share of a column's values that must name images for it to be taken before those after it."""
 
 
-def joined(table: LabelTable, root: Path, files: Sequence[Path]) -> tuple[Rows, list[str]]:
+def rows_of_files(table: LabelTable, root: Path, files: Sequence[Path]) -> tuple[Rows, list[str]]:
     """Which row each file belongs to, and notes on how that was found out.
 
     A column that the user names decides alone. Else those are asked that are called like one of files, then the

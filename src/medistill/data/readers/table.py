@@ -18,7 +18,7 @@ import numpy as np
 from medistill.config import DataConfig
 from medistill.data.assemble import Assembled, assemble, described, unnamed_patients
 from medistill.data.dataset import Dataset, Split
-from medistill.data.join import joined
+from medistill.data.join import rows_of_files
 from medistill.data.pictures import KINDS, is_picture_file
 from medistill.data.reader import Reader, register_reader
 from medistill.data.readers.folder import SPLIT_NAMES, walk
@@ -41,7 +41,7 @@ def read_labelled(path: Path, config: DataConfig) -> Dataset:
     if not files:
         raise DataError("has no image beside it", where=path, allowed=KINDS)
     labels, task, told = _labels(table)
-    rows, notes = joined(table, root, files)
+    rows, notes = rows_of_files(table, root, files)
     notes += told
     unnamed = len(files) - len(rows)
     if unnamed:
