@@ -13,10 +13,10 @@ from PIL import Image
 
 import medistill
 from conftest import TINY
+from dicom_files import hospital
 from medistill.config import DataConfig
 from medistill.data.load import load
 from medistill.errors import DataError
-from test_dicom import hospital
 
 
 def rows_of(folder, images=24, suffix=".png"):

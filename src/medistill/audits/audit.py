@@ -51,6 +51,12 @@ class Population:
         whole = self.pixels[0] if len(self.pixels) == 1 else np.concatenate(list(self.pixels))
         return TensorSplit(whole, self.targets)
 
+    def at(self, rows: npt.NDArray[np.intp]) -> Pixels:
+        """The images of those rows, in ascending order; only these are fetched where images lie in files."""
+        starts = np.cumsum([0, *(len(part) for part in self.pixels)])
+        pairs = zip(self.pixels, starts, strict=False)
+        return np.concatenate([part[rows[(rows >= s) & (rows < s + len(part))] - s] for part, s in pairs])
+
     def without(self, patients: npt.NDArray[np.str_] | None) -> Population:
         """Those images that are of none of these patients; all, where patients are not known."""
         if patients is None or self.patients is None:

@@ -6,7 +6,7 @@ Unsupervised Feature Learning", ICML 2011).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +34,17 @@ def embedded(network: ConvNet, parameters: Parameters, normalisation: Normalisat
     return torch.cat(chunks).numpy()
 
 
+def random_network(package: Package, key: Key) -> Callable[[Pixels], Features]:
+    """What a random network sees in pixels (n, c, *spatial) ``uint8`` at the size that networks see, (n, d)."""
+    image = package.preprocessing.image
+    network = ConvNet(image.channels, image.shape, package.task.outputs, FILTERS)
+    parameters = network.parameters(key)
+    return lambda pixels: embedded(network, parameters, package.preprocessing.normalisation, pixels)
+
+
 def package_features(package: Package, key: Key) -> Features:
     """Features (n, d) of a package's images at the size that networks see."""
-    shown = package.data.pixels
-    network = ConvNet(shown.shape[1], tuple(shown.shape[2:]), package.task.outputs, FILTERS)
-    return embedded(network, network.parameters(key), package.preprocessing.normalisation, shown)
+    return random_network(package, key)(package.data.pixels)
 
 
 def features_beside(package: Package, real: Sequence[Pixels], key: Key) -> list[Features]:
@@ -46,10 +52,8 @@ def features_beside(package: Package, real: Sequence[Pixels], key: Key) -> list[
 
     These are made as small as the package stores its images, and large again, so that sharpness does not tell.
     """
-    network = ConvNet(package.data.channels, package.data.shape, package.task.outputs, FILTERS)
-    parameters, normal = network.parameters(key), package.preprocessing.normalisation
-    blurred = [decoded(encoded(side, package.stored_shape), package.preprocessing.image.shape) for side in real]
-    return [embedded(network, parameters, normal, pixels) for pixels in (package.data.pixels, *blurred)]
+    seen, shape = random_network(package, key), package.preprocessing.image.shape
+    return [seen(package.data.pixels), *(seen(decoded(encoded(side, package.stored_shape), shape)) for side in real)]
 
 
 def left_out_answers(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medistill.aliases import Json, Pixels
-from medistill.audits.audit import populations
+from medistill.aliases import Json
+from medistill.audits.audit import Population, populations
 from medistill.audits.checks.resemblance import nearest_images
 from medistill.audits.closest import Closest, closest_in_features, closest_in_structure
 from medistill.commands.evaluate import Measured, measure
@@ -87,25 +87,25 @@ def _closest(package: Package, prepared: PreparedDataset) -> list[PairRow]:
     for title, population in sides.items():
         if not len(population):
             continue
-        real = population.split.pixels
         near, key = nearest_images(package.pixels, population.pixels), Key(0).child("closest")
-        some = np.sort(key.numpy().permutation(len(real))[:LOOKED_AT])
-        drawn = np.ascontiguousarray(real[some])
+        some = np.sort(key.numpy().permutation(len(population))[:LOOKED_AT])
+        drawn = population.at(some)
         structure, (seen,) = closest_in_structure(package.pixels, drawn), closest_in_features(package, [drawn], key)
-        among = "" if len(some) == len(real) else f" among {len(some):,} of them"
+        among = "" if len(some) == len(population) else f" among {len(some):,} of them"
         by_measure = {
             "correlation of pixels": Closest(near.correlation.astype(np.float64), near.row),
             f"structural similarity{among}": Closest(structure.similarity, some[structure.row]),
             f"correlation of features{among}": Closest(seen.similarity, some[seen.row]),
         }
-        rows += [PairRow(title, measure, _pairs(package, real, found)) for measure, found in by_measure.items()]
+        rows += [PairRow(title, measure, _pairs(package, population, found)) for measure, found in by_measure.items()]
     return sorted(rows, key=lambda row: row.measure)
 
 
-def _pairs(package: Package, real: Pixels, found: Closest) -> list[Pair]:
+def _pairs(package: Package, population: Population, found: Closest) -> list[Pair]:
     """Those most alike, most alike first."""
     alike = np.argsort(-found.similarity, kind="stable")[:PAIRS]
-    small = encoded(np.ascontiguousarray(real[found.row[alike]]), package.stored_shape)
+    rows, place = np.unique(found.row[alike], return_inverse=True)
+    small = encoded(population.at(rows), package.stored_shape)[place]
     return [
         Pair(float(found.similarity[index]), package.pixels[index], own)
         for index, own in zip(alike, small, strict=True)

@@ -299,7 +299,9 @@ def _require_alike(root: Path, kinds: dict[Kind, list[Path]], config: DataConfig
     if len({len(shape) for shape, _ in kinds}) > 1:
         flat = next(files[0] for (shape, _), files in kinds.items() if len(shape) == 3)
         raise DataError(
-            f"has pictures among volumes, for instance {flat}", where=root, remedy="take either, by --set data.slices"
+            f"has pictures among volumes, for instance {flat}",
+            where=root,
+            remedy="give --set data.slices=middle",
         )
     differences = {
         "sizes": (lambda shape, _: shape_in_words(shape[:-1]), "give --size N to bring all to one size", config.size),

@@ -51,14 +51,9 @@ NO_PICTURES = {
 }
 """Objects with pixels that are no pictures of a patient."""
 
-WITHOUT_PREAMBLE = tuple(
-    group + element
-    for group, elements in (
-        (b"\x08\x00", (b"\x00\x00", b"\x05\x00", b"\x08\x00", b"\x16\x00")),
-        (b"\x00\x08", (b"\x00\x05",)),
-    )
-    for element in elements
-)
+WITHOUT_PREAMBLE = (
+    b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00", b"\x08\x00\x16\x00", b"\x00\x08\x00\x05",
+)  # fmt: skip
 """First tags of files that begin at once."""
 
 MOST_PIXELS = 2**28
@@ -104,7 +99,7 @@ class DicomPicture:
     @property
     def unit(self) -> str:
         """ "HU", or "" for pictures as displayed."""
-        return HOUNSFIELD if self.modality == "CT" and self.frames.dtype != np.uint8 else ""
+        return "" if self.frames.dtype == np.uint8 else HOUNSFIELD
 
 
 class NoPicture(Exception):
@@ -138,9 +133,7 @@ def read_dicom(path: Path, only_middle: bool = False) -> DicomPicture:
     try:
         header = pydicom.dcmread(path, force=True)
         return _picture(header, only_middle)
-    except (NoPicture, DataError):
-        raise
-    except (MemoryError, NameError):
+    except (NoPicture, DataError, MemoryError, NameError):
         raise
     except Exception as problem:  # a damaged file raises whatever the place of the damage leads to
         raise DataError(f"cannot be read ({_one_line(problem)})") from problem
@@ -186,9 +179,8 @@ def _picture(header: Header, only_middle: bool) -> DicomPicture:
     if rgb or ("RedPaletteColorLookupTableDescriptor" in header and _is_palette(header)):
         frames = _colour(header, stored, rgb)
     else:
-        frames = np.stack([_gray(header, frame, number, modality) for number, frame in enumerate(stored, first)])[
-            :, None
-        ]
+        gray = [_gray(header, frame, number, modality) for number, frame in enumerate(stored, first)]
+        frames = np.stack(gray)[:, None]
     scanner = " ".join(filter(None, (text_of(header, name) for name in SCANNER)))
     return DicomPicture(frames, modality, _spacing(header), text_of(header, "PatientID"), scanner, count)
 
@@ -331,9 +323,7 @@ def _rescaled(header: Header, stored: Array, number: int) -> Array:
 
         return np.asarray(apply_modality_lut(stored, header), dtype=np.float64)
     where = _transform(header, number)
-    slope, intercept = (
-        number_of(where, name, default) for name, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
-    )
+    slope, intercept = number_of(where, "RescaleSlope", 1.0), number_of(where, "RescaleIntercept", 0.0)
     return stored.astype(np.float64) * slope + intercept
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from medistill.data.intensity import between_percentiles
 from medistill.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,10 +60,7 @@ def of_interest(header: Header, values: Array, padding: npt.NDArray[np.bool_], n
         if width >= 1 or (width > 0 and function != "LINEAR"):
             return _by_window(values, centre, width, function)
     there = values[~padding] if not padding.all() else values
-    low, high = np.percentile(there, [0.5, 99.5])
-    if high <= low:
-        low, high = there.min(), max(there.max(), there.min() + 1)
-    return ((values - low) / (high - low)).clip(0, 1)
+    return between_percentiles(values, there)
 
 
 def _by_window(values: Array, centre: float, width: float, function: str) -> Array:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from medistill.aliases import RawImages
 from medistill.data.arrays import blocks
@@ -28,6 +29,14 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}"
+
+
+def between_percentiles(values: npt.NDArray[Any], among: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Values from the 0.5th to the 99.5th percentile of some, as 0 to 1: how a picture without a unit is shown."""
+    low, high = np.percentile(among, [0.5, 99.5])
+    if high <= low:
+        low, high = among.min(), max(among.max(), among.min() + 1)
+    return np.asarray(((values - low) / (high - low)).clip(0, 1))
 
 
 def extremes(images: RawImages) -> Range:

@@ -45,15 +45,13 @@ def rows_of_files(table: LabelTable, root: Path, files: Sequence[Path]) -> tuple
             differ.
     """
     by_kind = _names_of(root, files)
-    headers: dict[str, Named] | None = None
     best: tuple[float, str, str] = (0.0, "", "")
     for column, kinds in _candidates(table):
         values = {_key(value) for value in table.columns[column] if value}
+        if not by_kind.keys() >= set(kinds):  # headers are read only where a column may hold what they say
+            by_kind |= _identifiers_of(files)
         for kind in kinds:
-            if kind not in NAMES:
-                headers = _identifiers_of(files) if headers is None else headers
-            named = by_kind[kind] if kind in NAMES else (headers or {}).get(kind, {})
-            share = sum(value in named for value in map(_way(kind), values)) / max(1, len(values))
+            share = sum(value in by_kind[kind] for value in map(_way(kind), values)) / max(1, len(values))
             best = max(best, (share, column, kind), key=lambda found: found[0])
         if best[0] >= ENOUGH:
             break
@@ -64,8 +62,7 @@ def rows_of_files(table: LabelTable, root: Path, files: Sequence[Path]) -> tuple
             allowed="file names, or SOP instances, series, studies, accession numbers or patients of DICOM files",
             remedy="name the column: --set data.columns.file=COLUMN",
         )  # fmt: skip
-    named = by_kind[kind] if kind in NAMES else (headers or {})[kind]
-    return _rows(table, column, kind, named, files)
+    return _rows(table, column, kind, by_kind[kind], files)
 
 
 def _rows(table: LabelTable, column: str, kind: str, named: Named, files: Sequence[Path]) -> tuple[Rows, list[str]]:
@@ -132,13 +129,7 @@ def _way(kind: str) -> Callable[[str], str]:
 
 
 def _stem(name: str) -> str:
-    for ending in (
-        ".nii.gz",
-        *(f".{n}" for n in ("png", "jpg", "jpeg", "tif", "tiff", "bmp", "dcm", "dicom", "ima", "nii")),
-    ):
-        if name.endswith(ending):
-            return name.removesuffix(ending)
-    return name
+    return next((name.removesuffix(ending) for ending in ENDINGS if name.endswith(ending)), name)
 
 
 def _names_of(root: Path, files: Sequence[Path]) -> dict[str, Named]:
@@ -151,7 +142,7 @@ def _names_of(root: Path, files: Sequence[Path]) -> dict[str, Named]:
 
 def _identifiers_of(files: Sequence[Path]) -> dict[str, Named]:
     """DICOM files by each of their identifiers."""
-    found: dict[str, Named] = defaultdict(lambda: defaultdict(list))
+    found: dict[str, Named] = {kind: defaultdict(list) for kind in HINTS}
     for file in files:
         for kind, value in identifiers(file).items():
             if value:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medistill.data.intensity import between_percentiles
 from medistill.errors import DataError
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -38,7 +39,6 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[np.uint8], tuple[float, float, f
         DataError: it cannot be read; the line does not say where.
     """
     import nibabel
-    from nibabel.filebasedimages import ImageFileError
 
     try:
         image: Any = nibabel.load(path)
@@ -54,20 +54,18 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[np.uint8], tuple[float, float, f
         zooms = tuple(float(z) for z in (*turned.header.get_zooms()[:3], 1.0, 1.0)[:3])
     except (DataError, MemoryError):
         raise
-    except (ImageFileError, Exception) as problem:  # a damaged file raises whatever the damage leads to
+    except Exception as problem:  # a damaged file raises whatever the damage leads to
         reason = " ".join(str(problem).split())[:160].replace(str(path), "it")
         raise DataError(f"cannot be read ({reason or type(problem).__name__})") from problem
-    if not np.isfinite(values).any():
+    finite = np.isfinite(values)
+    if not finite.any():
         raise DataError("holds no finite number")
-    values = np.nan_to_num(values, nan=float(np.nanmin(values[np.isfinite(values)])), posinf=0, neginf=0)
+    values = np.where(finite, values, values[finite].min())
     # (right, anterior, superior) to (superior, posterior, left).
     shown = values.transpose(2, 1, 0)[:, ::-1, ::-1]
     millimetres = [zooms[2], zooms[1], zooms[0]]
     thin = [axis for axis in range(3) if shown.shape[axis] == 1]
     if len(thin) == 1 and thin != [0]:  # a single slice that is not axial: what is seen is its plane, from above down
         shown, millimetres = np.moveaxis(shown, thin[0], 0)[:, ::-1], [millimetres.pop(thin[0]), *millimetres]
-    low, high = np.percentile(shown, [0.5, 99.5])
-    if high <= low:
-        low, high = float(shown.min()), max(float(shown.max()), float(shown.min()) + 1)
-    pixels = np.rint(255 * ((shown - low) / (high - low)).clip(0, 1)).astype(np.uint8)
+    pixels = np.rint(255 * between_percentiles(shown, shown)).astype(np.uint8)
     return np.ascontiguousarray(pixels), (millimetres[0], millimetres[1], millimetres[2]), volumes

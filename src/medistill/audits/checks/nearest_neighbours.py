@@ -76,6 +76,6 @@ def _even(task: Task, sides: tuple[Population, Population], most: int, key: Key)
     for name, side, membership in zip(("in", "out"), sides, memberships, strict=True):
         drawn = draw_by_stratum(membership, counts.tolist(), lambda s, name=name: key.child(name, s))  # type: ignore[misc]
         rows = np.unique(np.concatenate(drawn)).astype(int)
-        pixels.append(np.ascontiguousarray(side.split.pixels[rows]))
+        pixels.append(side.at(rows))
     least = min(map(len, pixels))  # an image of several strata may be drawn for each of them
     return pixels[0][:least], pixels[1][:least]

@@ -17,12 +17,11 @@ from pydantic import Field
 from medistill.aliases import Pixels
 from medistill.audits.audit import Audit, NotMeasuredError, Population, register_audit
 from medistill.audits.distillations import distilled_from, distilling_seconds
-from medistill.audits.features import FILTERS, Features, embedded
+from medistill.audits.features import Features, random_network
 from medistill.audits.shadows import halves, halves_of, numbered_people
 from medistill.data.image import decoded
 from medistill.evaluation.intervals import share_interval
 from medistill.keys import Key
-from medistill.nets.convnet import ConvNet
 from medistill.package.finding import Finding
 from medistill.package.package import Package
 
@@ -118,10 +117,8 @@ def _sites(number: int) -> str:
 
 
 def _features(package: Package, pixels: Pixels, key: Key) -> Features:
-    shape = package.preprocessing.image.shape
-    network = ConvNet(pixels.shape[1], shape, package.task.outputs, FILTERS)
-    parameters, normal = network.parameters(key.child("network")), package.preprocessing.normalisation
-    return embedded(network, parameters, normal, decoded(pixels, shape))
+    """Of images as stored."""
+    return random_network(package, key.child("network"))(decoded(pixels, package.preprocessing.image.shape))
 
 
 def _recognised(made: Sequence[_Made]) -> float:

@@ -70,7 +70,8 @@ def read_folder(root: Path, config: DataConfig) -> Dataset:
         for split, pairs in rows.items()
         if split in found.images
     }
-    tables = [f for f in root.iterdir() if f.suffix.lower() in TABLES and f != _patients_file(root)]
+    known = _patients_file(root)
+    tables = [file for file in root.iterdir() if file.suffix.lower() in TABLES and file != known]
     unread = [f"{len(tables)} tables beside the class folders were not read; name one as the source, or patients.csv"]
     unnamed = unnamed_patients(found) if patients is None else []
     notes = (*_left_out(others), *(unread if tables else []), *found.notes, *unnamed)

@@ -159,24 +159,33 @@ class TableReader(Reader):
     order: ClassVar[int] = 15
 
     def matches(self, source: str, path: Path) -> bool:
-        return self._table(path) is not None
+        file = _table_of(path)
+        # A table of classes, not of images, lies in some class folders.
+        return file is not None and (file == path or _says_labels(read_table(file)))
 
     def read(self, source: str, path: Path, config: DataConfig) -> Dataset:
-        table = self._table(path)
+        table = _table_of(path)
         assert table is not None
         return read_labelled(table, config)
 
-    def _table(self, path: Path) -> Path | None:
-        if path.is_file():
-            return path if path.suffix.lower() in SUFFIXES else None
-        found = sorted(path.glob("[lL][aA][bB][eE][lL][sS].*")) if path.is_dir() else []
-        tables = [file for file in found if file.suffix.lower() in SUFFIXES and file.is_file()]
-        if len(tables) > 1:
-            raise DataError(
-                f"has the tables {' and '.join(file.name for file in tables)}", where=path,
-                remedy="name the one that is right as the source",
-            )  # fmt: skip
-        # A table of classes, not of images, lies in some class folders.
-        return next(
-            (file for file in tables if "label" in read_table(file).roles or findings_of(read_table(file))), None
-        )
+
+def _table_of(path: Path) -> Path | None:
+    """The table that a source is, or the one called ``labels`` in a folder.
+
+    Raises:
+        DataError: a folder has several.
+    """
+    if path.is_file():
+        return path if path.suffix.lower() in SUFFIXES else None
+    found = sorted(path.glob("[lL][aA][bB][eE][lL][sS].*")) if path.is_dir() else []
+    tables = [file for file in found if file.suffix.lower() in SUFFIXES and file.is_file()]
+    if len(tables) > 1:
+        raise DataError(
+            f"has the tables {' and '.join(file.name for file in tables)}", where=path,
+            remedy="name the one that is right as the source",
+        )  # fmt: skip
+    return tables[0] if tables else None
+
+
+def _says_labels(table: LabelTable) -> bool:
+    return "label" in table.roles or findings_of(table) is not None

@@ -1,0 +1,140 @@
+"""Sets of DICOM files: patients, scanners, other objects, several modalities, and no header's word beyond the reader."""
+
+import shutil
+
+import pydicom
+import pytest
+
+import medistill
+from dicom_files import SECRETS, found, hospital
+from medistill.config import DataConfig
+from medistill.data.load import load
+from medistill.data.preprocess import prepare
+from medistill.errors import DataError
+from medistill.package.package import read_package
+
+
+def test_class_folders_of_dicom_are_distilled_and_name_nobody(tmp_path, cli):
+    source = hospital(tmp_path / "set")
+    dataset = load(source)
+    assert dataset.image.dtype == "int16" and dataset.description.spacing == (0.5, 0.5)
+    assert "by patient" in " ".join(dataset.description.notes)
+    patients = [set(split.patients.tolist()) for split in dataset.splits.values()]
+    assert not set.intersection(*patients[:2]) and set(dataset.train.sites.tolist()) == {"scanner 1", "scanner 2"}
+    assert prepare(dataset).preprocessing.image.window == (-1000, 1000)
+    assert prepare(
+        load(source, DataConfig(window="brain")), DataConfig(window="brain")
+    ).preprocessing.image.window == (0, 80)
+    settings = {"method": {"name": "dm", "iterations": 4, "networks": 2, "filters": 8, "real_batch": 8}}
+    medistill.distill(source, out=tmp_path / "p", ipc=2, settings=settings)
+    package = read_package(tmp_path / "p")
+    assert tuple(package.manifest.image.window) == (-1000, 1000)
+    told = [path.read_bytes() for path in (tmp_path / "p").rglob("*") if path.is_file()]
+    told += [path.read_bytes() for path in (tmp_path / "p.run").rglob("*") if path.is_file()]
+    _, out, err = cli("check", source)
+    told += [out.encode(), err.encode()]
+    for secret in (*SECRETS.values(), "PID-", "SN5521"):
+        assert not any(secret.encode() in text for text in told), secret
+
+
+def test_other_objects_are_counted_and_unreadable_files_named(tmp_path):
+    source = hospital(tmp_path / "set")
+    (source / "tumour" / "seg.dcm").write_bytes(found("liver_1frame.dcm").read_bytes())
+    dataset = load(source)
+    assert "1 DICOM files were left out: a segmentation" in dataset.description.notes
+    assert len(dataset.train) + len(dataset.splits["test"]) + len(dataset.splits["val"]) == 48
+    broken = source / "tumour" / "IM003.dcm"
+    broken.write_bytes(broken.read_bytes()[:900])
+    with pytest.raises(DataError, match=r"IM003.dcm: .*data.unreadable=0.03"):
+        load(source)
+    kept = load(source, DataConfig(unreadable=0.03))
+    assert "1 files could not be read and were left out" in kept.description.notes
+    assert sum(map(len, kept.splits.values())) == 47
+
+
+def test_what_a_header_says_is_not_quoted_when_it_is_wrong(tmp_path, cli, recwarn, caplog):
+    source = hospital(tmp_path / "set")
+    path = source / "tumour" / "IM001.dcm"
+    content = path.read_bytes()
+    at = content.index(b"DS", content.index(b"\x28\x00\x52\x10"))  # the rescale's intercept
+    path.write_bytes(content[: at + 4] + b"Jane " + content[at + 9 :])
+    _, out, err = cli("check", source)
+    assert "cannot be read" in err and "Jane" not in out + err
+    assert not any("Jane" in str(warning.message) for warning in recwarn) and "Jane" not in caplog.text
+
+
+def test_letters_are_sought_before_images_are_made_small(tmp_path):
+    source = hospital(tmp_path / "set", images=6)
+    for number, name in enumerate(("examples_rgb_color.dcm", "color3d_jpeg_baseline.dcm")):
+        (source / "tumour" / f"us{number}.dcm").write_bytes(found(name).read_bytes())
+    notes = load(source, DataConfig(size=(28, 28), channels=1)).description.notes
+    assert "1 of 14 images looked at seem to show letters" in " ".join(notes) or "2 of 14" in " ".join(notes)
+    assert "12 files of computed tomography are among others: -1000 to 1000 HU became black to white" in notes
+
+
+def test_the_shared_files_and_a_table(tmp_path, real):
+    folder = tmp_path / "dicom"
+    shutil.copytree(real("dicom"), folder)
+    lines = [
+        "file,label",
+        *(f"{f.name},{'colour' if 'color' in f.name else 'gray'}" for f in sorted(folder.glob("*.dcm"))),
+    ]
+    (folder / "labels.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"no_meta.dcm: is no DICOM file, or damaged; .*data.unreadable=0.08"):
+        load(folder)
+    dataset = load(folder, DataConfig(size=(28, 28), channels=1, unreadable=0.08))
+    notes = dataset.description.notes
+    for told in (
+        "1 files could not be read and were left out", "1 DICOM files were left out: a segmentation",
+        "2 files hold several frames, slices or volumes: the middle one, of volumes the first, was taken",
+    ):  # fmt: skip
+        assert told in notes
+    assert sum(map(len, dataset.splits.values())) == 12
+    medistill.distill(
+        folder, out=tmp_path / "p", method="random", ipc=1,
+        settings={"data": {"size": 28, "channels": 1, "unreadable": 0.08}},
+    )  # fmt: skip
+    assert len(read_package(tmp_path / "p")) == 2
+
+
+def test_a_split_of_nothing_but_other_objects_is_told(tmp_path):
+    source = hospital(tmp_path / "set" / "train")
+    (tmp_path / "set" / "test" / "tumour").mkdir(parents=True)
+    segmentation = found("liver_1frame.dcm").read_bytes()
+    (tmp_path / "set" / "test" / "tumour" / "seg.dcm").write_bytes(segmentation)
+    assert "no image of test is left" in load(tmp_path / "set").description.notes
+    for file in source.rglob("*.dcm"):
+        file.write_bytes(segmentation)
+    with pytest.raises(DataError, match="holds no training image that can be read; .*left out: a segmentation"):
+        load(tmp_path / "set")
+
+
+def test_the_share_that_is_advised_is_enough(tmp_path):
+    source = hospital(tmp_path / "set", images=50)
+    for file in sorted(source.rglob("*.dcm"))[:29]:
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"data.unreadable=0.29 leaves out"):
+        load(source)
+    assert sum(map(len, load(source, DataConfig(unreadable=0.29)).splits.values())) == 71
+
+
+def test_one_file_without_a_patient_leaves_the_others_together(tmp_path):
+    source = hospital(tmp_path / "set")
+    made = pydicom.dcmread(source / "tumour" / "IM000.dcm")
+    made.PatientID = ""
+    made.save_as(source / "tumour" / "IM000.dcm")
+    dataset = load(source)
+    assert "1 of 48 images name no patient, and count as patients of their own" in dataset.description.notes
+    patients = [set(split.patients.tolist()) for split in dataset.splits.values()]
+    assert not patients[0] & patients[1] and not patients[0] & patients[2]
+
+
+def test_a_window_counts_alike_alone_and_among_other_pictures(tmp_path):
+    alone = hospital(tmp_path / "a")
+    mixed = hospital(tmp_path / "b")
+    (mixed / "tumour" / "mr.dcm").write_bytes(found("MR_small.dcm").read_bytes())
+    config = DataConfig(size=(24, 24), window="lung")
+    first, second = (prepare(load(source, config), config) for source in (alone, mixed))
+    kept = {image.tobytes() for split in first.splits.values() for image in split.pixels}
+    others = [image for split in second.splits.values() for image in split.pixels if image.tobytes() not in kept]
+    assert len(others) == 1, "the picture that is none of tomography"
