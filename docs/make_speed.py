@@ -21,9 +21,9 @@ def speed_page() -> str:
         "is one run of each, over when it is first as good as the plain loop after its 2000 steps (the "
         "published schedule has 20,000). The plain loop is written from the papers, as the published programs "
         "work, in float32: a new network at each step, a loop over classes, nothing kept. Rows that name no "
-        "precision are in bfloat16 where the processor computes in it, as the default is; `--method dm` is "
-        "float32 unless asked otherwise, and so are evaluations. The rate that shares are of is always "
-        "float32's, and operations are counted as convolutions are defined: tiles, which need a quarter of the "
+        "precision are in bfloat16 where the processor computes in it, as the default was until it took float32 "
+        "on every CPU; `--method dm` is float32 unless asked otherwise, and so are evaluations. The rate that "
+        "shares are of is always float32's, and operations are counted as convolutions are defined: tiles, which need a quarter of the "
         "products, can take the share above 100 %. Notes of older figures tell where nothing was compiled yet. "
         "Older figures are also of methods that began with real images (start: real), as both loops did; that "
         "changes what is reached, not what a step takes.",

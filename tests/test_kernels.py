@@ -197,6 +197,22 @@ def test_a_third_derivative_is_that_of_torchs_functions() -> None:
 
 
 @compiled_here
+def test_what_is_kept_of_weights_follows_them_and_ends_with_them() -> None:
+    images, bias = torch.randn(4, 8, 8, 8, requires_grad=True), torch.zeros(8)
+    weight = torch.randn(8, 8, 3, 3)
+    before = len(kernels._kept[0]), len(kernels._kept[1])
+    for _ in range(2):
+        for _ in range(2):
+            ours, theirs = layers.convolution(images, weight, bias), functional.conv2d(images, weight, padding=1)
+            assert relative_error(ours, theirs) < 1e-4
+            one, other = (torch.autograd.grad(maps.square().sum(), images)[0] for maps in (ours, theirs))
+            assert relative_error(one, other) < 1e-4
+        weight.mul_(2)
+    assert (len(kernels._kept[0]), len(kernels._kept[1])) == (before[0] + 1, before[1] + 1)
+    del weight, ours, one, theirs, other
+    assert (len(kernels._kept[0]), len(kernels._kept[1])) == before
+
+
 def test_what_was_compiled_from_another_source_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for file in Path(kernels.__file__).parent.glob("kernels*"):
         shutil.copy(file, tmp_path)

@@ -9,6 +9,7 @@ from medistill.distil.method import make_method
 from medistill.errors import ConfigError
 from medistill.keys import Key
 from medistill.package.package import read_package
+from medistill.runtime import device, has_bfloat16
 from medistill.testing import small_problem
 from problems import step
 
@@ -43,13 +44,19 @@ def test_a_network_trained_on_the_images_in_bfloat16_is_nearly_that_of_float32()
     assert torch.nn.functional.cosine_similarity(plain, half, dim=0) > 0.98 and not torch.equal(plain, half)
 
 
-@pytest.mark.parametrize("capable", [True, False])
-def test_auto_is_decided_by_the_machine_and_recorded(tmp_path, monkeypatch, capable):
+@pytest.mark.parametrize(("kind", "capable"), [("cuda", True), ("cuda", False), ("cpu", True)])
+def test_auto_is_bfloat16_on_a_gpu_that_has_it(monkeypatch, kind, capable):
+    monkeypatch.setattr(networked, "device", lambda: torch.device(kind))
     monkeypatch.setattr(networked, "has_bfloat16", lambda: capable)
+    chosen, _ = configuration.configured(None, 10, None, None, {}, {})
+    assert chosen.precision == ("bfloat16" if kind == "cuda" and capable else "float32")
+
+
+def test_what_auto_decided_is_recorded(tmp_path):
     settings = {"method": {"iterations": 2, "networks": 2, **SMALL}, "labels": {"teachers": 0}}
     made = medistill.distill(SOURCE, out=tmp_path / "p", ipc=2, settings=settings)
     kept = read_package(made["package"]).manifest.method
-    assert kept.settings["precision"] == ("bfloat16" if capable else "float32")
+    assert kept.settings["precision"] == ("float32" if device().type == "cpu" or not has_bfloat16() else "bfloat16")
 
 
 def test_a_precision_that_a_method_does_not_compute_in_is_refused():
@@ -58,8 +65,7 @@ def test_a_precision_that_a_method_does_not_compute_in_is_refused():
 
 
 def test_a_named_method_is_float32(monkeypatch):
+    monkeypatch.setattr(networked, "device", lambda: torch.device("cuda"))
     monkeypatch.setattr(networked, "has_bfloat16", lambda: True)
     chosen, _ = configuration.configured("dm", 10, None, None, {}, {})
     assert chosen.precision == "float32"
-    recommended, _ = configuration.configured(None, 10, None, None, {}, {})
-    assert recommended.precision == "bfloat16"

@@ -7,6 +7,7 @@ it is asked for once and met again and again.
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Sequence
 
@@ -17,12 +18,18 @@ from torch import Tensor
 from medistill.augment import Augmentation
 from medistill.data.image import Shape
 from medistill.distil.method import Observed, State
-from medistill.distil.networked import NetworkMethod
+from medistill.distil.networked import NetworkMethod, in_bfloat16
 from medistill.distil.private_images import PrivateRealImages, Release, generated_images
 from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import CHUNK, Advance
 from medistill.errors import ConfigError
 from medistill.keys import Key
+from medistill.nets.convnet import ConvNet, Parameters
+
+_drawn: dict[tuple[ConvNet, Key, torch.device, bool], Parameters] = {}
+"""Parameters of the latest step's network, which all its pieces ask for."""
+
+_drawing = threading.Lock()
 
 
 class PooledMatching(NetworkMethod):
@@ -155,7 +162,7 @@ class PooledMatching(NetworkMethod):
         means: dict[int, Tensor] = {}
         if unknown:
             network = self.network(problem)
-            parameters = problem.parameters(network, here)
+            parameters = self._parameters(problem, network, here)
             for stratum in unknown:
                 augment = self._augmentation(problem, here, stratum)
 
@@ -176,7 +183,7 @@ class PooledMatching(NetworkMethod):
     ) -> Tensor:
         _, here = self._network_of(state, problem, key)
         network = self.network(problem)
-        parameters = problem.parameters(network, here)
+        parameters = self._parameters(problem, network, here)
         synthetic = [self._augmentation(problem, here, s)(state.images[problem.synthetic(s)]) for s in strata]
         # One forward for all strata; normalisation is per image, so they do not mix.
         embedded = self.embed(network, parameters, torch.cat(synthetic), problem.micro_batch_size)
@@ -191,6 +198,17 @@ class PooledMatching(NetworkMethod):
         networks = self.pool_size(problem)
         slot = state.step % networks if networks else state.step
         return slot, key.child("network", slot)
+
+    def _parameters(self, problem: DistillationProblem, network: ConvNet, key: Key) -> Parameters:
+        """Those of a step's network, in the precision that it computes in, drawn once for all pieces of the step."""
+        bfloat16 = self.precision == "bfloat16"
+        wanted = (network, key, problem.device, bfloat16)
+        with _drawing:
+            if wanted not in _drawn:
+                drawn = problem.parameters(network, key)
+                _drawn.clear()
+                _drawn[wanted] = in_bfloat16(drawn) if bfloat16 else drawn
+            return _drawn[wanted]
 
     def _augmentation(self, problem: DistillationProblem, key: Key, stratum: int) -> Augmentation:
         return self.sample_augmentation(problem, key.child("augment", stratum))

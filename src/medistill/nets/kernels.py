@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils.weak import WeakIdKeyDictionary
 
 LANES = 8
 """Numbers of filters are multiples of so many."""
@@ -140,7 +141,12 @@ def convolution(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     Source: Lavin, Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
     """
-    x, kernel = _rows(images), _kernel_points(weight)
+    return _convolution(images, _points_of(weight, False), bias)
+
+
+def _convolution(images: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """The same, of a kernel at the points."""
+    x = _rows(images)
     n, height, width, channels = x.shape
     filters = len(bias)
     out = x.new_empty(n, height, width, filters)
@@ -156,8 +162,7 @@ def convolution_images(gradient: Tensor, weight: Tensor) -> Tensor:
     """Gradient of a convolution by its images, (n, c, h, w)."""
     channels = weight.shape[1]
     if channels % LANES == 0:
-        turned = weight.flip(2, 3).transpose(0, 1)
-        return convolution(gradient, turned, weight.new_zeros(channels))
+        return _convolution(gradient, _points_of(weight, True), weight.new_zeros(channels))
     coming = _rows(gradient)
     n, height, width, filters = coming.shape
     flat = weight.permute(0, 2, 3, 1).reshape(filters, -1)
@@ -229,6 +234,23 @@ def norm_relu_pool_second(
         asked, of_weight.contiguous(), of_bias.contiguous(), by_x, by_weight, by_coming, n, height, width, channels,
     )  # fmt: skip
     return _columns(by_x), by_weight.sum(0), _columns(by_coming)
+
+
+def _points_of(weight: Tensor, turned: bool) -> Tensor:
+    """A kernel, or the one of the gradient by images, at the points; kept for weights that are not learned, which
+    many batches meet, for as long as they are there and unchanged.
+    """
+    if weight.requires_grad or weight.is_inference():
+        return _kernel_points(weight.flip(2, 3).transpose(0, 1) if turned else weight)
+    kept = _kept[turned].get(weight)
+    if kept is None or kept[0] != weight._version:
+        kept = weight._version, _kernel_points(weight.flip(2, 3).transpose(0, 1) if turned else weight)
+        _kept[turned][weight] = kept
+    return kept[1]
+
+
+_kept: tuple[WeakIdKeyDictionary, WeakIdKeyDictionary] = WeakIdKeyDictionary(), WeakIdKeyDictionary()
+"""Of weights and of weights turned: which version of them, and its points."""
 
 
 def _kernel_points(weight: Tensor) -> Tensor:
