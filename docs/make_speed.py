@@ -24,7 +24,8 @@ def speed_page() -> str:
         "precision are in bfloat16 where the processor computes in it, as the default was until it took float32 "
         "on every CPU; `--method dm` is float32 unless asked otherwise, and so are evaluations. The rate that "
         "shares are of is always float32's, and operations are counted as convolutions are defined: tiles, which "
-        "need a quarter of the products, can take the share above 100 %. Notes of older figures tell where nothing was compiled yet. "
+        "need a quarter of the products, can take the share above 100 %. Notes of older figures "
+        "tell where nothing was compiled yet. "
         "Older figures are also of methods that began with real images (start: real), as both loops did; that "
         "changes what is reached, not what a step takes.",
     ]
