@@ -35,6 +35,7 @@ from medistill.options import (
     SetData,
     Size,
     Task,
+    TestSite,
     Threads,
     Unit,
     print_result,
@@ -57,23 +58,18 @@ def _settings(config: Path | None, assignments: list[str] | None) -> dict[str, A
     return assign(read_yaml(config) if config else {}, assignments or [])
 
 
-def _data_settings(
-    settings: dict[str, Any], size: int | None, channels: int | None, flips: str | None, task: str | None
-) -> dict[str, Any]:
+def _data_settings(settings: dict[str, Any], **given: Any) -> dict[str, Any]:
     from medistill.config import mapping
 
-    given = {"size": size, "channels": channels, "flips": flips, "task": task}
     return {**mapping(settings.get("data"), "data"), **{k: v for k, v in given.items() if v is not None}}
 
 
-def _data_config(
-    assignments: list[str] | None, size: int | None, channels: int | None, flips: str | None, task: str | None
-) -> Any:
+def _data_config(assignments: list[str] | None, **given: Any) -> Any:
     from medistill.config import DataConfig, build
 
     settings = _settings(None, assignments)
     _require_known(settings, ["data"])
-    return build(DataConfig, _data_settings(settings, size, channels, flips, task), "data")
+    return build(DataConfig, _data_settings(settings, **given), "data")
 
 
 def _require_known(settings: dict[str, Any], allowed: list[str]) -> None:
@@ -108,6 +104,8 @@ def check(
     channels: Channels = None,
     flips: Flips = None,
     task: Task = None,
+    test_site: TestSite = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page of tables and pictures.")] = None,
     set_: SetData = None,
     as_json: AsJson = False,
 ) -> None:
@@ -116,7 +114,8 @@ def check(
     from medistill.texts import check_text
 
     asked = privacy_config(epsilon, delta, unit)
-    result = run(data, ipc=ipc, config=_data_config(set_, size, channels, flips, task), privacy=asked)
+    settings = _data_config(set_, size=size, channels=channels, flips=flips, task=task, test_site=test_site)
+    result = run(data, ipc=ipc, config=settings, privacy=asked, html=html)
     print_result(result, as_json, check_text)
     if not result["usable"]:
         raise typer.Exit(2)
@@ -137,6 +136,7 @@ def predict(
     channels: Channels = None,
     flips: Flips = None,
     task: Task = None,
+    test_site: TestSite = None,
     set_: SetData = None,
     device: Device = None,
     threads: Threads = None,
@@ -146,7 +146,7 @@ def predict(
     from medistill import predict as run
     from medistill.texts import predict_text
 
-    config = _data_config(set_, size, channels, flips, task)
+    config = _data_config(set_, size=size, channels=channels, flips=flips, task=task, test_site=test_site)
     asked = privacy_config(epsilon, delta, unit)
     result = run(
         data, ipc=ipc, ratio=ratio, method=method, db=db, config=config, privacy=asked, seed=seed or 0, progress=True
@@ -182,6 +182,7 @@ def distill(
     channels: Channels = None,
     flips: Flips = None,
     task: Task = None,
+    test_site: TestSite = None,
     config: Config = None,
     set_: Set = None,
     overwrite: Overwrite = False,
@@ -202,7 +203,9 @@ def distill(
     settings = _settings(config, set_)
     measuring = _evaluate_config({"evaluate": settings.pop("evaluate", {})}, None, None)
     auditing = settings.pop("audit", {})
-    settings["data"] = _data_settings(settings, size, channels, flips, task)
+    settings["data"] = _data_settings(
+        settings, size=size, channels=channels, flips=flips, task=task, test_site=test_site
+    )
     result = run(
         data, out=out, method=method, ipc=ipc, ratio=ratio, factor=factor, teachers=teachers,
         memory_limit=memory_limit, epsilon=epsilon, delta=delta, unit=unit,

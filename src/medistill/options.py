@@ -52,6 +52,7 @@ Ipc = Annotated[int | None, typer.Option(help="Images per class, grade or findin
 Task = Annotated[
     str | None, typer.Option(help="What labels mean: binary, multi-class, ordinal (grades), multi-label (findings).")
 ]
+TestSite = Annotated[str | None, typer.Option(help="Hold out this site or scanner: its images are the test images.")]
 Epsilon = Annotated[
     float | None,
     typer.Option(

@@ -71,9 +71,14 @@ class DataConfig(Settings):
         "middle", description="of NIfTI files: the axial slice in the middle, or the whole volume"
     )
 
+    test_site: str | None = Field(
+        None,
+        description="a site or scanner, as `check` names it, to hold out: its images are the test images",
+    )
+
     LATER: ClassVar[Mapping[str, Any]] = {
         "split": "stratified", "statistics": "training", "window": None, "unreadable": 0.0, "columns": None,
-        "slices": "middle",
+        "slices": "middle", "test_site": None,
     }  # fmt: skip
 
     @field_validator("window", mode="before")

@@ -34,14 +34,38 @@ def check_text(result: Json) -> str:
             + ", ".join(f"{name} {n}" for name, n in zip(result["strata"], v["per_stratum"], strict=True))
             for split, v in fingerprint["splits"].items()
         ),
+        *_overview(result["overview"]),
         f"  fingerprint {fingerprint['sha256']}",
         *(f"  note: {note}" for note in result["notes"]),
     ]
-    lines += [f"{p['level']}: {p['kind']}: {p['found']}; {p['remedy']}" for p in result["problems"]]
+    lines += [f"{p['level']}: {p['kind']}: {p['found']}{_file(p)}; {p['remedy']}" for p in result["problems"]]
     lines += _privacy(result)
+    lines += [f"page: {result['html']}"] if "html" in result else []
     blocking = sum(p["level"] == "blocking" for p in result["problems"])
     lines.append(f"{blocking} blocking, {len(result['problems']) - blocking} warnings")
     return "\n".join(lines)
+
+
+def _file(problem: Json) -> str:
+    """The first file that a problem is about."""
+    return f" ({problem['files'][0]})" if problem.get("files") else ""
+
+
+def _overview(view: Json) -> list[str]:
+    """Patients, sites, sizes, spacing, where they are known."""
+    lines = []
+    if view["patients"]:
+        lines.append("  patients: " + ", ".join(f"{split} {number}" for split, number in view["patients"].items()))
+    for title, counts in (
+        ("sites", {name: sum(own["images"].values()) for name, own in view["sites"].items()}),
+        ("sizes of the files", view["sizes"]),
+    ):
+        if counts:
+            shown = [f"{name} {number}" for name, number in list(counts.items())[:5]]
+            lines.append(f"  {title}: {', '.join(shown)}" + (", ..." if len(counts) > 5 else ""))
+    if view["spacing"]:
+        lines.append(f"  spacing: {' x '.join(f'{step:g}' for step in view['spacing'])} mm")
+    return lines
 
 
 def _privacy(result: Json) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 
 from medistill.aliases import Pixels
 from medistill.audits.features import features_beside
-from medistill.data.checks import unit_rows
+from medistill.data.duplicates import unit_rows
 from medistill.data.image import encoded
 from medistill.keys import Key
 from medistill.package.package import Package

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from medistill.aliases import Json
 from medistill.commands.guarantee import outlook
 from medistill.config import DataConfig, PrivacyConfig
 from medistill.data.checks import check as find_issues
 from medistill.data.load import load
+from medistill.data.overview import overview
+from medistill.data.shortcuts import shortcut_issues, shortcuts
+from medistill.files import require_ours, require_writable, write_atomically
 
 
 def check(
@@ -17,6 +22,7 @@ def check(
     ipc: int | None = None,
     config: DataConfig | None = None,
     privacy: PrivacyConfig | None = None,
+    html: str | Path | None = None,
 ) -> Json:
     """Check a data set.
 
@@ -25,21 +31,33 @@ def check(
         ipc: images per class that will be asked for, if known.
         config: how to read the data.
         privacy: a guarantee that will be asked for, if any.
+        html: also write a page with tables, and pictures of real images: examples, outliers, copies, suspected text.
 
     Returns:
-        ``privacy`` (which ε the data can bear, see :func:`medistill.commands.guarantee.outlook`) if it was asked for,
         ``name``, ``task``, ``classes`` (names of classes, grades or findings), ``strata``, ``fingerprint`` (SHA-256,
-        counts, sizes), ``notes``, ``problems`` (each with ``level``, ``kind``, ``found``, ``remedy``) and ``usable``.
+        counts, sizes), ``overview`` (see :func:`medistill.data.overview.overview`), ``shortcuts`` (see
+        :func:`medistill.data.shortcuts.shortcuts`), ``notes``, ``problems`` (each with ``level``, ``kind``,
+        ``found``, ``remedy``, ``rows`` and, where there are files, ``files``) and ``usable``; ``html``, the page, and
+        ``privacy`` (which ε the data can bear, see :func:`medistill.commands.guarantee.outlook`), where asked for.
 
     Raises:
         DataError: the source cannot be read at all.
+        OutputError: the page cannot be written there.
     """
+    if html is not None:
+        from medistill.reporting.html import PAGE_MARK
+
+        require_ours(Path(html), "--html", PAGE_MARK)
+        require_writable(Path(html), "--html")
     if privacy is not None:  # split as private data are
         config = (config or DataConfig()).model_copy(update={"split": "independent"})
     dataset = load(data, config)
     issues = find_issues(dataset, ipc)
     description, task = dataset.description, dataset.task
-    return {
+    usable = not any(issue.level == "blocking" for issue in issues)
+    told = shortcuts(dataset) if usable else []
+    issues += shortcut_issues(dataset, told)
+    found: Json = {
         "name": description.name,
         "task": task.kind,
         "classes": list(description.class_names),
@@ -48,8 +66,22 @@ def check(
         "source": description.source,
         "flips": description.flips,
         "fingerprint": dataset.fingerprint,
+        "overview": overview(dataset),
+        "shortcuts": [{**asdict(one), "strong": one.strong} for one in told],
         "notes": list(description.notes),
-        "problems": [issue.as_json() for issue in issues],
-        "usable": not any(issue.level == "blocking" for issue in issues),
+        "problems": [_with_files(issue.as_json(), dataset) for issue in issues],
+        "usable": usable,
         **({} if privacy is None else {"privacy": outlook(dataset, privacy, config or DataConfig())}),
     }
+    if html is not None:
+        from medistill.reporting.check_page import check_page
+
+        write_atomically(Path(html), check_page(dataset, found))
+        found["html"] = str(Path(html).resolve())
+    return found
+
+
+def _with_files(problem: Json, dataset: Any) -> Json:
+    """The problem with its images' files, where there are any."""
+    files = [dataset.splits[split].named(row) for split, row in problem["rows"]]
+    return {**problem, "files": files} if any(files) else problem

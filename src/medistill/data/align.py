@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from medistill.data.dataset import Dataset, Split
+from medistill.data.dataset import Dataset
 from medistill.errors import DataError, nearest
 from medistill.tasks.task import Task, exclusive_kind, make_task
 
@@ -124,5 +124,5 @@ def renumbered(dataset: Dataset, numbers: npt.NDArray[np.intp], task: Task) -> D
         for old, new in enumerate(numbers):
             if new >= 0:
                 targets[:, new] |= split.targets[:, old]
-        splits[name] = Split(split.images, targets, split.patients, split.sites)
+        splits[name] = replace(split, targets=targets)
     return Dataset(splits, replace(dataset.description, task=task))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medistill.aliases import Targets
 from medistill.config import DataConfig
 from medistill.data.arrays import BLOCK, empty, release
-from medistill.data.dataset import Description
+from medistill.data.dataset import Description, Names, Split
 from medistill.data.dicom import HOUNSFIELD, NoPicture
 from medistill.data.image import Shape, shape_in_words
 from medistill.data.pictures import KINDS, SourceImage, read_picture
@@ -50,6 +52,7 @@ class Assembled:
         images: of each split, (n, c, *spatial).
         rows: of each split, which of its files they are of, in order.
         pictures: what each of these files says beside its pixels.
+        paths: of each of these files, below the source.
         notes: what was left out and decided.
         window: Hounsfield units that were made black to white already, where some files have none.
     """
@@ -57,6 +60,7 @@ class Assembled:
     images: dict[str, Array] = field(default_factory=dict)
     rows: dict[str, list[int]] = field(default_factory=dict)
     pictures: dict[str, list[SourceImage]] = field(default_factory=dict)
+    paths: dict[str, list[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     window: tuple[float, float] | None = None
 
@@ -87,6 +91,22 @@ class Assembled:
         everyone = [name for names in by_split.values() for name in names]
         known = any(not name.startswith(UNKNOWN) for name in everyone)
         return names_by_number(by_split[split], everyone, what) if known else None
+
+    def split(self, name: str, targets: Targets, patients: Names | None = None) -> Split:
+        """What became of a split's files.
+
+        Args:
+            name: of the split.
+            targets: of its images.
+            patients: in place of those that the files name.
+        """
+        own = self.pictures[name]
+        patients = self.numbered("patient", name) if patients is None else patients
+        sizes = np.array([picture.shape for picture in own], dtype=np.int64)
+        varied = bool(np.ptp(sizes, axis=0).any())
+        paths = np.array(self.paths[name])
+        scanners = self.numbered("scanner", name)
+        return Split(self.images[name], targets, patients, scanners, sizes if varied else None, paths)
 
 
 def names_by_number(names: Sequence[str], everyone: Sequence[str], what: str) -> npt.NDArray[np.str_]:
@@ -131,6 +151,7 @@ def _assembled(
     images: dict[str, Array] = {}
     rows: dict[str, list[int]] = {name: [] for name in files}
     pictures: dict[str, list[SourceImage]] = {name: [] for name in files}
+    below: dict[str, list[str]] = {name: [] for name in files}
     bad: list[tuple[Path, str]] = []
     skipped: Counter[str] = Counter()
     kinds: dict[Kind, list[Path]] = {}
@@ -158,7 +179,8 @@ def _assembled(
                 continue
             place[len(rows[split])] = fitted
             rows[split].append(row)
-            pictures[split].append(replace(picture, pixels=NOTHING))
+            pictures[split].append(replace(picture, pixels=NOTHING, shape=picture.pixels.shape[:-1]))
+            below[split].append(Path(os.path.relpath(file, root)).as_posix())
             unreleased += fitted.nbytes
             if unreleased > BLOCK:
                 release(place)
@@ -180,7 +202,7 @@ def _assembled(
             remedy=f"left out: {', '.join(sorted(skipped)) or 'unreadable files'}",
         )  # fmt: skip
     notes = [*_notes(bad, skipped, pictures, window), *(f"no image of {s} is left" for s in files if s not in whole)]
-    return Assembled(whole, rows, pictures, tuple(notes), window)
+    return Assembled(whole, rows, pictures, below, tuple(notes), window)
 
 
 def unnamed_patients(found: Assembled) -> list[str]:
@@ -259,6 +281,9 @@ def _notes(
         yield f"{len(bad)} files could not be read and were left out"
     for kind, number in sorted(skipped.items()):
         yield f"{number} DICOM files were left out: {kind}"
+    modalities = Counter(picture.modality for own in pictures.values() for picture in own if picture.modality)
+    if modalities:
+        yield "modalities: " + ", ".join(f"{name} {number}" for name, number in modalities.most_common())
     several = sum(picture.frames > 1 for own in pictures.values() for picture in own)
     if several:
         taken = "the middle one, of volumes the first, was taken"

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from medistill.aliases import Json, Targets
 from medistill.data.arrays import blocks
-from medistill.data.dataset import SPLITS, Dataset
+from medistill.data.dataset import Dataset
+from medistill.data.duplicates import duplicates, pairs_of_splits
 from medistill.data.image import shape_in_words
 from medistill.data.intensity import RARE, extremes, has_outliers, usual
+from medistill.data.issue import NAMED, Issue, Level
 from medistill.data.text import shows_text, slices
 from medistill.errors import DataError
 
-Level = Literal["blocking", "warning"]
-
 GREATEST_INTENSITY = 1e12
 """What a package can record of a window."""
-
-NEAR_DUPLICATE = 0.995
-"""Pixel correlation above which two images count as near-duplicates."""
 
 SCALES_APART = 8
 """Times as wide as another split's a split's usual intensities may not be."""
@@ -39,26 +32,6 @@ LONGEST_NAME = 200
 """Characters of a class name."""
 
 
-@dataclass(frozen=True)
-class Issue:
-    """One thing found.
-
-    Args:
-        level: "blocking" stops every command that trains; "warning" is told and recorded.
-        kind: short name, the same in code, JSON and docs.
-        found: what was found and where.
-        remedy: what to do about it.
-    """
-
-    level: Level
-    kind: str
-    found: str
-    remedy: str
-
-    def as_json(self) -> Json:
-        return asdict(self)
-
-
 def check(dataset: Dataset, ipc: int | None = None, thorough: bool = True) -> list[Issue]:
     """List every problem of a data set, blocking ones first.
 
@@ -69,7 +42,7 @@ def check(dataset: Dataset, ipc: int | None = None, thorough: bool = True) -> li
     """
     issues = [*_labels(dataset), *_pixels(dataset), *_intensities(dataset), *_splits(dataset, ipc)]
     if thorough and not any(issue.level == "blocking" for issue in issues):
-        issues += [*_duplicates(dataset), *_text(dataset)]
+        issues += [*duplicates(dataset), *_text(dataset)]
     return sorted(issues, key=lambda issue: issue.level != "blocking")
 
 
@@ -180,7 +153,8 @@ def _pixels(dataset: Dataset) -> Iterator[Issue]:
         for level, kind, rows, what, remedy in faults:
             if rows.any():
                 message = f"{split}_images[{int(rows.argmax())}] {what} ({int(rows.sum())} images)"
-                yield Issue(level, kind, message, remedy)
+                named = tuple((split, row) for row in np.flatnonzero(rows)[:NAMED].tolist())
+                yield Issue(level, kind, message, remedy, named)
 
 
 def _intensities(dataset: Dataset) -> Iterator[Issue]:
@@ -248,7 +222,7 @@ def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Issue]:
             "figures on so few are chance; provide more of them",
         )
     patients = {s: set(p.patients.tolist()) for s, p in dataset.splits.items() if p.patients is not None}
-    for first, second in _pairs(patients):
+    for first, second in pairs_of_splits(patients):
         both = sorted(patients[first] & patients[second])
         if both:
             yield Issue(
@@ -271,56 +245,6 @@ def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Issue]:
             )
 
 
-def _pairs(names: dict[str, set[str]]) -> list[tuple[str, str]]:
-    present = [s for s in SPLITS if s in names]
-    return [(a, b) for i, a in enumerate(present) for b in present[i + 1 :]]
-
-
-def _duplicates(dataset: Dataset) -> Iterator[Issue]:
-    present = {s: {""} for s in dataset.splits}
-    # Channels last, as files have them, so that large arrays are not copied.
-    flat = {s: np.moveaxis(part.images, 1, -1).reshape(len(part), -1) for s, part in dataset.splits.items()}
-    digests = {s: _row_digests(rows) for s, rows in flat.items()}
-    for name, own in digests.items():
-        yield from _copies(name, own, dataset.splits[name].targets)
-    for first, second in _pairs(present):
-        seen = set(digests[first])
-        exact = np.array([digest in seen for digest in digests[second]])
-        near = _near_duplicates(flat[first], flat[second]) & ~exact
-        for kind, rows in (("exact duplicates", exact), ("near duplicates", near)):
-            if rows.any():
-                yield Issue(
-                    "warning",
-                    kind,
-                    f"{int(rows.sum())} of {len(rows)} {second} images are in {first} too, "
-                    f"for instance {second}_images[{int(np.flatnonzero(rows)[0])}]",
-                    f"remove them from {first}; results will flatter",
-                )
-
-
-def _copies(name: str, digests: list[bytes], targets: Targets) -> Iterator[Issue]:
-    """Images that a split has several times, and those of them whose labels differ."""
-    first: dict[bytes, int] = {}
-    again = [row for row, digest in enumerate(digests) if first.setdefault(digest, row) != row]
-    differ = [row for row in again if (targets[row] != targets[first[digests[row]]]).any()]
-    if again:
-        yield Issue(
-            "warning",
-            "copies",
-            f"{len(again)} of {len(digests)} {name} images are copies of others of {name}, for instance "
-            f"{name}_images[{again[0]}] of [{first[digests[again[0]]]}]",
-            "remove them; they count more than others",
-        )
-    if differ:
-        yield Issue(
-            "warning",
-            "contradictory labels",
-            f"{len(differ)} {name} images are copies of others with another label, for instance "
-            f"{name}_images[{differ[0]}] of [{first[digests[differ[0]]]}]",
-            "find out which label is right",
-        )
-
-
 def _text(dataset: Dataset) -> Iterator[Issue]:
     """Images that show rows of letters, volumes in any slice; of large splits some are looked at."""
     for name, split in dataset.splits.items():
@@ -333,52 +257,5 @@ def _text(dataset: Dataset) -> Iterator[Issue]:
                 "text in pixels",
                 f"{name}: {len(found)} of {len(rows):,} images looked at seem to show letters (rows {listed})",
                 "look at them, and remove what names a person: what all images show, a package shows too",
+                tuple((name, row) for row in found[:NAMED]),
             )
-
-
-def _row_digests(flat: npt.NDArray[np.generic]) -> list[bytes]:
-    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for _, block in blocks(flat) for row in block]
-
-
-def unit_rows(flat: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-    """Rows with zero mean and unit length, so that products are correlations."""
-    rows = flat.astype(np.float32)
-    rows -= rows.mean(axis=1, keepdims=True)
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 1e-6), dtype=np.float32)
-
-
-def _near_duplicates(
-    first: npt.NDArray[np.generic], second: npt.NDArray[np.generic], block: int = 2048
-) -> npt.NDArray[np.bool_]:
-    """Which rows of ``second`` correlate above :data:`NEAR_DUPLICATE` with some row of ``first``.
-
-    Small problems are computed outright. In large ones a random projection to 64 numbers
-    (fixed seed) sorts out the bulk: a correlation of 0.995 keeps within about 0.00125
-    (standard deviation, (1 − ρ²)/√64) there, so only pairs above 0.985 are compared in full.
-    """
-    if first.shape[1] <= 1024 and len(first) * len(second) <= 10**9:
-        a, b = unit_rows(first), unit_rows(second)
-        duplicate = np.zeros(len(b), dtype=bool)
-        for i in range(0, len(b), block):
-            for j in range(0, len(a), block):
-                duplicate[i : i + block] |= (b[i : i + block] @ a[j : j + block].T).max(axis=1) > NEAR_DUPLICATE
-        return duplicate
-    mixer = np.random.default_rng(0).standard_normal((first.shape[1], 64), dtype=np.float32)
-    low_a, low_b = (_projected(x, mixer) for x in (first, second))
-    duplicate = np.zeros(len(second), dtype=bool)
-    for i in range(0, len(low_b), block):
-        for j in range(0, len(low_a), block):
-            rows, columns = np.nonzero(low_b[i : i + block] @ low_a[j : j + block].T > 0.985)
-            for row in np.unique(rows[~duplicate[i + rows]]):
-                candidates = first[j + columns[rows == row]]
-                normalised = unit_rows(second[i + row : i + row + 1])[0]
-                duplicate[i + row] |= any(
-                    (unit_rows(candidates[k : k + 256]) @ normalised).max() > NEAR_DUPLICATE
-                    for k in range(0, len(candidates), 256)
-                )
-    return duplicate
-
-
-def _projected(flat: npt.NDArray[np.generic], mixer: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return unit_rows(np.concatenate([unit_rows(block) @ mixer for _, block in blocks(flat)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.aliases import Json, RawImages, Targets
-from medistill.data.arrays import blocks, take
+from medistill.data.arrays import blocks, empty, take
 from medistill.data.image import Flips, ImageSpec
 from medistill.tasks.task import Task
 
@@ -28,20 +29,46 @@ class Split:
         targets: (n, outputs) zeros and ones.
         patients: (n,) strings that name the patient, or None where unknown.
         sites: (n,) strings that name the site or scanner, or None where unknown.
+        sizes: (n, axes) pixels along each axis in the files, where they were brought to one size; else None.
+        files: (n,) strings that name each image's file below the source, where there are files; for messages, no
+            package holds them.
     """
 
     images: RawImages
     targets: Targets
     patients: Names | None = None
     sites: Names | None = None
+    sizes: npt.NDArray[np.int64] | None = None
+    files: Names | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def take(self, rows: npt.NDArray[np.intp]) -> Split:
         """The rows named, in that order."""
-        patients, sites = (None if names is None else names[rows] for names in (self.patients, self.sites))
-        return Split(take(self.images, rows), self.targets[rows], patients, sites)
+        said = {name: getattr(self, name) for name in ("patients", "sites", "sizes", "files")}
+        taken = {name: None if values is None else values[rows] for name, values in said.items()}
+        return Split(take(self.images, rows), self.targets[rows], **taken)
+
+    def named(self, row: int) -> str | None:
+        """The file of an image, below the source; None where there are no files."""
+        return None if self.files is None else str(self.files[row])
+
+
+def joined_splits(splits: Sequence[Split]) -> Split:
+    """The images of several, one after the other; of what some do not say nothing is kept."""
+    said = {}
+    for name in ("patients", "sites", "sizes", "files"):
+        values = [getattr(split, name) for split in splits]
+        said[name] = None if any(value is None for value in values) else np.concatenate(values)
+    count = sum(map(len, splits))
+    images = empty((count, *splits[0].images.shape[1:]), splits[0].images.dtype)
+    start = 0
+    for split in splits:
+        for first, block in blocks(split.images):
+            images[start + first : start + first + len(block)] = block
+        start += len(split)
+    return Split(images, np.concatenate([split.targets for split in splits]), **said)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,9 @@ def load(source: str | Path, config: DataConfig | None = None, complete_splits: 
     """
     config = config or DataConfig()
     dataset = _describe(_read(str(source), config), config)
-    return complete(dataset, Key(config.split_seed), config.split) if complete_splits else dataset
+    if not complete_splits:
+        return dataset
+    return complete(dataset, Key(config.split_seed), config.split, config.test_site)
 
 
 def _read(source: str, config: DataConfig) -> Dataset:

@@ -2,7 +2,8 @@
 
 Axes are brought to the order in which DICOM shows axial slices: from feet to head, from front to back, from the
 patient's right to the left. Intensities have no unit that a header could be trusted for, so each volume is shown from
-its 0.5th to its 99.5th percentile, in 8 bits.
+its 0.5th to its 99.5th percentile, in 8 bits; what is stored in 8 bits without a scale is taken as it is, as pictures
+are.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[np.uint8], tuple[float, float, f
         volumes = math.prod(shape[3:])
         first = image.slicer[(slice(None),) * 3 + (slice(0, 1),) * (len(shape) - 3)] if len(shape) > 3 else image
         turned = nibabel.as_closest_canonical(first)
+        as_it_is = image.get_data_dtype() == np.uint8 and image.dataobj.slope == 1 and image.dataobj.inter == 0
         if np.iscomplexobj(turned.dataobj[:1, :1, :1]):
             raise DataError("holds complex numbers", remedy="save their magnitude")
         values = np.asarray(turned.dataobj, dtype=np.float32).reshape(turned.shape[:3] + (1,) * (3 - len(shape)))
@@ -67,5 +69,5 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[np.uint8], tuple[float, float, f
     thin = [axis for axis in range(3) if shown.shape[axis] == 1]
     if len(thin) == 1 and thin != [0]:  # a single slice that is not axial: what is seen is its plane, from above down
         shown, millimetres = np.moveaxis(shown, thin[0], 0)[:, ::-1], [millimetres.pop(thin[0]), *millimetres]
-    pixels = np.rint(255 * between_percentiles(shown, shown)).astype(np.uint8)
+    pixels = (shown if as_it_is else np.rint(255 * between_percentiles(shown, shown))).astype(np.uint8)
     return np.ascontiguousarray(pixels), (millimetres[0], millimetres[1], millimetres[2]), volumes

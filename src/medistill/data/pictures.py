@@ -16,6 +16,12 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
 DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
 KINDS = "PNG, JPEG, TIFF, BMP, DICOM, NIfTI"
 
+MODALITIES = {
+    "CR", "CT", "DX", "ES", "GM", "IO", "IVOCT", "MG", "MR", "NM", "OCT", "OP", "OPT", "OT", "PT", "PX", "RF", "SC",
+    "SM", "US", "XA", "XC",
+}  # fmt: skip
+"""Defined terms of DICOM (PS3.3 C.7.3.1.1.1) that are told; another word there might be anything."""
+
 Array = npt.NDArray[Any]
 
 
@@ -29,6 +35,8 @@ class SourceImage:
         spacing: millimetres between neighbouring pixels along each axis, where known.
         patient, scanner: what tells one from another, where known; for numbering, not to be stored.
         frames: how many the file has; the middle one is the picture.
+        shape: pixels along each axis, where ``pixels`` were put elsewhere.
+        modality: "CT", "MR", "CR" and so on, of a DICOM file.
         text: whether it seems to show letters; None where nobody looked.
     """
 
@@ -39,6 +47,8 @@ class SourceImage:
     scanner: str = ""
     frames: int = 1
     text: bool | None = None
+    shape: tuple[int, ...] = ()
+    modality: str = ""
 
 
 def is_picture_file(path: Path) -> bool:
@@ -73,7 +83,10 @@ def read_picture(path: Path, channels: int | None = None, volume: bool = False) 
         pixels = np.repeat(pixels, 3, axis=-1)
     elif channels == 1 and pixels.shape[2] == 3:
         pixels = read_gray(pixels)
-    return SourceImage(pixels, found.unit, found.spacing, found.patient, found.scanner, found.count)
+    return SourceImage(
+        pixels, found.unit, found.spacing, found.patient, found.scanner, found.count,
+        modality=found.modality if found.modality in MODALITIES else "others",
+    )  # fmt: skip
 
 
 def _of_nifti(path: Path, channels: int | None, volume: bool) -> SourceImage:

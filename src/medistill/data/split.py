@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medistill.data.dataset import Dataset, Split
+from medistill.data.dataset import Dataset, Split, joined_splits
 from medistill.data.sampling import draw_by_stratum
+from medistill.errors import ConfigError
 from medistill.keys import Key
 from medistill.tasks.task import Task
 
@@ -21,7 +22,7 @@ FRACTION = 0.15
 How = Literal["stratified", "independent"]
 
 
-def complete(dataset: Dataset, key: Key, how: How = "stratified") -> Dataset:
+def complete(dataset: Dataset, key: Key, how: How = "stratified", test_site: str | None = None) -> Dataset:
     """Split off from train what is missing of test (only where val is missing too) and val.
 
     By patient where every training image names one, else stratified by class, grade or finding, and the
@@ -32,12 +33,53 @@ def complete(dataset: Dataset, key: Key, how: How = "stratified") -> Dataset:
         key: of the draw.
         how: "stratified", or "independent": each patient, or each image, by a number drawn for it alone, so that
             who else is there changes nothing.
+        test_site: a site whose images are the test images, see :func:`held_out_site`.
+
+    Raises:
+        ConfigError: there is no such site.
     """
+    if test_site is not None:
+        dataset = held_out_site(dataset, test_site)
     if set(dataset.splits) == {"train"}:
         dataset = _split_off(dataset, "test", key, how)
     if "val" not in dataset.splits:
         dataset = _split_off(dataset, "val", key, how)
     return dataset
+
+
+def held_out_site(dataset: Dataset, site: str) -> Dataset:
+    """One site's images as the test images, from whatever split; those of others are no test images any more.
+
+    Test images of other sites are left out, not trained on, so that what was kept for testing stays unseen.
+
+    Raises:
+        ConfigError: no site is known, none is called so, or no training image of another is left.
+    """
+    sites = {name: part.sites for name, part in dataset.splits.items() if part.sites is not None}
+    if len(sites) < len(dataset.splits):
+        raise ConfigError(
+            f"'{site}', but not every image names its site",
+            where="--test-site",
+            allowed="data that name sites: {split}_sites in an .npz, a column of a table, DICOM headers",
+        )
+    own = {name: of == site for name, of in sites.items()}
+    named = sorted({str(one) for of in sites.values() for one in of})
+    if site not in named:
+        raise ConfigError(
+            f"'{site}'", where="--test-site", allowed=", ".join(named[:10]) + (" ..." if named[10:] else "")
+        )
+    if own["train"].all():
+        raise ConfigError(f"'{site}' is the site of all training images", where="--test-site")
+    taken = [part.take(np.flatnonzero(own[name])) for name, part in dataset.splits.items() if own[name].any()]
+    splits = {
+        name: part.take(np.flatnonzero(~own[name]))
+        for name, part in dataset.splits.items()
+        if name != "test" and not own[name].all()
+    }
+    splits["test"] = joined_splits(taken)
+    left = int((~own["test"]).sum()) if "test" in own else 0
+    note = f"test images are all {len(splits['test'])} of site '{site}'"
+    return dataset.with_note(note + (f"; {left} of other sites were left out" if left else ""), splits)
 
 
 def _split_off(dataset: Dataset, name: str, key: Key, asked: How) -> Dataset:

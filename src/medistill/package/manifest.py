@@ -231,6 +231,7 @@ class _Split(Section):
     unreadable: Annotated[float, Field(ge=0, le=1)] = 0.0
     columns: Annotated[dict[Word, Word], Field(max_length=20)] | None = None
     slices: Literal["middle", "volume"] = "middle"
+    test_site: Word | None = None
     task: str | None = None
 
     @model_serializer(mode="wrap")

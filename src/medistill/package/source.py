@@ -41,7 +41,7 @@ def load_for(package: Package, on: str | Path, complete_splits: bool = True) -> 
         # Another table may call its columns otherwise.
         config = config.model_copy(update={"columns": None})
         raw = load(on, config, complete_splits=False)
-    completed = complete(raw, Key(config.split_seed), config.split)
+    completed = _completed(raw, config)
     if not is_source(package, completed) and MINIMUM_SIDE in package.preprocessing.image.shape:
         completed = _not_enlarged(on, config, completed)
     if is_source(package, completed):
@@ -51,13 +51,21 @@ def load_for(package: Package, on: str | Path, complete_splits: bool = True) -> 
     return align(completed if complete_splits else raw, package.task)
 
 
+def _completed(raw: Dataset, config: DataConfig) -> Dataset:
+    """Split as for distilling; a site that was held out need not be among another's."""
+    sites = {str(site) for part in raw.splits.values() if part.sites is not None for site in part.sites}
+    return complete(
+        raw, Key(config.split_seed), config.split, config.test_site if config.test_site in sites else None
+    )
+
+
 def _not_enlarged(on: str | Path, config: DataConfig, enlarged: Dataset) -> Dataset:
     """The data as they were before folders of smaller images were brought to the package's size."""
     try:
         raw = load(on, config.model_copy(update={"size": None, "channels": None}), complete_splits=False)
     except DataError:  # of several sizes: they were brought to one for distilling too
         return enlarged
-    return complete(raw, Key(config.split_seed), config.split)
+    return _completed(raw, config)
 
 
 def is_source(package: Package, dataset: Dataset) -> bool:
@@ -74,6 +82,7 @@ def data_config(package: Package) -> DataConfig:
         channels=1 if image.channels == 1 else 3,
         split_seed=configuration.data.split_seed,
         split=configuration.data.split,
+        test_site=configuration.data.test_site,
         window=None if window is None else (window[0], window[1]),
         statistics=configuration.data.statistics,
         unreadable=configuration.data.unreadable,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from medistill.aliases import Pixels
 from medistill.audits.audit import Audit, Population, register_audit
 from medistill.data.arrays import blocks
-from medistill.data.checks import NEAR_DUPLICATE, unit_rows
+from medistill.data.duplicates import NEAR_DUPLICATE, unit_rows
 from medistill.data.image import encoded
 from medistill.keys import Key
 from medistill.package.finding import Finding, Verdict

@@ -185,7 +185,7 @@ def _split(
     task: Task,
 ) -> Split:
     kept = [rows[row] for row in found.rows[split]]
-    ids = found.numbered("patient", split)
+    ids = None
     if patients is not None:
         keys = [file.relative_to(root).as_posix() for file, _ in kept]
         missing = [k for k in keys if not patients.get(k)]
@@ -197,7 +197,7 @@ def _split(
             )
         ids = np.array([patients[k] for k in keys])
     labels = np.array([label for _, label in kept], dtype=np.int64)
-    return Split(found.images[split], task.targets(labels), ids, found.numbered("scanner", split))
+    return found.split(split, task.targets(labels), ids)
 
 
 def _patients_file(root: Path) -> Path | None:

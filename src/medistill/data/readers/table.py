@@ -133,7 +133,7 @@ def _split(
     targets = np.zeros((len(rows), task.outputs), dtype=np.uint8)
     for place, row in enumerate(rows):
         targets[place, list(labels[row] or ())] = 1
-    return Split(found.images[name], targets, found.numbered("patient", name), found.numbered("scanner", name))
+    return found.split(name, targets)
 
 
 def _with_what_the_table_says(found: Assembled, table: LabelTable, rows_of: dict[str, list[int]]) -> Assembled:
