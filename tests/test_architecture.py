@@ -266,8 +266,10 @@ def test_no_global_randomness():
 
 def test_nothing_pickled():
     for name, path in modules().items():
-        # The engines hand runs to workers, and read nothing from files.
-        banned = {"pickle", "shelve", "marshal"} | (set() if name == "study.engines" else {"joblib"})
+        # Engines and readers hand work to processes of ours, and read nothing pickled from files.
+        banned = {"pickle", "shelve", "marshal"} | (
+            set() if name in ("study.engines", "data.reading") else {"joblib"}
+        )
         assert not imports(ast.parse(path.read_text())) & banned, path
         text = path.read_text()
         assert "torch.load(" not in text and "torch.save(" not in text and "allow_pickle=True" not in text, path

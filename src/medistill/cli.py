@@ -41,6 +41,7 @@ from medistill.options import (
     print_result,
     privacy_config,
 )
+from medistill.progress import reading_shown
 
 INTERRUPTED = 130
 
@@ -367,8 +368,8 @@ def version(
 def main() -> None:
     """Entry point: our errors become one line and status 2; anything else keeps its traceback."""
     status = 0
-    # Batch systems end a job with SIGTERM first; what a user's Ctrl-C ends, that ends too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    reading_shown.set(True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # batch systems end a job with it, as users with Ctrl-C
     try:
         status = app(standalone_mode=False) or 0
     except MedistillError as problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL = 5.0
 """Seconds between two plain lines."""
+
+
+reading_shown: ContextVar[bool] = ContextVar("reading_shown", default=False)
+"""Whether the reading of many files shows its progress; the command line does so, the library where it is set."""
 
 
 def duration(seconds: float) -> str:

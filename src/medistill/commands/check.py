@@ -13,7 +13,7 @@ from medistill.data.checks import check as find_issues
 from medistill.data.load import load
 from medistill.data.overview import overview
 from medistill.data.shortcuts import shortcut_issues, shortcuts
-from medistill.files import require_ours, require_writable, write_atomically
+from medistill.files import require_apart, require_ours, require_writable, write_atomically
 
 
 def check(
@@ -47,6 +47,7 @@ def check(
     if html is not None:
         from medistill.reporting.html import PAGE_MARK
 
+        require_apart(Path(html), "--html", data)
         require_ours(Path(html), "--html", PAGE_MARK)
         require_writable(Path(html), "--html")
     if privacy is not None:  # split as private data are

@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medistill.aliases import Targets
+from medistill.aliases import Json, Targets
 from medistill.config import DataConfig
 from medistill.data.arrays import BLOCK, empty, release
 from medistill.data.dataset import Description, Names, Split
-from medistill.data.dicom import HOUNSFIELD, NoPicture
+from medistill.data.dicom import HOUNSFIELD
 from medistill.data.image import Shape, shape_in_words
-from medistill.data.pictures import KINDS, SourceImage, read_picture
+from medistill.data.pictures import KINDS, SourceImage
+from medistill.data.pseudonym import pseudonym
+from medistill.data.read_cache import identity, keep, kept
+from medistill.data.reading import How, read_pictures
 from medistill.data.resize import resize
-from medistill.data.text import shows_text
 from medistill.errors import ConfigError, DataError, OutputError
-from medistill.parallel import Workers
 from medistill.runtime import usable_cores
 from medistill.tasks.task import Task
 
@@ -35,11 +36,11 @@ DEFAULT_WINDOW = (-1000.0, 1000.0)
 SHOWN = "shown"
 """The unit of what was in Hounsfield units."""
 
-LOOKED_AT = 200
-"""Files of a split that are looked at for letters, at the size that they have, at most."""
-
 UNKNOWN = "\0"
 """What names begin with that nobody gave."""
+
+FACTS = ("unit", "spacing", "patient", "scanner", "frames", "text", "shape", "modality")
+"""What is kept of a file beside its pixels, patients and scanners as salted hashes."""
 
 NOTHING = np.zeros((0, 0, 0), dtype=np.uint8)
 
@@ -52,17 +53,17 @@ class Assembled:
         images: of each split, (n, c, *spatial).
         rows: of each split, which of its files they are of, in order.
         pictures: what each of these files says beside its pixels.
-        paths: of each of these files, below the source.
         notes: what was left out and decided.
         window: Hounsfield units that were made black to white already, where some files have none.
+        paths: of each of these files, below the source.
     """
 
     images: dict[str, Array] = field(default_factory=dict)
     rows: dict[str, list[int]] = field(default_factory=dict)
     pictures: dict[str, list[SourceImage]] = field(default_factory=dict)
-    paths: dict[str, list[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     window: tuple[float, float] | None = None
+    paths: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -130,10 +131,55 @@ def assemble(root: Path, files: dict[str, list[Path]], config: DataConfig) -> As
         DataError: more files that cannot be read, or images that differ where nothing is given to make them alike.
         OutputError: there is no room for a large set in the user's cache.
     """
+    settings = config.model_dump(mode="json", include={"size", "channels", "slices", "unreadable", "window"})
     try:
-        return _assembled(root, files, config, None)
-    except _MixedUnits:
-        return _assembled(root, files, config, config.window or DEFAULT_WINDOW)
+        key = identity(files, settings)
+    except OSError:  # told when it is read
+        key = ""
+    found = _remembered(key)
+    if found is None:
+        try:
+            found = _assembled(root, files, config, None)
+        except _MixedUnits:
+            found = _assembled(root, files, config, config.window or DEFAULT_WINDOW)
+        if key:
+            keep(key, found.images, _facts(found))
+    below = {
+        split: [Path(os.path.relpath(files[split][row], root)).as_posix() for row in rows]
+        for split, rows in found.rows.items()
+    }
+    return replace(found, paths=below)
+
+
+def _facts(found: Assembled) -> Json:
+    """All but the images, as JSON has it."""
+    return {
+        "rows": found.rows, "notes": found.notes, "window": found.window,
+        "pictures": {
+            split: [[getattr(one, name) for name in FACTS] for one in own] for split, own in found.pictures.items()
+        },
+    }  # fmt: skip
+
+
+def _remembered(key: str) -> Assembled | None:
+    """What was made of the same files before."""
+    entry = kept(key) if key else None
+    if entry is None:
+        return None
+    images, facts = entry
+    try:
+        pictures = {
+            split: [SourceImage(NOTHING, **dict(zip(FACTS, map(_hashable, values), strict=True))) for values in own]
+            for split, own in facts["pictures"].items()
+        }
+        return Assembled(images, facts["rows"], pictures, _hashable(facts["notes"]), _hashable(facts["window"]))
+    except (KeyError, TypeError, ValueError, AttributeError):  # damaged
+        return None
+
+
+def _hashable(value: Any) -> Any:
+    """A list that JSON made of a tuple as a tuple again."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 class _MixedUnits(Exception):
@@ -151,7 +197,6 @@ def _assembled(
     images: dict[str, Array] = {}
     rows: dict[str, list[int]] = {name: [] for name in files}
     pictures: dict[str, list[SourceImage]] = {name: [] for name in files}
-    below: dict[str, list[str]] = {name: [] for name in files}
     bad: list[tuple[Path, str]] = []
     skipped: Counter[str] = Counter()
     kinds: dict[Kind, list[Path]] = {}
@@ -159,13 +204,15 @@ def _assembled(
     units: set[str] = set()
     for split, paths in files.items():
         unreleased = 0
-        for row, (file, picture, reason) in enumerate(_read(paths, config, window)):
-            if picture is None:
-                if isinstance(reason, NoPicture):
-                    skipped[str(reason)] += 1
+        how = How(config.channels, config.slices == "volume")
+        for row, (file, done) in enumerate(zip(paths, read_pictures(paths, how, usable_cores()), strict=True)):
+            if done.picture is None:
+                if done.skipped:
+                    skipped[done.skipped] += 1
                 else:
-                    bad.append((file, _in_words(file, reason)))
+                    bad.append((file, done.reason))
                 continue
+            picture = done.picture if window is None else _windowed(done.picture, window)
             units.add(picture.unit)
             kinds.setdefault((picture.pixels.shape, picture.pixels.dtype), []).append(file)
             fitted = _fitted(np.moveaxis(picture.pixels, -1, 0), config.size)
@@ -179,8 +226,12 @@ def _assembled(
                 continue
             place[len(rows[split])] = fitted
             rows[split].append(row)
-            pictures[split].append(replace(picture, pixels=NOTHING, shape=picture.pixels.shape[:-1]))
-            below[split].append(Path(os.path.relpath(file, root)).as_posix())
+            patient, scanner, shape = (
+                pseudonym(picture.patient),
+                pseudonym(picture.scanner),
+                picture.pixels.shape[:-1],
+            )
+            pictures[split].append(replace(picture, pixels=NOTHING, shape=shape, patient=patient, scanner=scanner))
             unreleased += fitted.nbytes
             if unreleased > BLOCK:
                 release(place)
@@ -202,7 +253,7 @@ def _assembled(
             remedy=f"left out: {', '.join(sorted(skipped)) or 'unreadable files'}",
         )  # fmt: skip
     notes = [*_notes(bad, skipped, pictures, window), *(f"no image of {s} is left" for s in files if s not in whole)]
-    return Assembled(whole, rows, pictures, below, tuple(notes), window)
+    return Assembled(whole, rows, pictures, tuple(notes), window)
 
 
 def unnamed_patients(found: Assembled) -> list[str]:
@@ -219,26 +270,6 @@ def described(name: str, task: Task, found: Assembled, notes: tuple[str, ...]) -
     return Description(name, task, notes=notes, spacing=found.spacing, window=window)
 
 
-def _read(
-    paths: Sequence[Path], config: DataConfig, window: tuple[float, float] | None
-) -> Iterator[tuple[Path, SourceImage | None, Exception | None]]:
-    every = -(-len(paths) // LOOKED_AT)
-
-    def read(numbered_file: tuple[int, Path]) -> tuple[Path, SourceImage | None, Exception | None]:
-        number, file = numbered_file
-        try:
-            picture = read_picture(file, config.channels, config.slices == "volume")
-            if number % every == 0 and picture.pixels.ndim == 3:
-                picture = replace(picture, text=shows_text(np.moveaxis(picture.pixels, -1, 0)))
-            return file, picture if window is None else _windowed(picture, window), None
-        except MemoryError:
-            raise
-        except Exception as problem:  # decoders raise many kinds on damaged files
-            return file, None, problem
-
-    yield from Workers(usable_cores()).map(read, enumerate(paths))
-
-
 def _windowed(picture: SourceImage, window: tuple[float, float]) -> SourceImage:
     """Hounsfield units as 8 bits; what has none as it is."""
     if picture.unit != HOUNSFIELD:
@@ -247,16 +278,6 @@ def _windowed(picture: SourceImage, window: tuple[float, float]) -> SourceImage:
     values = picture.pixels.astype(np.float32)  # in the precision in which all images are prepared
     shown = np.rint((values - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
     return replace(picture, pixels=shown, unit=SHOWN)
-
-
-def _in_words(file: Path, problem: Exception | None) -> str:
-    if isinstance(problem, DataError):
-        return str(problem)
-    return (
-        "is empty (0 bytes)"
-        if file.stat().st_size == 0
-        else f"cannot be read ({problem})".replace(f" {str(file)!r}", "")
-    )
 
 
 def _refusal(bad: list[tuple[Path, str]], total: int) -> DataError:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medistill.data.dicom_header import group_of, number_of, of_interest, text_of
+from medistill.data.dicom_header import group_of, number_of, of_interest, text_of, value_of
 from medistill.errors import DataError
 
 if TYPE_CHECKING:
@@ -156,10 +156,10 @@ def _one_line(problem: Exception) -> str:
 
 
 def _picture(header: Header, only_middle: bool) -> DicomPicture:
-    kind = str(header.get("SOPClassUID", ""))
+    kind = str(value_of(header, "SOPClassUID", ""))
     if kind in NO_PICTURES:
         raise NoPicture(NO_PICTURES[kind])
-    if "LOCALIZER" in [str(word).upper() for word in header.get("ImageType") or ()]:
+    if "LOCALIZER" in [str(word).upper() for word in value_of(header, "ImageType") or ()]:
         raise NoPicture("a localizer")
     if not any(name in header for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         if "SOPClassUID" not in header and "DirectoryRecordSequence" not in header:
@@ -167,13 +167,13 @@ def _picture(header: Header, only_middle: bool) -> DicomPicture:
             raise DataError(
                 "is cut short: it says how it is coded, and no more" if cut else "is no DICOM file, or damaged"
             )
-        if header.get("Rows"):
+        if value_of(header, "Rows"):
             raise DataError("is cut short: it has rows and columns, but no pixels")
         raise NoPicture(f"no pixels ({_kind_in_words(header)})")
     _require_size(header)
     _complete_meta(header)
-    modality = str(header.get("Modality", "") or "").strip().upper()
-    count = int(header.get("NumberOfFrames", 1) or 1)
+    modality = str(value_of(header, "Modality", "") or "").strip().upper()
+    count = int(value_of(header, "NumberOfFrames", 1) or 1)
     first = count // 2 if only_middle else 0
     stored, rgb = _decoded(header, first if only_middle else None)
     if rgb or ("RedPaletteColorLookupTableDescriptor" in header and _is_palette(header)):
@@ -209,9 +209,9 @@ def _kind_in_words(header: Header) -> str:
 
 
 def _require_size(header: Header) -> None:
-    rows, columns = (int(header.get(name, 0) or 0) for name in ("Rows", "Columns"))
-    frames = int(header.get("NumberOfFrames", 1) or 1)
-    samples = int(header.get("SamplesPerPixel", 1) or 1)
+    rows, columns = (int(value_of(header, name, 0) or 0) for name in ("Rows", "Columns"))
+    frames = int(value_of(header, "NumberOfFrames", 1) or 1)
+    samples = int(value_of(header, "SamplesPerPixel", 1) or 1)
     if min(rows, columns, frames) < 1 or samples not in (1, 3):
         raise DataError(f"has {rows}x{columns} pixels, {frames} frames, {samples} samples a pixel")
     if rows * columns * frames * samples > MOST_PIXELS:
@@ -260,8 +260,8 @@ def _decoded(header: Header, index: int | None) -> tuple[Array, bool]:
     rgb = int(meta["samples_per_pixel"]) == 3
     if frames.ndim == (3 if rgb else 2):
         frames = frames[None]
-    unused = int(header.get("HighBit", 0) or 0) + 1 - int(header.get("BitsStored", 0) or 0)
-    if not rgb and unused > 0 and not header.get("PixelRepresentation"):
+    unused = int(value_of(header, "HighBit", 0) or 0) + 1 - int(value_of(header, "BitsStored", 0) or 0)
+    if not rgb and unused > 0 and not value_of(header, "PixelRepresentation"):
         frames = frames >> unused  # stored in the upper bits
     if rgb and str(meta["photometric_interpretation"]) != "RGB":
         raise DataError(f"has colours that are not read ({meta['photometric_interpretation']})")
@@ -280,7 +280,7 @@ def _colour(header: Header, stored: Array, rgb: bool) -> Array:
         stored = np.stack([apply_color_lut(frame, header) for frame in stored])
         bits = int(header.RedPaletteColorLookupTableDescriptor[2])
     else:
-        bits = int(header.get("BitsStored", 8))
+        bits = int(value_of(header, "BitsStored", 8))
     if stored.dtype != np.uint8:
         # A table of 16 bits whose values need but 8 is one that somebody wrote so.
         shift = max(0, bits - 8) if stored.max(initial=0) > 255 else 0
@@ -318,7 +318,7 @@ def _is_hounsfield(header: Header, modality: str, number: int) -> bool:
 
 def _rescaled(header: Header, stored: Array, number: int) -> Array:
     """Modality values (PS3.3 C.11.1), float64."""
-    if header.get("ModalityLUTSequence"):
+    if value_of(header, "ModalityLUTSequence"):
         from pydicom.pixels.processing import apply_modality_lut
 
         return np.asarray(apply_modality_lut(stored, header), dtype=np.float64)
@@ -329,10 +329,10 @@ def _rescaled(header: Header, stored: Array, number: int) -> Array:
 
 def _padding(header: Header, stored: Array) -> npt.NDArray[np.bool_]:
     """Pixels that were filled in around the picture (PS3.3 C.7.5.1.1.2), by their stored value."""
-    value = header.get("PixelPaddingValue")
+    value = value_of(header, "PixelPaddingValue")
     if value is None:
         return np.zeros(stored.shape, dtype=bool)
-    limit = header.get("PixelPaddingRangeLimit")
+    limit = value_of(header, "PixelPaddingRangeLimit")
     first, last = int(value), int(value if limit is None else limit)
     low, high = min(first, last), max(first, last)
     return np.asarray((stored >= low) & (stored <= high))
@@ -341,7 +341,7 @@ def _padding(header: Header, stored: Array) -> npt.NDArray[np.bool_]:
 def _spacing(header: Header) -> tuple[float, float] | None:
     measures = group_of(header, 0, "PixelMeasuresSequence") or header
     for name in ("PixelSpacing", "ImagerPixelSpacing"):
-        value = measures.get(name)
+        value = value_of(measures, name)
         if value is not None and len(value) == 2:
             rows, columns = float(value[0]), float(value[1])
             if 0 < rows < 1000 and 0 < columns < 1000:

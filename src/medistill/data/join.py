@@ -9,8 +9,12 @@ from pathlib import Path
 
 from medistill.data.dicom import identifiers
 from medistill.data.pictures import DICOM_SUFFIXES, SUFFIXES
+from medistill.data.pseudonym import pseudonym
+from medistill.data.read_cache import identity, keep, kept
+from medistill.data.reading import headers
 from medistill.data.table import ROLES, LabelTable, plain
 from medistill.errors import DataError
+from medistill.runtime import usable_cores
 
 Rows = dict[Path, int]
 """Which row of the table each file belongs to."""
@@ -125,7 +129,7 @@ def _way(kind: str) -> Callable[[str], str]:
         "path": lambda key: key,
         "name": lambda key: key.rsplit("/", 1)[-1],
         "name without ending": lambda key: _stem(key.rsplit("/", 1)[-1]),
-    }.get(kind, lambda key: key.lstrip("0") or key)
+    }.get(kind, lambda key: pseudonym(key.lstrip("0") or key))
 
 
 def _stem(name: str) -> str:
@@ -141,13 +145,30 @@ def _names_of(root: Path, files: Sequence[Path]) -> dict[str, Named]:
 
 
 def _identifiers_of(files: Sequence[Path]) -> dict[str, Named]:
-    """DICOM files by each of their identifiers."""
+    """DICOM files by each of their identifiers, which are salted hashes from here on."""
     found: dict[str, Named] = {kind: defaultdict(list) for kind in HINTS}
-    for file in files:
-        for kind, value in identifiers(file).items():
-            if value:
-                found[kind][_way(kind)(_key(value))].append(file)
+    for file, named in zip(files, _identifiers(files), strict=True):
+        for kind, value in named.items():
+            found[kind][value].append(file)
     return {kind: dict(named) for kind, named in found.items()}
+
+
+def _identifiers(files: Sequence[Path]) -> list[dict[str, str]]:
+    """Of each file its identifiers as they are looked up, kept for the next time."""
+    try:
+        key = identity({"": files}, {"identifiers": 1})
+    except OSError:  # told when it is read
+        key = ""
+    entry = kept(key) if key else None
+    if entry is not None:
+        return list(entry[1]["identifiers"])
+    found = [
+        {kind: _way(kind)(_key(value)) for kind, value in of.items() if value}
+        for of in headers(files, identifiers, usable_cores())
+    ]
+    if key:
+        keep(key, {}, {"identifiers": found})
+    return found
 
 
 def _endings(files: Sequence[Path]) -> str:

@@ -20,6 +20,7 @@ from medistill.data.assemble import Assembled, assemble, described, unnamed_pati
 from medistill.data.dataset import Dataset, Split
 from medistill.data.join import rows_of_files
 from medistill.data.pictures import KINDS, is_picture_file
+from medistill.data.pseudonym import pseudonym
 from medistill.data.reader import Reader, register_reader
 from medistill.data.readers.folder import SPLIT_NAMES, walk
 from medistill.data.table import NO_FINDING, SEPARATOR, SUFFIXES, LabelTable, findings_of, in_order, read_table
@@ -139,7 +140,7 @@ def _split(
 def _with_what_the_table_says(found: Assembled, table: LabelTable, rows_of: dict[str, list[int]]) -> Assembled:
     """The files with the patients and scanners of the table, where it names any; else what headers say stands."""
     nothing = [""] * len(table)
-    patients, sites = table.of("patient") or nothing, table.of("site") or nothing
+    patients, sites = ([pseudonym(name) for name in table.of(role) or nothing] for role in ("patient", "site"))
     pictures = {
         name: [
             replace(own, patient=patients[row] or own.patient, scanner=sites[row] or own.scanner)
