@@ -20,10 +20,10 @@ Result = TypeVar("Result")
 PROCESSES_FROM = 200
 """Files from which on processes read them; to begin they need what reading so many takes."""
 
-BATCH = 8
+BATCH = 32
 """Files that a process is given at a time."""
 
-LOOKED_AT = 200
+LOOKED_AT = 60
 """Files that are looked at for letters, at the size that they have, at most."""
 
 
@@ -87,14 +87,21 @@ def _by_processes(function: Callable[..., Result], work: Sequence[tuple[Any, ...
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    pool = Parallel(cores, return_as="generator", batch_size=BATCH, pre_dispatch="4*n_jobs")
+    parts = [work[start : start + BATCH] for start in range(0, len(work), BATCH)]
+    pool = Parallel(cores, return_as="generator", batch_size=1, pre_dispatch="3*n_jobs")
     try:
-        yield from pool(delayed(function)(*one) for one in work)
+        for results in pool(delayed(_together)(function, part) for part in parts):
+            yield from results
     except BrokenProcessPool as problem:
         raise DataError(
             "ended a process that was reading files", where="the system", allowed="files that fit into memory",
             remedy="--threads 1 reads one file at a time",
         ) from problem  # fmt: skip
+
+
+def _together(function: Callable[..., Result], work: Sequence[tuple[Any, ...]]) -> list[Result]:
+    """Several at once, as handing work to a process takes as long as a small file."""
+    return [function(*one) for one in work]
 
 
 def read_one(path: Path, how: How, look_for_text: bool) -> ReadFile:
