@@ -8,6 +8,8 @@ are.
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,15 @@ def is_nifti(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
+@functools.cache
+def _quiet() -> None:
+    """nibabel prints what it mends in a header; what matters is told by our own messages."""
+    import nibabel
+
+    logger = logging.getLogger(nibabel.imageglobals.logger.name)
+    logger.handlers, logger.propagate = [logging.NullHandler()], False
+
+
 def read_nifti(path: Path) -> tuple[npt.NDArray[np.uint8], tuple[float, float, float], int]:
     """The first volume of a file.
 
@@ -41,6 +52,7 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[np.uint8], tuple[float, float, f
     """
     import nibabel
 
+    _quiet()
     try:
         image: Any = nibabel.load(path)
         shape = tuple(int(side) for side in image.shape)

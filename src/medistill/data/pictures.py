@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +106,15 @@ def read_gray(colours: Array) -> Array:
     return np.asarray(Image.fromarray(np.ascontiguousarray(colours)).convert("L"))[..., None]
 
 
+@functools.cache
+def _quiet() -> None:
+    """Pillow's own messages and warnings are no lines for users."""
+    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+    logger = logging.getLogger("PIL")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+
+
 def read_image(path: Path, channels: int | None = None) -> Array:
     """One image as (h, w, c), ``uint8`` or ``uint16``; transparency is dropped, palettes are resolved.
 
@@ -114,6 +126,7 @@ def read_image(path: Path, channels: int | None = None) -> Array:
     """
     from PIL import Image, ImageOps
 
+    _quiet()
     with Image.open(path) as opened:
         pages = getattr(opened, "n_frames", 1)
         if pages > 1 and opened.format != "MPO":  # of a phone's several pictures the first is what was seen
