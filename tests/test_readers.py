@@ -1,5 +1,9 @@
 """Every reader keeps its contract; which reader reads what; what nobody reads."""
 
+import shutil
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +14,7 @@ from medistill.data.phantom import make_phantom
 from medistill.data.phantom_spec import Phantom
 from medistill.data.reader import Reader, readers, register_reader
 from medistill.errors import ConfigError, DataError
+from medistill.files import user_cache
 from medistill.testing import ReaderConformance
 from test_table import rows_of, write
 
@@ -47,6 +52,51 @@ class TestFolder(ReaderConformance):
                 picture = Image.fromarray(rng.integers(0, 255, (20, 20), dtype=np.uint8))
                 picture.save(folder / "images" / name / f"{i}.png")
         return str(folder / "images")
+
+
+class TestZip(ReaderConformance):
+    """With one folder around all, as systems pack it, and what they add."""
+
+    reader = "zip"
+
+    def make_source(self, folder):
+        images = Path(TestFolder().make_source(folder))
+        (folder / "images" / ".DS_Store").write_bytes(b"x")
+        made = shutil.make_archive(str(folder / "scans"), "zip", images.parent, images.name)
+        return made
+
+    def test_it_is_what_the_folder_is(self, tmp_path):
+        packed = load(self.make_source(tmp_path))
+        plain = load(tmp_path / "images")
+        assert packed.fingerprint == plain.fingerprint and packed.task == plain.task
+        assert packed.description.name == "scans"
+        assert not list((user_cache() / "scratch").glob("zip-*"))
+
+    def test_a_table_within_a_zip(self, tmp_path):
+        images = Path(TestFolder().make_source(tmp_path))
+        lines = [f"{kind}/{number}.png,{kind}" for kind in ("healthy", "ill") for number in range(12)]
+        (images / "labels.csv").write_text("\n".join(["file,label", *lines]))
+        packed = load(shutil.make_archive(str(tmp_path / "scans"), "zip", images))
+        assert packed.task.class_names == ("healthy", "ill")
+
+    def test_what_cannot_be_unpacked_is_one_line_that_names_the_zip(self, tmp_path):
+        source = Path(self.make_source(tmp_path))
+        content = source.read_bytes()
+        source.write_bytes(content[:100] + bytes(200) + content[300:])
+        with pytest.raises(DataError, match=r"scans\.zip") as caught:
+            load(source)
+        assert "zip-" not in str(caught.value) and "\n" not in str(caught.value)
+        with zipfile.ZipFile(tmp_path / "escape.zip", "w") as archive:
+            archive.writestr("../../out/x.png", b"x")
+            archive.writestr("a/x.png", b"x")
+        with pytest.raises(DataError):
+            load(tmp_path / "escape.zip")
+        assert not list(tmp_path.rglob("out"))
+        (tmp_path / "bad").mkdir()
+        (tmp_path / "bad" / "a").mkdir()
+        (tmp_path / "bad" / "a" / "x.png").write_bytes(b"nothing")
+        with pytest.raises(DataError, match=r"bad\.zip.a.x\.png"):
+            load(shutil.make_archive(str(tmp_path / "bad"), "zip", tmp_path / "bad"))
 
 
 class TestPhantom(ReaderConformance):

@@ -47,7 +47,7 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike = np.uint8) -> Array:
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if size < LARGE:
         return np.empty(shape, dtype)
-    with refusing_output(folder := _scratch(), "MEDISTILL_CACHE"), tempfile.TemporaryFile(dir=folder) as file:
+    with refusing_output(folder := scratch(), "MEDISTILL_CACHE"), tempfile.TemporaryFile(dir=folder) as file:
         _reserve(file.fileno(), size)
         return np.memmap(file, dtype, "w+", shape=shape)
 
@@ -66,7 +66,7 @@ def _reserve(file: int, size: int) -> None:
                 raise
 
 
-def _scratch() -> Path:
+def scratch() -> Path:
     """Where large arrays lie while they are needed."""
     folder = user_cache() / "scratch"
     with refusing_output(folder, "MEDISTILL_CACHE"):

@@ -1,0 +1,111 @@
+"""A zip of what could be a folder: class folders, or images with a table of labels.
+
+It is unpacked beside the cache for as long as it is read, and what was unpacked is removed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from medistill.config import DataConfig
+from medistill.data.arrays import scratch
+from medistill.data.dataset import Dataset
+from medistill.data.reader import Reader, readers, register_reader
+from medistill.data.readers.folder import is_hidden
+from medistill.data.table import SUFFIXES as TABLES
+from medistill.errors import DataError, OutputError
+from medistill.files import refusing_output
+
+MOST_FILES = 2_000_000
+"""In a zip; more is refused before it is unpacked."""
+
+
+def read_zip(path: Path, config: DataConfig) -> Dataset:
+    """Read a zip as the folder that it holds.
+
+    Raises:
+        DataError: it is damaged, encrypted or too large, or what it holds cannot be read.
+        OutputError: there is no room to unpack it.
+    """
+    folder = scratch()
+    with refusing_output(folder, "MEDISTILL_CACHE"), tempfile.TemporaryDirectory(dir=folder, prefix="zip-") as made:
+        top = Path(made)
+        _unpack(path, top)
+        try:
+            dataset = _read_folder(_lowest(top), config)
+        except DataError as problem:  # what was unpacked is not what the user has
+            raise DataError(str(problem).replace(made, str(path))) from problem
+    return Dataset(dataset.splits, replace(dataset.description, name=path.stem))
+
+
+def _unpack(path: Path, top: Path) -> None:
+    """Write the files of a zip, each below the folder, whatever path it is given there.
+
+    Raises:
+        DataError: it is damaged or encrypted, or has too many files.
+        OutputError: there is no room.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [one for one in archive.infolist() if not one.is_dir()]
+            if len(members) > MOST_FILES:
+                raise DataError(f"holds {len(members):,} files", where=path, allowed=f"up to {MOST_FILES:,}")
+            needed, free = sum(one.file_size for one in members), shutil.disk_usage(top).free
+            if needed > free:
+                raise OutputError(
+                    f"has {free // 2**20} MB free; {path.name} unpacks to {needed // 2**20} MB", where=top.parent,
+                    remedy="make room, or set MEDISTILL_CACHE to a folder that has it",
+                )  # fmt: skip
+            archive.extractall(top)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as problem:
+        reason = " ".join(str(problem).split())[:160]
+        raise DataError(
+            f"cannot be unpacked ({reason})", where=path, remedy="pack it again, without a password"
+        ) from problem
+
+
+def _lowest(top: Path) -> Path:
+    """The folder that was packed, where all lies in one."""
+    visible = [entry for entry in top.iterdir() if not is_hidden(entry.name)]
+    alone = visible[0] if len(visible) == 1 and visible[0].is_dir() else None
+    if alone is not None and any(entry.is_dir() or _is_table(entry) for entry in alone.iterdir()):
+        return _lowest(alone)
+    return top
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in TABLES
+
+
+def _read_folder(folder: Path, config: DataConfig) -> Dataset:
+    """By the first other reader whose folder it is."""
+    for reader in readers():
+        if reader is not ZipReader and reader().matches(str(folder), folder):
+            return reader().read(str(folder), folder, config)
+    raise DataError("holds neither class folders nor a table of labels with images", where=folder)
+
+
+@register_reader
+class ZipReader(Reader):
+    """A zip of class folders, or of images and a table."""
+
+    name: ClassVar[str] = "zip"
+    accepts: ClassVar[str] = "a .zip of either"
+    order: ClassVar[int] = 20
+
+    def matches(self, source: str, path: Path) -> bool:
+        if path.suffix.lower() != ".zip" or not path.is_file() or not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        # Arrays are the next reader's, and a package is no data set.
+        return not any(name.endswith(".npy") or Path(name).name == "manifest.json" for name in names)
+
+    def read(self, source: str, path: Path, config: DataConfig) -> Dataset:
+        return read_zip(path, config)
