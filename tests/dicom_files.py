@@ -42,6 +42,8 @@ def header(pixels=None, **changes):
 SECRETS = {"PatientName": "Doe^Jane", "InstitutionName": "Sankt Elisabeth", "StudyDescription": "Verlauf nach OP",
            "AccessionNumber": "ACC99117", "ManufacturerModelName": "Scanomat", "DeviceSerialNumber": "SN5521",
            "PatientBirthDate": "19620312", "StudyDate": "20240117"}  # fmt: skip
+NESTED = ("1.2.826.0.1.3680043.77", "Befund Dr. Krause", "Privatelement 88")
+"""What :func:`hospital` writes into sequences and a private element."""
 
 
 def hospital(folder, images=24, size=24):
@@ -53,5 +55,9 @@ def hospital(folder, images=24, size=24):
             pixels = (grey + draw.normal(0, 60, (size, size))).astype(np.int16)
             made = header(pixels, PatientID=f"PID-{kind}-{number // 2}", PixelSpacing=[0.5, 0.5], **SECRETS)
             made.DeviceSerialNumber = f"SN5521{number % 2}"
+            inner, outer = pydicom.Dataset(), pydicom.Dataset()
+            inner.ReferencedSOPInstanceUID, outer.ReasonForTheRequestedProcedure = NESTED[:2]
+            outer.ReferencedStudySequence, made.RequestAttributesSequence = [inner], [outer]
+            made.private_block(0x0011, "Krause", create=True).add_new(0x01, "LO", NESTED[2])
             made.save_as(folder / kind / f"IM{number:03d}.dcm", enforce_file_format=True)
     return folder

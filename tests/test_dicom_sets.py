@@ -6,7 +6,7 @@ import pydicom
 import pytest
 
 import medistill
-from dicom_files import SECRETS, found, hospital
+from dicom_files import NESTED, SECRETS, found, hospital
 from medistill.config import DataConfig
 from medistill.data.load import load
 from medistill.data.preprocess import prepare
@@ -35,6 +35,50 @@ def test_class_folders_of_dicom_are_distilled_and_name_nobody(tmp_path, cli):
     told += [out.encode(), err.encode()]
     for secret in (*SECRETS.values(), "PID-", "SN5521"):
         assert not any(secret.encode() in text for text in told), secret
+
+
+def test_no_header_file_or_folder_is_named_anywhere(tmp_path, cli, monkeypatch):
+    """Package, run folder, reports, what commands print, and the cache: no header's word, no file's or folder's name."""
+    monkeypatch.setenv("MEDISTILL_CACHE", str(tmp_path / "cache"))
+    source = hospital(tmp_path / "Erika Mustermann", images=16)
+    uids = {str(pydicom.dcmread(file).SOPInstanceUID) for file in source.rglob("*.dcm")}
+    tiny = [
+        "--set",
+        "method.iterations=3",
+        "--set",
+        "method.networks=2",
+        "--set",
+        "method.filters=8",
+        "--set",
+        "labels.recipe.max_steps=20",
+        "--set",
+        "labels.recipe.min_steps=20",
+        "--set",
+        "labels.recipe.width=8",
+    ]
+    small = ["--set", "recipe.max_steps=20", "--set", "recipe.min_steps=20", "--set", "recipe.width=8",
+             "--set", "repeats=1", "--set", "random_draws=2", "--set", "bootstrap=100"]  # fmt: skip
+    package, told = tmp_path / "out" / "p", []
+    for call in (
+        ["check", source, "--html", tmp_path / "out" / "check.html"],
+        ["distill", source, "--ipc", 2, "--out", package, *tiny],
+        ["evaluate", package, "--on", source, "--attach", *small],
+        ["report", package, "--on", source, *small],
+        ["audit", package, "--train", source, "--checks", "resemblance,exact_inclusion,text_in_pixels"],
+        ["verify", package], ["train", package, "--on", source, *small],
+    ):  # fmt: skip
+        status, out, err = cli(*call)
+        assert status == 0, (call, err)
+        told.append((str(call[0]), (out + err).replace(str(source), "").encode()))
+    for folder in (tmp_path / "out", tmp_path / "cache"):
+        for file in folder.rglob("*"):
+            told.append((str(file), str(file.relative_to(tmp_path)).encode()))
+            told += [(str(file), file.read_bytes())] if file.is_file() else []
+    manifest = read_package(package).manifest
+    assert manifest.provenance.data.deidentification == ["113100 Basic Application Confidentiality Profile"]
+    assert manifest.provenance.data.decoders["pydicom"] == pydicom.__version__
+    for secret in (*SECRETS.values(), *NESTED, *uids, "PID-", "SN5521", "IM00", "Erika", "Mustermann"):
+        assert not [where for where, text in told if secret.encode() in text], secret
 
 
 def test_other_objects_are_counted_and_unreadable_files_named(tmp_path):

@@ -44,6 +44,13 @@ class DataConfig(Settings):
     flips: Literal["none", "horizontal", "both"] | None = Field(
         None, description="which mirror images keep their class"
     )
+    name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="what the data set is called in packages and reports; of folders, tables and zips 'images' if "
+        "not given, as their own names may name somebody",
+    )
     licence: str | None = Field(None, description="licence of the original images")
     source: str | None = Field(None, description="who made the original images")
     split_seed: int = Field(0, description="seed of a split made here")
@@ -78,7 +85,7 @@ class DataConfig(Settings):
 
     LATER: ClassVar[Mapping[str, Any]] = {
         "split": "stratified", "statistics": "training", "window": None, "unreadable": 0.0, "columns": None,
-        "slices": "middle", "test_site": None,
+        "slices": "middle", "test_site": None, "name": None,
     }  # fmt: skip
 
     @field_validator("window", mode="before")

@@ -56,6 +56,10 @@ def manifest_of(
     )  # fmt: skip
 
 
+BASIC_PROFILE = "113100 Basic Application Confidentiality Profile"
+"""What was done to headers, in the words of DICOM PS3.16 CID 7050: none is kept. Pixels are not cleaned (113101)."""
+
+
 def data_section(prepared: PreparedDataset, noisy: torch.Tensor | None = None) -> DataSection:
     """The original data as the manifest names them.
 
@@ -74,4 +78,6 @@ def data_section(prepared: PreparedDataset, noisy: torch.Tensor | None = None) -
         licence=description.licence,
         source=description.source,
         notes=[] if private else list(description.notes),
+        decoders=dict(description.decoders),
+        deidentification=[BASIC_PROFILE] if description.from_dicom else [],
     )

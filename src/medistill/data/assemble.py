@@ -20,7 +20,7 @@ from medistill.data.dicom import HOUNSFIELD
 from medistill.data.image import Shape, shape_in_words
 from medistill.data.pictures import KINDS, SourceImage
 from medistill.data.pseudonym import pseudonym
-from medistill.data.read_cache import identity, keep, kept
+from medistill.data.read_cache import decoders, identity, keep, kept
 from medistill.data.reading import How, read_pictures
 from medistill.data.resize import resize
 from medistill.errors import ConfigError, DataError, OutputError
@@ -35,6 +35,9 @@ DEFAULT_WINDOW = (-1000.0, 1000.0)
 
 SHOWN = "shown"
 """The unit of what was in Hounsfield units."""
+
+UNNAMED = "images"
+"""What a data set of files is called: a folder may be called by somebody's name."""
 
 UNKNOWN = "\0"
 """What names begin with that nobody gave."""
@@ -264,10 +267,14 @@ def unnamed_patients(found: Assembled) -> list[str]:
     return [f"{sum(unnamed)} of {len(unnamed)} images name no patient, and count as patients of their own"]
 
 
-def described(name: str, task: Task, found: Assembled, notes: tuple[str, ...]) -> Description:
-    """The description of a data set that was read from files."""
+def described(task: Task, found: Assembled, notes: tuple[str, ...]) -> Description:
+    """The description of a data set that was read from files. It has no name of theirs."""
     window = found.window or (DEFAULT_WINDOW if found.unit == HOUNSFIELD else None)
-    return Description(name, task, notes=notes, spacing=found.spacing, window=window)
+    from_dicom = any(picture.modality for own in found.pictures.values() for picture in own)
+    return Description(
+        UNNAMED, task, notes=notes, spacing=found.spacing, window=window, decoders=tuple(decoders().items()),
+        from_dicom=from_dicom,
+    )  # fmt: skip
 
 
 def _windowed(picture: SourceImage, window: tuple[float, float]) -> SourceImage:

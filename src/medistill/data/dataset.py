@@ -84,6 +84,8 @@ class Description:
         notes: what was decided while reading (a split made, names taken from a catalogue).
         spacing: millimetres between pixels along each axis, where known.
         window: intensities that become black and white, where the source says so and nobody asks for others.
+        decoders: libraries that read files, with their versions, where the source is files.
+        from_dicom: whether files had headers of DICOM, none of which is kept.
     """
 
     name: str
@@ -94,6 +96,8 @@ class Description:
     notes: tuple[str, ...] = ()
     spacing: tuple[float, ...] | None = None
     window: tuple[float, float] | None = None
+    decoders: tuple[tuple[str, str], ...] = ()
+    from_dicom: bool = False
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def _describe(dataset: Dataset, config: DataConfig) -> Dataset:
         task = retasked(task, {split: part.targets for split, part in dataset.splits.items()}, config.task)
     if task != dataset.task:
         changes["task"] = task
-    for key in ("flips", "licence", "source"):
+    for key in ("name", "flips", "licence", "source"):
         if getattr(config, key) is not None:
             changes[key] = getattr(config, key)
     return Dataset(dataset.splits, replace(dataset.description, **changes)) if changes else dataset  # type: ignore[arg-type]

@@ -212,6 +212,10 @@ class PrivacySection(Section):
 class DataSection(Section):
     """The original data. Under a guarantee of privacy its numbers are noisy, and it has no fingerprint, by which
     anybody could find out whether a guessed image is among them.
+
+    Args:
+        decoders: libraries that read files, with their versions, where the data are files.
+        deidentification: codes and names of DICOM PS3.16 CID 7050, where files had headers.
     """
 
     name: str
@@ -221,6 +225,13 @@ class DataSection(Section):
     licence: str
     source: str
     notes: list[str]
+    decoders: Annotated[dict[Word, Word], Field(max_length=50)] = Field(default_factory=dict)
+    deidentification: Annotated[list[Word], Field(max_length=20)] = Field(default_factory=list)
+
+    @model_serializer(mode="wrap")
+    def _as_recorded(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Of data that are no files there is nothing to say.
+        return {k: v for k, v in dump(self).items() if v or k not in ("decoders", "deidentification")}
 
 
 class _Split(Section):

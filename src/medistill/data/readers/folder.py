@@ -75,7 +75,7 @@ def read_folder(root: Path, config: DataConfig) -> Dataset:
     unread = [f"{len(tables)} tables beside the class folders were not read; name one as the source, or patients.csv"]
     unnamed = unnamed_patients(found) if patients is None else []
     notes = (*_left_out(others), *(unread if tables else []), *found.notes, *unnamed)
-    return Dataset(splits, described(root.resolve().name, task, found, notes))
+    return Dataset(splits, described(task, found, notes))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

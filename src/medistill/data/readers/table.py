@@ -65,7 +65,7 @@ def read_labelled(path: Path, config: DataConfig) -> Dataset:
     found = _with_what_the_table_says(found, table, rows_of)
     made = {name: _split(table, own, found, name, labels, task) for name, own in rows_of.items()}
     notes += unnamed_patients(found)
-    return Dataset(made, described(root.resolve().name, task, found, (*notes, *found.notes)))
+    return Dataset(made, described(task, found, (*notes, *found.notes)))
 
 
 def _labels(table: LabelTable) -> tuple[list[tuple[int, ...] | None], Task, list[str]]:

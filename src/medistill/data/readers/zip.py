@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -38,10 +37,9 @@ def read_zip(path: Path, config: DataConfig) -> Dataset:
         top = Path(made)
         _unpack(path, top)
         try:
-            dataset = _read_folder(_lowest(top), config)
+            return _read_folder(_lowest(top), config)
         except DataError as problem:  # what was unpacked is not what the user has
             raise DataError(str(problem).replace(made, str(path))) from problem
-    return Dataset(dataset.splits, replace(dataset.description, name=path.stem))
 
 
 def _unpack(path: Path, top: Path) -> None:
