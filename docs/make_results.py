@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from make_dicom import dicom_page
 from make_private import private_page
 from make_speed import speed_page
 from make_tasks import starts_page, tasks_page
@@ -351,6 +352,7 @@ def pages() -> dict[Path, str]:
             if files("private")
             else {}
         ),
+        results / "dicom.md": dicom_page(json.loads((results / "dicom.json").read_text())),
         **({HERE / "guidelines.md": guidelines()} if BASIS.exists() else {}),
         README: readme(),
     }

@@ -204,6 +204,12 @@ def test_changed_bytes_lead_to_pixels_or_to_one_line(name, tmp_path):
             assert "\n" not in str(problem)
 
 
+@pytest.mark.parametrize("name", ["16bit", "32bit", "16bit_2frame", "32bit_2frame"])
+def test_colours_of_many_bits_are_the_same_however_they_are_coded(name):
+    plain, coded = (read_dicom(found(f"SC_rgb_{how}{name}.dcm")).frames for how in ("", "rle_"))
+    assert np.array_equal(plain, coded)
+
+
 def test_padding_of_inverted_pictures_is_dark(tmp_path):
     pixels = np.array([[10, 100], [200, 4095]], np.uint16)
     shown = picture(
