@@ -38,7 +38,7 @@ def dicom_page(files: list[dict[str, Any]]) -> str:
         "values before they are displayed, rescaled; of colours what is displayed, in 8 bits. "
         f"Of {len(hounsfield)} files in Hounsfield units {exact} are the same to the unit, padding apart.\n\n"
         + "\n".join(rows)
-        + "\n\n## Further apart\n\nColours of 16 and 32 bits in RLE are read here as uncompressed copies of the same pictures are "
-        "(`tests/test_dicom.py`).\n\n" + ("\n".join(further) or "None.")
+        + "\n\n## Further apart\n\nColours of 16 and 32 bits in RLE are read here as uncompressed copies of the same "
+        "pictures are (`tests/test_dicom.py`).\n\n" + ("\n".join(further) or "None.")
         + "\n\n## Not read, and why\n\n" + "\n".join(reasons) + "\n"
     )  # fmt: skip
