@@ -72,6 +72,7 @@ def test_a_damaged_entry_is_read_anew(tmp_path):
         same(first, load(source))
     (entry / "train.npy").write_bytes(b"damaged")
     same(first, load(source))
+    assert np.load(entry / "train.npy").shape  # mended
 
 
 def test_the_cache_holds_no_name_and_no_header(tmp_path):

@@ -90,6 +90,7 @@ def keep(key: str, arrays: Mapping[str, Array], facts: Json) -> None:
                 np.save(made / f"{name}.npy", array, allow_pickle=False)
             text = json.dumps({"arrays": list(arrays), "facts": facts})
             (made / "facts.json").write_text(text, encoding="utf-8")
+            shutil.rmtree(_folder() / key, ignore_errors=True)  # a damaged one
             made.rename(_folder() / key)
         finally:
             shutil.rmtree(made, ignore_errors=True)

@@ -29,6 +29,9 @@ LOOKED_AT = 2000
 SIDE, RING = 24, 2
 """Pixels of a side to which images are brought, and of the border that is looked at: a twelfth of the side."""
 
+ASKED = 20
+"""Classes up to which each is asked for alone, and findings that are asked for."""
+
 FOLDS = 5
 
 FEWEST = 10
@@ -160,9 +163,9 @@ def _questions(dataset: Dataset, split: Split) -> Iterator[tuple[str, npt.NDArra
     """What is asked: the class, of more than two or of findings also whether each is there."""
     if dataset.task.exclusive:
         yield "", dataset.task.labels(split.targets)
-        if dataset.task.outputs == 2:
+        if not 2 < dataset.task.outputs <= ASKED:
             return
-    for name, column in zip(dataset.task.class_names, split.targets.T, strict=True):
+    for name, column in list(zip(dataset.task.class_names, split.targets.T, strict=True))[:ASKED]:
         yield name, column.astype(np.int64)
 
 
