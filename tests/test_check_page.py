@@ -54,6 +54,16 @@ def test_a_problem_names_the_file_on_the_console_but_not_in_a_package(tmp_path, 
     assert made["package"]
 
 
+def test_a_file_of_a_name_that_no_line_holds_is_told_in_one(tmp_path, cli):
+    source = folder(tmp_path / "data")
+    try:
+        (source / "well" / "scan 3.png").rename(source / "well" / "scan\n\udcff.png")
+    except (OSError, UnicodeError):
+        pytest.skip("file names must be text here")
+    status, out, _ = cli("check", source, "--html", tmp_path / "c.html")
+    assert status == 0 and "(well/scan??.png)" in out
+
+
 def test_a_planted_shortcut_is_named_on_the_page(tmp_path):
     dataset = with_marked_border(make_phantom(Phantom(classes=3, images=240)))
     arrays = {

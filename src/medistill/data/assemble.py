@@ -147,11 +147,14 @@ def assemble(root: Path, files: dict[str, list[Path]], config: DataConfig) -> As
             found = _assembled(root, files, config, config.window or DEFAULT_WINDOW)
         if key:
             keep(key, found.images, _facts(found))
-    below = {
-        split: [Path(os.path.relpath(files[split][row], root)).as_posix() for row in rows]
-        for split, rows in found.rows.items()
-    }
+    below = {split: [_in_a_line(files[split][row], root) for row in rows] for split, rows in found.rows.items()}
     return replace(found, paths=below)
+
+
+def _in_a_line(file: Path, root: Path) -> str:
+    """A file's path below the source; what no line can hold, or is no text, is a question mark."""
+    below = Path(os.path.relpath(file, root)).as_posix()
+    return "".join(c if c.isprintable() else "?" for c in below.encode("utf-8", "replace").decode())
 
 
 def _facts(found: Assembled) -> Json:
