@@ -79,7 +79,8 @@ def test_networks_are_counted_and_share_the_cores(monkeypatch):
     recipe = Recipe(min_steps=40, max_steps=100, batch_size=8, width=8)
     pace = Pace(prepared.train, prepared.task, prepared.normalisation, recipe)
     assert 0 < pace.asking < 1 and 0 < pace.training < 1, "of a busy machine nothing more is sure"
-    pace.training, pace.asking = 0.01, 0.001
+    assert 0 < pace.alone <= 1
+    pace.training, pace.asking, pace.alone = 0.01, 0.001, 1.0
     one = steps_for(recipe, 36) * (8 + OVERHEAD) * 0.01 + 100 * 0.001
     assert pace.seconds([36], 100) == pytest.approx(one)
     assert pace.seconds([], 100) == 0
@@ -88,6 +89,9 @@ def test_networks_are_counted_and_share_the_cores(monkeypatch):
     assert pace.seconds([36, 36, 36], 100) == pytest.approx(together), "one of three is cut in two"
     assert pace.seconds([36, 36, 36], 100, 1) == pytest.approx(3 * one)
     assert pace.seconds([2], 0) == pytest.approx(40 * (2 + OVERHEAD) * 0.01), "a step costs as much as a few images"
+    pace.alone = 0.6
+    assert pace.seconds([36], 100) == pytest.approx(0.6 * one), "alone it has all cores"
+    assert pace.seconds([36, 36, 36], 100) == pytest.approx(together), "none is alone"
 
 
 @pytest.mark.parametrize("done", [0, 1, 2, 8, 14])

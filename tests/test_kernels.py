@@ -5,16 +5,21 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional
 
+from medistill.config import Recipe
+from medistill.data.load import load
+from medistill.data.preprocess import prepare
 from medistill.keys import Key
-from medistill.nets import blocks, kernels, layers
+from medistill.nets import blocks, kernels, layers, training
 from medistill.nets.convnet import ConvNet
+from medistill.parallel import SpareCores, layer_threads, one_thread
 from rounding import relative_error, small_network
 
 ROOT = Path(__file__).parents[1]
@@ -231,6 +236,40 @@ def test_function_transforms_and_processors_without_kernels_go_to_torch(monkeypa
     monkeypatch.setattr(kernels, "library", lambda: None)
     for one, many in zip(images, stacked, strict=True):
         torch.testing.assert_close(network.embed(parameters, one), many)
+
+
+@compiled_here
+@pytest.mark.parametrize("phantom", ["size=16", "size=28,colour=true", "size=64"])
+def test_a_training_is_the_same_to_the_byte_on_any_number_of_spare_cores(
+    phantom: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lent or not, from step to step; up to more threads than most machines have cores."""
+    prepared, used = prepare(load(f"phantom:classes=3,images=40,{phantom}")), set()
+    data, recipe = prepared.train, Recipe(min_steps=8, max_steps=8)
+    network = ConvNet(data.channels, data.shape, 3, 64)
+
+    def trained(*wanted: int) -> bytes:
+        class Lending(SpareCores):
+            turns, WORTH = cycle(wanted), float("inf")
+            threads = property(lambda self: next(self.turns))
+
+            def __init__(self) -> None:
+                super().__init__(8)
+                self.alone.append(1.0)
+
+        def loss(*given: torch.Tensor) -> torch.Tensor:
+            used.add(layer_threads())
+            return prepared.task.loss(*given)
+
+        monkeypatch.setattr(training, "SpareCores", Lending)
+        run = training.Training(network, data, prepared.task, prepared.normalisation, recipe, Key(1))
+        monkeypatch.setattr(run, "task", SimpleNamespace(loss=loss))
+        with one_thread():
+            return b"".join(tensor.numpy().tobytes() for tensor in run.run().values())
+
+    alone = trained(1)
+    assert all(trained(*wanted) == alone for wanted in [(2,), (3,), (8,), (1, 2, 5)])
+    assert used == {1, 2, 3, 5, 8}
 
 
 def _build_script() -> ModuleType:

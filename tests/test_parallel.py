@@ -2,11 +2,23 @@
 
 import multiprocessing
 import threading
+from itertools import pairwise
 
 import pytest
 import torch
 
-from medistill.parallel import Stopped, Workers, go_on, one_thread, parts, summed
+from medistill import parallel
+from medistill.parallel import (
+    SpareCores,
+    Stopped,
+    Workers,
+    go_on,
+    layer_threads,
+    one_thread,
+    parts,
+    summed,
+    waiting_for_others,
+)
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
@@ -159,3 +171,71 @@ def test_sums_are_added_in_order():
     big = [torch.tensor([1e8]), torch.tensor([1.0]), torch.tensor([-1e8])]
     (total,) = summed([x] for x in big)
     assert total == (big[0] + big[1]) + big[2] and total != (big[0] + big[2]) + big[1]
+
+
+class Clock:
+    """Steps take 1 on one thread, and what is asked for on several."""
+
+    def __init__(self, monkeypatch, helped):
+        self.now, self.helped = 0.0, helped
+        monkeypatch.setattr(parallel.time, "perf_counter", lambda: self.now)
+
+    def steps(self, spare, number):
+        """On how many threads each was done."""
+        used = []
+        for _ in range(number):
+            with spare.step():
+                used.append(layer_threads())
+                self.now += self.helped if used[-1] > 1 else 1.0
+        return used
+
+
+def test_cores_that_nobody_uses_are_lent_after_a_few_steps(monkeypatch):
+    clock = Clock(monkeypatch, 0.6)
+    with one_thread():
+        assert clock.steps(SpareCores(3), 20) == [1] * 6 + [3] * 14
+        assert layer_threads() == 1
+        assert clock.steps(SpareCores(100), 20)[6:] == [SpareCores.MOST] * 14
+        assert clock.steps(SpareCores(1), 20) == [1] * 20
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert clock.steps(SpareCores(2), 20) == [3] * 20, "who computes on several threads anyway is let alone"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_where_lending_does_not_pay_it_is_tried_ever_less(monkeypatch):
+    clock, spare = Clock(monkeypatch, 0.95), SpareCores(2)
+    with one_thread():
+        used = clock.steps(spare, 2000)
+        tried = [i for i, threads in enumerate(used) if threads > 1]
+        gaps = [b - a - 1 for a, b in pairwise(tried)]
+        assert gaps[:7] == [5, 10, 20, 40, 80, 160, 256] and set(gaps[7:]) <= {256}
+        clock.helped = 0.6
+        assert clock.steps(spare, 600)[-300:] == [2] * 300, "the other program ended"
+
+
+def test_only_cores_without_a_piece_of_work_are_lent():
+    """Of two workers one waits for the other, who has the core until then."""
+    both, rests, over = (threading.Barrier(2, timeout=20) for _ in range(3))
+
+    def piece(number):
+        spare = SpareCores(2)
+        spare.pause = 0
+        both.wait()
+        if number == 1:
+            seen = [spare.threads]
+            both.wait()
+            with waiting_for_others():
+                rests.wait()
+                over.wait()
+            return seen
+        seen = [spare.threads]
+        both.wait()
+        rests.wait()
+        seen.append(spare.threads)
+        over.wait()
+        return seen
+
+    assert list(Workers(2).map(piece, range(2))) == [[1, 2], [1]]

@@ -172,3 +172,10 @@ def test_a_failure_in_a_first_portion_ends_the_work(monkeypatch):
     with pytest.raises(MemoryError, match="no room"):
         workers.run_all(jobs_of(splits(), 3), splits(), lambda _: None, lambda job, _: finished.append(job))
     assert len(finished) < 3
+
+
+def test_whoever_is_left_alone_is_sooner_done():
+    queue = portions([4.0, 1.0], 2)
+    assert seconds_of(queue, [4.0, 1.0], 2) == 4
+    assert seconds_of(queue, [4.0, 1.0], 2, alone=0.5) == 1 + 3 * 0.5
+    assert seconds_of(portions([4.0], 1), [4.0], 1, alone=0.5) == 2

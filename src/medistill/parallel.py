@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,10 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from statistics import median
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from medistill.runtime import usable_cores
 
 PIECE = 32
 """Images that are worth a piece of work; in smaller pieces what a call costs beside its images is felt."""
@@ -28,11 +32,28 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _here = threading.local()
-"""Of each thread: whether it does pieces of work, what stops the one it does, and how often it is in one_thread."""
+"""Of each thread: whether it does pieces of work, what stops the one it does, how often it is in one_thread, and on
+how many threads its compiled layers compute."""
+
+_at_work: set[int] = set()
+"""Threads that do a piece of work and do not wait for another's."""
 
 
 class Stopped(Exception):
     """Nobody waits for this piece of work any more."""
+
+
+@contextmanager
+def waiting_for_others() -> Iterator[None]:
+    """Within, this piece of work only waits for what others do, who may use its core."""
+    me = threading.get_ident()
+    works = me in _at_work
+    _at_work.discard(me)
+    try:
+        yield
+    finally:
+        if works:
+            _at_work.add(me)
 
 
 @contextmanager
@@ -88,7 +109,11 @@ class Workers:
         def piece(item: Item) -> Result:
             _here.stop = stop
             go_on()
-            return function(item)
+            _at_work.add(threading.get_ident())
+            try:
+                return function(item)
+            finally:
+                _at_work.discard(threading.get_ident())
 
         try:
             for item in items:
@@ -110,12 +135,80 @@ def _pool(number: int) -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):  # a forked process has none of the threads
     os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_at_work.clear)
 
 
 def _begin() -> None:
     """A new thread: torch's operations ask each thread for its own number of threads."""
     _here.works = True
     torch.set_num_threads(1)
+
+
+def layer_threads() -> int:
+    """Threads on which a compiled layer computes that this thread asks for; on any number it gives the same."""
+    return int(getattr(_here, "layers", 0)) or torch.get_num_threads()
+
+
+@contextmanager
+def layers_on(threads: int) -> Iterator[None]:
+    """Compiled layers that this thread asks for compute on so many threads within."""
+    before = getattr(_here, "layers", 0)
+    _here.layers = threads
+    try:
+        yield
+    finally:
+        _here.layers = before
+
+
+class SpareCores:
+    """Lends the compiled layers of a long piece of work the cores that no other piece uses, while that pays.
+
+    The last of several trainings, or the only one, would leave cores idle. Threads within a layer shorten its steps
+    where nothing else runs, and hold them up where another program has the core, so steps are timed: unless they take
+    at most ``WORTH`` of what they take on one thread, one thread goes on alone, for longer after each failure.
+
+    Args:
+        cores: at most; those that this command may use if not given.
+
+    Example:
+        >>> spare = SpareCores()
+        >>> with spare.step():
+        ...     pass  # one step of many that are alike
+    """
+
+    MOST = 4
+    """Threads of a layer: those of a batch of 32 small images are not worth more."""
+
+    WORTH, ALONE, LONGEST = 0.9, 5, 256
+    """Share of the time alone that a step may take, steps that say what this is, and the most steps without help."""
+
+    def __init__(self, cores: int | None = None) -> None:
+        self.cores = min(self.MOST, cores or usable_cores())
+        self.alone: deque[float] = deque(maxlen=self.ALONE)
+        self.rest, self.pause = self.ALONE, 1 + self.ALONE
+
+    @property
+    def threads(self) -> int:
+        """On how many the next step computes its layers."""
+        if self.pause > 0:
+            return 1
+        return max(1, self.cores - len(_at_work - {threading.get_ident()}))
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Around one of many steps that are alike."""
+        if self.cores == 1 or layer_threads() > 1:  # it may have been decided outside
+            yield
+            return
+        threads, begun = self.threads, time.perf_counter()
+        with layers_on(threads):
+            yield
+        seconds = time.perf_counter() - begun
+        if threads == 1:
+            self.pause -= 1
+            self.alone.append(seconds)
+        elif seconds > self.WORTH * median(self.alone):
+            self.pause, self.rest = self.rest, min(2 * self.rest, self.LONGEST)
 
 
 def parts(count: int, size: int = PIECE) -> list[slice]:

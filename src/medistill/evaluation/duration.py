@@ -13,7 +13,7 @@ from medistill.evaluation.workers import OVERHEAD
 from medistill.keys import Key
 from medistill.nets.training import Training, images_seen, predict_probabilities, steps_for
 from medistill.nets.zoo import make_network
-from medistill.parallel import one_thread
+from medistill.parallel import SpareCores, layers_on, one_thread
 from medistill.runtime import device, usable_cores, wait_for
 from medistill.tasks.task import Task
 
@@ -26,7 +26,8 @@ two cores, as processor time of two workers over that of one)."""
 
 
 class Pace:
-    """Seconds that the recipe's network takes for an image on one thread of this machine, measured when it is made.
+    """Seconds that the recipe's network takes for an image on one thread of this machine, measured when it is made,
+    and what share of them it takes where all other cores are idle.
 
     Args:
         data: images of the kind to train on.
@@ -44,15 +45,23 @@ class Pace:
     ) -> None:
         self.recipe, batch = recipe, min(recipe.batch_size, len(data))
         network = make_network(architecture, data.channels, data.shape, task.outputs, recipe.width, recipe.stem or 0)
-        long = recipe.model_copy(update={"min_steps": WARMING + MEASURED, "max_steps": WARMING + MEASURED})
+        steps = WARMING + 2 * MEASURED
+        long = recipe.model_copy(update={"min_steps": steps, "max_steps": steps})
         with one_thread():
             training = Training(network, data, task, normalisation, long, Key(0).child("pace"), device())
             training.run(until=WARMING)
             wait_for(device())
             started = time.monotonic()
-            parameters = training.run()
+            training.run(until=WARMING + MEASURED)
             wait_for(device())
-            self.training = (time.monotonic() - started) / (MEASURED * (batch + OVERHEAD))
+            took = time.monotonic() - started
+            self.training = took / (MEASURED * (batch + OVERHEAD))
+            started = time.monotonic()
+            with layers_on(SpareCores().cores):
+                parameters = training.run()
+            wait_for(device())
+            alone = (time.monotonic() - started) / took
+            self.alone = alone if alone < SpareCores.WORTH else 1.0
             asked = data.pixels[: 2 * batch]
             started = time.monotonic()
             predict_probabilities(network, parameters, asked, task, normalisation)
@@ -72,9 +81,11 @@ class Pace:
         """As :meth:`seconds`, of trainings of that :func:`effort`, by any recipe of that width."""
         took = [trained * self.training + asked * self.asking for trained in efforts]
         count = min(len(took), max_workers or usable_cores())
-        if count < 2 or device().type != "cpu":
+        if device().type != "cpu":
             return sum(took)
-        return SIDE_BY_SIDE * seconds_of(portions(took, count), took, count)
+        if count < 2:
+            return self.alone * sum(took)
+        return SIDE_BY_SIDE * seconds_of(portions(took, count), took, count, self.alone / SIDE_BY_SIDE)
 
 
 def effort(recipe: Recipe, images: int) -> int:

@@ -47,10 +47,11 @@ def portions(efforts: Sequence[float], workers: int) -> list[Portion]:
     return cut if worth else whole
 
 
-def seconds_of(queue: Sequence[Portion], efforts: Sequence[float], workers: int) -> float:
+def seconds_of(queue: Sequence[Portion], efforts: Sequence[float], workers: int, alone: float = 1.0) -> float:
     """When the last of them ends, in the efforts' unit, if whoever has nothing to do takes the first that is ready.
 
-    What is left of a job is ready when its beginning is done.
+    What is left of a job is ready when its beginning is done. Where one worker is left, its work takes
+    ``alone`` times as long as beside others.
     """
     left, free, begun = list(queue), [0.0] * workers, dict.fromkeys(range(len(efforts)), 0.0)
     for portion in queue:
@@ -67,7 +68,8 @@ def seconds_of(queue: Sequence[Portion], efforts: Sequence[float], workers: int)
         free[free.index(now)] = end
         if ready.end < 1:
             begun[ready.index] = end
-    return max(free)
+    *_, before, last = 0.0, *sorted(free)
+    return before + alone * (last - before)
 
 
 def _cut(efforts: Sequence[float], workers: int) -> list[Portion]:

@@ -15,7 +15,7 @@ from medistill.evaluation.cache import TrainedRun
 from medistill.evaluation.jobs import Job, Splits, Tensors, do_job, is_kept, run_prefix
 from medistill.evaluation.portions import Portion, portions
 from medistill.evaluation.stacked import do_stacked
-from medistill.parallel import Workers, go_on
+from medistill.parallel import Workers, go_on, waiting_for_others
 from medistill.runtime import device, usable_cores
 
 OVERHEAD = 8
@@ -88,7 +88,8 @@ class _Team:
                     if portion.start == 0 or portion.index in self.begun:
                         self.waiting.remove(portion)
                         return portion
-                self.news.wait(LOOK_EVERY)
+                with waiting_for_others():
+                    self.news.wait(LOOK_EVERY)
         return None
 
     def _do(self, portion: Portion) -> None:

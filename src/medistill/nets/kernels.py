@@ -11,7 +11,8 @@ import ctypes
 import functools
 import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.weak import WeakIdKeyDictionary
+
+from medistill.parallel import layer_threads
 
 LANES = 8
 """Numbers of filters are multiples of so many."""
@@ -108,8 +111,37 @@ def _call(name: str, *given: Tensor | int | float) -> None:
             words.append(ctypes.c_void_p(one.data_ptr()))
         else:
             words.append(ctypes.c_float(one) if isinstance(one, float) else ctypes.c_long(one))
-    if getattr(compiled, name)(*words, ctypes.c_int(torch.get_num_threads())) and name.startswith("first"):
+    if getattr(compiled, name)(*words, ctypes.c_int(layer_threads())) and name.startswith("first"):
         raise MemoryError(f"no memory for {name}")
+
+
+@functools.cache
+def _products_threads() -> Any:
+    """MKL's function that sets the threads of the calling thread's products alone; None in a torch without it.
+
+    torch's own sets them for all threads. The 36 products at the points are shared out whole, so they are the same
+    on any number of threads, which a single product is not.
+    """
+    try:
+        found = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).MKL_Set_Num_Threads_Local
+    except (OSError, AttributeError):
+        return None
+    found.restype, found.argtypes = ctypes.c_int, [ctypes.c_int]
+    return found
+
+
+@contextmanager
+def _products_on_as_many_threads() -> Iterator[None]:
+    """Within, products that this thread asks for use as many threads as its compiled layers."""
+    threads, use = layer_threads(), _products_threads()
+    if use is None or threads == torch.get_num_threads():
+        yield
+        return
+    before = use(threads)
+    try:
+        yield
+    finally:
+        use(before)
 
 
 def _rows(images: Tensor) -> Tensor:
@@ -153,7 +185,8 @@ def _convolution(images: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     for start, part in _chunks(x, max(channels, filters)):
         shape = part.shape[:3]
         points = _points("tiles_to_points", part)
-        products = torch.bmm(points, kernel)
+        with _products_on_as_many_threads():
+            products = torch.bmm(points, kernel)
         _call("points_to_tiles", products, bias.contiguous(), out[start : start + len(part)], *shape, filters)
     return _columns(out)
 
@@ -186,7 +219,8 @@ def convolution_parameters(images: Tensor, gradient: Tensor) -> tuple[Tensor, Te
     for start, part in _chunks(x, max(channels, filters)):
         points = _points("tiles_to_points", part)
         back = _points("tiles_back_to_points", coming[start : start + len(part)])
-        total.baddbmm_(points.transpose(1, 2), back)
+        with _products_on_as_many_threads():
+            total.baddbmm_(points.transpose(1, 2), back)
     by_weight = (BOTH_WAYS.T @ total.view(36, -1)).view(3, 3, channels, filters)
     return by_weight.permute(3, 2, 0, 1).contiguous(), coming.sum((0, 1, 2))
 

@@ -18,7 +18,7 @@ from medistill.keys import Key
 from medistill.nets.bank import PixelBank
 from medistill.nets.convnet import Parameters
 from medistill.nets.zoo import Network
-from medistill.parallel import go_on
+from medistill.parallel import SpareCores, go_on
 from medistill.tasks.task import Task
 
 AfterStep = Callable[[int, Parameters], None]
@@ -202,13 +202,15 @@ class Training:
         Returns:
             The parameters after the last step.
         """
+        spare = SpareCores()
         for step in range(self.optimiser.done, self.steps if until is None else min(until, self.steps)):
             go_on()
-            rows = self.sampler.next()
-            x = self.normalisation.normalise(self.pixels[rows])
-            if self.recipe.augment:
-                x = for_training(x, self.key.child("augment", step).generator(), self.normalisation.flips)
-            self.optimiser.step(self._losses(x, self.targets[rows]))
+            with spare.step():
+                rows = self.sampler.next()
+                x = self.normalisation.normalise(self.pixels[rows])
+                if self.recipe.augment:
+                    x = for_training(x, self.key.child("augment", step).generator(), self.normalisation.flips)
+                self.optimiser.step(self._losses(x, self.targets[rows]))
             if after_step is not None:
                 after_step(step + 1, self.parameters)
         return {name: tensor.detach() for name, tensor in self.parameters.items()}
