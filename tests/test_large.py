@@ -105,7 +105,7 @@ def test_a_changed_archive_is_unpacked_anew(stored, everything_is_large):
 
 def test_a_full_disk_is_one_line_and_nothing_is_kept(stored, everything_is_large, monkeypatch):
     usage = shutil.disk_usage(stored)
-    monkeypatch.setattr(npz.shutil, "disk_usage", lambda _: usage._replace(free=10))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
     with pytest.raises(OutputError, match="MEDISTILL_CACHE"):
         load(stored.with_suffix(".npz"))
     assert not list((user_cache() / "unpacked").rglob("*.npy"))

@@ -1,5 +1,6 @@
 """What tells the class beside the disease: found where it was planted, and only there."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -81,6 +82,17 @@ def test_patients_are_not_split_between_fitting_and_testing():
     known = told(with_train(dataset, **own, patients=np.array([str(p) for p in patients])))["border"]
     unknown = told(with_train(dataset, **own, patients=None))["border"]
     assert unknown.balanced_accuracy > known.balanced_accuracy + 0.2 and not known.strong
+
+
+def test_large_images_are_not_copied():
+    """All are one image in memory, so what is measured was made of them."""
+    dataset = phantom(classes=2)
+    images = np.broadcast_to(np.eye(512, dtype=np.uint8), (len(dataset.train), 1, 512, 512))
+    tracemalloc.start()
+    shortcuts(with_train(dataset, images=images))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < images.nbytes
 
 
 def test_too_few_images_say_nothing():

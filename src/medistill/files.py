@@ -105,6 +105,20 @@ def refusing_output(path: Path, option: str = "--out") -> Iterator[None]:
         ) from problem
 
 
+def require_room(folder: Path, needed: int, archive: Path) -> None:
+    """Refuse to unpack an archive into a folder of the user's cache that has less room than the bytes needed.
+
+    Raises:
+        OutputError: it has less.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"has {free // 2**20} MB free; {archive.name} unpacks to {needed // 2**20} MB", where=folder,
+            remedy=f"make room, or set {CACHE_VARIABLE} to a folder that has it",
+        )  # fmt: skip
+
+
 def require_writable(path: Path, option: str) -> None:
     """Find out before hours of work whether a file can be written there; nothing is left behind.
 

@@ -21,7 +21,7 @@ from medistill.data.image import Shape, shape_in_words
 from medistill.data.pictures import KINDS, SourceImage
 from medistill.data.pseudonym import pseudonym
 from medistill.data.read_cache import decoders, identity, keep, kept
-from medistill.data.reading import How, read_pictures
+from medistill.data.reading import read_pictures
 from medistill.data.resize import resize
 from medistill.errors import ConfigError, DataError, OutputError
 from medistill.runtime import usable_cores
@@ -210,8 +210,8 @@ def _assembled(
     units: set[str] = set()
     for split, paths in files.items():
         unreleased = 0
-        how = How(config.channels, config.slices == "volume")
-        for row, (file, done) in enumerate(zip(paths, read_pictures(paths, how, usable_cores()), strict=True)):
+        read = read_pictures(paths, config.channels, config.slices == "volume", usable_cores())
+        for row, (file, done) in enumerate(zip(paths, read, strict=True)):
             if done.picture is None:
                 if done.skipped:
                     skipped[done.skipped] += 1

@@ -11,13 +11,10 @@ from medistill.data.arrays import blocks
 from medistill.data.dataset import Dataset
 from medistill.data.duplicates import duplicates, pairs_of_splits
 from medistill.data.image import shape_in_words
-from medistill.data.intensity import RARE, extremes, has_outliers, usual
+from medistill.data.intensity import GREATEST_INTENSITY, RARE, has_outliers
 from medistill.data.issue import NAMED, Issue, Level
 from medistill.data.text import shows_text, slices
 from medistill.errors import DataError
-
-GREATEST_INTENSITY = 1e12
-"""What a package can record of a window."""
 
 SCALES_APART = 8
 """Times as wide as another split's a split's usual intensities may not be."""
@@ -137,14 +134,15 @@ def _pixels(dataset: Dataset) -> Iterator[Issue]:
             f"{shape_in_words(shape)} pixels",
             "give --size 28 to 224; distilling costs by the pixel",
         )
+    most = np.float64(GREATEST_INTENSITY)  # a Python float would become one of 16 bits, which ends before
     for split, part in dataset.splits.items():
         bad, beyond, constant = (np.zeros(len(part), dtype=bool) for _ in range(3))
         for start, block in blocks(part.images):
             flat, here = block.reshape(len(block), -1), slice(start, start + len(block))
+            low, high = flat.min(axis=1), flat.max(axis=1)
             if block.dtype.kind == "f":
                 bad[here] = ~np.isfinite(flat).all(axis=1)
-                beyond[here] = np.abs(flat).max(axis=1) > GREATEST_INTENSITY
-            constant[here] = flat.min(axis=1) == flat.max(axis=1)
+            beyond[here], constant[here] = (low < -most) | (high > most), low == high
         faults: tuple[tuple[Level, str, npt.NDArray[np.bool_], str, str], ...] = (
             ("blocking", "nan", bad, "has NaN or infinite pixels", "remove these images or fill the pixels"),
             ("blocking", "intensities", beyond & ~bad, f"has values beyond {GREATEST_INTENSITY:.0e}", "rescale them"),
@@ -159,8 +157,7 @@ def _pixels(dataset: Dataset) -> Iterator[Issue]:
 
 def _intensities(dataset: Dataset) -> Iterator[Issue]:
     """Splits on different scales, and pixels that are far from all others."""
-    splits = {name: split.images for name, split in dataset.splits.items() if len(split) and split.images.size}
-    most = {name: usual(images) for name, images in splits.items()}
+    most = {name: split.usual for name, split in dataset.splits.items() if len(split) and split.images.size}
     if not np.isfinite(list(most.values())).all():
         return  # told already
     for name, other in most.items():
@@ -172,9 +169,8 @@ def _intensities(dataset: Dataset) -> Iterator[Issue]:
                 f"most pixels of train lie from {most['train']}, of {name} from {other}",
                 "bring all splits to one scale, by multiplying one of them",
             )
-    images = splits["train"]
-    if images.dtype != np.uint8 and dataset.description.window is None:
-        whole = extremes(images)
+    if dataset.train.images.dtype != np.uint8 and dataset.description.window is None:
+        whole = dataset.train.extremes
         if has_outliers(whole, most["train"]):
             yield Issue(
                 "warning",

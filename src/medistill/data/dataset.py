@@ -13,6 +13,7 @@ import numpy.typing as npt
 from medistill.aliases import Json, RawImages, Targets
 from medistill.data.arrays import blocks, empty, take
 from medistill.data.image import Flips, ImageSpec
+from medistill.data.intensity import Range, extremes, usual
 from medistill.tasks.task import Task
 
 SPLITS = ("train", "val", "test")
@@ -44,11 +45,21 @@ class Split:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def take(self, rows: npt.NDArray[np.intp]) -> Split:
-        """The rows named, in that order."""
+    @cached_property
+    def extremes(self) -> Range:
+        """:func:`medistill.data.intensity.extremes` of the images, which must not be changed from then on."""
+        return extremes(self.images)
+
+    @cached_property
+    def usual(self) -> Range:
+        """:func:`medistill.data.intensity.usual` of the images, which must not be changed from then on."""
+        return usual(self.images)
+
+    def take(self, rows: npt.NDArray[np.intp], images: RawImages | None = None) -> Split:
+        """The rows named, in that order; with ``images`` (rows, c, *spatial) in place of their own, where given."""
         said = {name: getattr(self, name) for name in ("patients", "sites", "sizes", "files")}
         taken = {name: None if values is None else values[rows] for name, values in said.items()}
-        return Split(take(self.images, rows), self.targets[rows], **taken)
+        return Split(take(self.images, rows) if images is None else images, self.targets[rows], **taken)
 
     def named(self, row: int) -> str | None:
         """The file of an image, below the source; None where there are no files."""

@@ -13,6 +13,11 @@ from medistill.data.arrays import blocks
 from medistill.data.dataset import SPLITS, Dataset
 from medistill.data.issue import NAMED, Issue, Rows
 
+EXACT, NEAR, COPIES, CONTRADICTORY = IN_PAIRS = (
+    "exact duplicates", "near duplicates", "copies", "contradictory labels",
+)  # fmt: skip
+"""Kinds of problem whose rows are pairs: images, each before the one that it is a copy of."""
+
 NEAR_DUPLICATE = 0.995
 """Pixel correlation above which two images count as near-duplicates."""
 
@@ -28,7 +33,7 @@ def duplicates(dataset: Dataset) -> Iterator[Issue]:
         seen = {digest: row for row, digest in reversed(list(enumerate(digests[first])))}
         exact = np.array([seen.get(digest, -1) for digest in digests[second]])
         near = np.where(exact < 0, _near_duplicates(flat[first], flat[second]), -1)
-        for kind, of in (("exact duplicates", exact), ("near duplicates", near)):
+        for kind, of in ((EXACT, exact), (NEAR, near)):
             rows = np.flatnonzero(of >= 0).tolist()
             if rows:
                 yield Issue(
@@ -50,7 +55,7 @@ def _copies(name: str, digests: list[bytes], targets: Targets) -> Iterator[Issue
     if again:
         yield Issue(
             "warning",
-            "copies",
+            COPIES,
             f"{len(again)} of {len(digests)} {name} images are copies of others of {name}, for instance "
             f"{name}_images[{pairs[0][0]}] of [{pairs[0][1]}]",
             "remove them; they count more than others",
@@ -59,7 +64,7 @@ def _copies(name: str, digests: list[bytes], targets: Targets) -> Iterator[Issue
     if differ:
         yield Issue(
             "warning",
-            "contradictory labels",
+            CONTRADICTORY,
             f"{len(differ)} {name} images are copies of others with another label, for instance "
             f"{name}_images[{differ[0][0]}] of [{differ[0][1]}]",
             "find out which label is right",

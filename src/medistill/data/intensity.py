@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,9 @@ from medistill.data.arrays import blocks
 
 RARE = 0.1
 """Percent of pixels at either end that may be outliers."""
+
+GREATEST_INTENSITY = 1e12
+"""What a package can record of a window."""
 
 LOOKED_AT = 1 << 20
 """Pixels whose intensities tell what is usual, at most; spread evenly over images."""
@@ -39,18 +43,31 @@ def between_percentiles(values: npt.NDArray[Any], among: npt.NDArray[Any]) -> np
     return np.asarray(((values - low) / (high - low)).clip(0, 1))
 
 
+def within_bounds(values: npt.NDArray[Any], nan: float = 0.0) -> npt.NDArray[np.float64]:
+    """Values as float64 that can be computed with: none beyond ±:data:`GREATEST_INTENSITY`, none NaN."""
+    most = np.float64(GREATEST_INTENSITY)  # a Python float would become one of 16 bits, which ends before
+    return np.nan_to_num(np.clip(values, -most, most).astype(np.float64), nan=nan)
+
+
+def _finite(images: RawImages) -> Iterator[npt.NDArray[Any]]:
+    """Pixels that are neither NaN nor infinite, block after block."""
+    for _, block in blocks(images):
+        yield block[np.isfinite(block)] if block.dtype.kind == "f" else block
+
+
 def extremes(images: RawImages) -> Range:
-    """Of all pixels."""
-    return Range(
-        min(float(block.min()) for _, block in blocks(images)), max(float(block.max()) for _, block in blocks(images))
-    )
+    """Of all finite pixels; from NaN to NaN where there are none."""
+    ends = [(float(pixels.min()), float(pixels.max())) for pixels in _finite(images) if pixels.size]
+    return Range(min(low for low, _ in ends), max(high for _, high in ends)) if ends else Range(np.nan, np.nan)
 
 
 def usual(images: RawImages) -> Range:
-    """Of all pixels but :data:`RARE` percent at either end, looked at here and there in large sets."""
+    """Of all finite pixels but :data:`RARE` percent at either end, looked at here and there in large sets; from
+    NaN to NaN where there are none.
+    """
     step = max(1, -(-images.size // LOOKED_AT))
-    seen = np.concatenate([np.ravel(block)[::step] for _, block in blocks(images)])
-    low, high = np.percentile(seen, [RARE, 100 - RARE])
+    seen = np.concatenate([np.ravel(pixels)[::step] for pixels in _finite(images)])
+    low, high = np.percentile(seen, [RARE, 100 - RARE]) if seen.size else (np.nan, np.nan)
     return Range(float(low), float(high))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from medistill.aliases import Json
 from medistill.data.dataset import Dataset
 from medistill.data.image import shape_in_words
-from medistill.data.intensity import Range, extremes, usual
+from medistill.data.intensity import Range
 
 SHOWN = 20
 """Sites or sizes that are counted each; further ones together."""
@@ -21,7 +21,8 @@ def overview(dataset: Dataset) -> Json:
     Returns:
         ``patients`` by split, where they are known; ``sites``: of each site or scanner its images by split and its
         training images in each stratum; ``sizes`` of the files, where they differ, and how many have them;
-        ``spacing`` in millimetres; ``ranges`` by split: ``all`` pixels, and all but 0.1 % at either end (``most``).
+        ``spacing`` in millimetres; ``ranges`` by split: ``all`` pixels, and all but 0.1 % at either end (``most``);
+        what is not finite does not count.
     """
     splits = dataset.splits
     spacing = dataset.description.spacing
@@ -33,7 +34,7 @@ def overview(dataset: Dataset) -> Json:
         "sizes": _sizes(dataset),
         "spacing": None if spacing is None else [float(f"{step:.4g}") for step in spacing],
         "ranges": {
-            name: {"all": _finite(extremes(part.images)), "most": _finite(usual(part.images))}
+            name: {"all": _finite(part.extremes), "most": _finite(part.usual)}
             for name, part in splits.items()
             if part.images.size
         },

@@ -28,14 +28,6 @@ LOOKED_AT = 60
 
 
 @dataclass(frozen=True)
-class How:
-    """How files are read, see :func:`medistill.data.pictures.read_picture`."""
-
-    channels: int | None
-    volume: bool
-
-
-@dataclass(frozen=True)
 class ReadFile:
     """What became of a file: its picture, or the reason why it has none.
 
@@ -50,15 +42,16 @@ class ReadFile:
     reason: str = ""
 
 
-def read_pictures(paths: Sequence[Path], how: How, cores: int) -> Iterator[ReadFile]:
-    """What became of each file, in order.
+def read_pictures(paths: Sequence[Path], channels: int | None, volume: bool, cores: int) -> Iterator[ReadFile]:
+    """What became of each file, in order; ``channels`` and ``volume`` as
+    :func:`medistill.data.pictures.read_picture` takes them.
 
     Raises:
         MemoryError: a file needs more than there is.
         DataError: the system ended a process that was reading.
     """
     every = max(1, -(-len(paths) // LOOKED_AT))
-    work = [(path, how, number % every == 0) for number, path in enumerate(paths)]
+    work = [(path, channels, volume, number % every == 0) for number, path in enumerate(paths)]
     return _each(read_one, work, cores, f"reading {len(paths):,} files")
 
 
@@ -104,10 +97,10 @@ def _together(function: Callable[..., Result], work: Sequence[tuple[Any, ...]]) 
     return [function(*one) for one in work]
 
 
-def read_one(path: Path, how: How, look_for_text: bool) -> ReadFile:
+def read_one(path: Path, channels: int | None, volume: bool, look_for_text: bool) -> ReadFile:
     """What became of one file."""
     try:
-        picture = read_picture(path, how.channels, how.volume)
+        picture = read_picture(path, channels, volume)
         if look_for_text and picture.pixels.ndim == 3:
             picture = replace(picture, text=shows_text(np.moveaxis(picture.pixels, -1, 0)))
         return ReadFile(picture)

@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.aliases import RawImages
+from medistill.data.arrays import blocks, release
 from medistill.data.image import Shape
+from medistill.data.intensity import within_bounds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +53,32 @@ def resize(images: RawImages, shape: Shape, chunk: int = 4096) -> npt.NDArray[np
         batch = torch.from_numpy(np.array(images[rows], dtype=np.float32))
         out[rows] = pad(_scaled(batch, new), border, mode="replicate").numpy()
     return out
+
+
+def middle_slices(images: RawImages) -> RawImages:
+    """Pictures (n, c, h, w) as they are, of volumes (n, c, d, h, w) the middle slice along the first axis; a view."""
+    return images if images.ndim == 4 else images[:, :, images.shape[2] // 2]
+
+
+def small_pictures(images: RawImages, rows: npt.NDArray[np.intp], side: int) -> npt.NDArray[np.float32]:
+    """Some images in small, of volumes the middle slice; made a few at a time, so that large ones take little memory.
+
+    Args:
+        images: (n, c, *spatial), any real dtype; what is not finite counts as in
+            :func:`medistill.data.intensity.within_bounds`.
+        rows: which of them, in the order wanted.
+        side: pixels of a side.
+
+    Returns:
+        (len(rows), c, side, side) float32 in the values' own units.
+    """
+    pictures = middle_slices(images)
+    small = np.empty((len(rows), pictures.shape[1], side, side), dtype=np.float32)
+    for start, part in blocks(small, 8 * int(np.prod(pictures.shape[1:]))):
+        block = pictures[rows[start : start + len(part)]]
+        part[...] = resize(within_bounds(block) if block.dtype.kind == "f" else block, (side, side))
+        release(images)
+    return small
 
 
 def _scaled(batch: Tensor, new: Shape) -> Tensor:

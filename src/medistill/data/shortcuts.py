@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from medistill.data.dataset import Dataset, Split
 from medistill.data.issue import Issue
-from medistill.data.resize import resize
+from medistill.data.resize import small_pictures
 from medistill.keys import Key
 
 LOOKED_AT = 2000
@@ -89,11 +89,11 @@ def shortcuts(dataset: Dataset) -> list[Shortcut]:
     """
     train = dataset.train
     rows = np.sort(Key(0).child("shortcuts").numpy().permutation(len(train))[:LOOKED_AT])
-    looked_at = train.take(rows)
+    looked_at = train.take(rows, small_pictures(train.images, rows, SIDE).astype(np.float64))
     cues = _cues(looked_at)
     if not cues:
         return []
-    whole, found = _small(looked_at).reshape(len(looked_at), -1), []
+    whole, found = looked_at.images.reshape(len(looked_at), -1), []
     for target, labels in _questions(dataset, looked_at):
         known = _in_enough(labels, looked_at.patients)
         if len(np.unique(labels[known])) < 2:
@@ -129,11 +129,10 @@ def shortcut_issues(dataset: Dataset, told: Sequence[Shortcut]) -> Iterator[Issu
 
 
 def _cues(split: Split) -> dict[str, Array]:
-    """Features of each image by cue, of those cues that differ among images."""
-    small = _small(split)
+    """Features of each image (n, c, 24, 24) by cue, of those cues that differ among images."""
     ring = np.ones((SIDE, SIDE), dtype=bool)
     ring[RING:-RING, RING:-RING] = False
-    cues: dict[str, Array] = {"border": small[:, :, ring].reshape(len(small), -1)}
+    cues: dict[str, Array] = {"border": split.images[:, :, ring].reshape(len(split), -1)}
     if split.sizes is not None:
         sides = np.log(split.sizes.astype(np.float64))
         _, kind = np.unique(split.sizes, axis=0, return_inverse=True)
@@ -149,14 +148,6 @@ def _one_hot(number: npt.NDArray[np.intp], most: int = 50) -> Array:
     values, counts = np.unique(number, return_counts=True)
     kept = values[np.argsort(-counts, kind="stable")[:most]]
     return np.asarray(number.reshape(-1, 1) == kept, dtype=np.float64)
-
-
-def _small(split: Split) -> Array:
-    """Images (n, c, 24, 24), of volumes the middle slice."""
-    images = split.images if split.images.ndim == 4 else split.images[:, :, split.images.shape[2] // 2]
-    return np.concatenate([resize(images[i : i + 256], (SIDE, SIDE)) for i in range(0, len(images), 256)]).astype(
-        np.float64
-    )
 
 
 def _questions(dataset: Dataset, split: Split) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:

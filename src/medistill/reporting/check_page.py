@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from medistill.aliases import Json, Pixels, RawImages
 from medistill.data.dataset import Dataset
-from medistill.data.intensity import between_percentiles, intensity_window
-from medistill.data.resize import resize
+from medistill.data.duplicates import IN_PAIRS
+from medistill.data.intensity import between_percentiles, intensity_window, within_bounds
+from medistill.data.resize import fitted, middle_slices, resize, small_pictures
 from medistill.data.shortcuts import CUES
 from medistill.keys import Key
 from medistill.reporting.figures import image_grid
@@ -25,9 +26,6 @@ LOOKED_AT = 2000
 
 SIDE = 64
 """Pixels of a side to which larger images are brought for the page."""
-
-COPIES = ("exact duplicates", "near duplicates", "copies", "contradictory labels")
-"""Kinds of problem whose rows are pairs."""
 
 
 def check_page(dataset: Dataset, found: Json) -> str:
@@ -47,7 +45,8 @@ def check_page(dataset: Dataset, found: Json) -> str:
         f"{blocking} blocking problems, {len(found['problems']) - blocking} warnings.",
         "This page shows real images. It belongs where they belong.",
     ]
-    return render_page(Page(f"Check of {found['name']}", lead, [], pictures, _tables(dataset, found)))
+    page = render_page(Page(f"Check of {found['name']}", lead, [], pictures, _tables(dataset, found)))
+    return page.encode("utf-8", "replace").decode()  # names of classes may have no UTF-8, which is told there
 
 
 def _tables(dataset: Dataset, found: Json) -> list[Table]:
@@ -83,7 +82,8 @@ def _tables(dataset: Dataset, found: Json) -> list[Table]:
             [[name, *counts] for name, *counts in zip(strata, *per_split, strict=True)],
         ),
         Table(
-            "ranges", "Intensities", "Of all pixels, and of all but 0.1 % at either end.",
+            "ranges", "Intensities",
+            "Of all pixels, and of all but 0.1 % at either end; what is not finite does not count.",
             [Column("split"), *(Column(name, "g") for name in ("least", "greatest", "most from", "most to"))],
             [[name, *own["all"], *own["most"]] for name, own in view["ranges"].items()],
         ),
@@ -124,7 +124,7 @@ def _pictures(dataset: Dataset, found: Json) -> list[tuple[str, Picture]]:
         "Training images whose nearest neighbours are farthest away; of large sets some were looked at.",
     ))  # fmt: skip
     for problem in found["problems"]:
-        caption = problem["found"] + (". In pairs." if problem["kind"] in COPIES else "")
+        caption = problem["found"] + (". In pairs." if problem["kind"] in IN_PAIRS else "")
         shown.append((problem["kind"].capitalize(), [(split, row) for split, row in problem["rows"]], caption))
     return [(title, _grid(dataset, rows, window, title, caption)) for title, rows, caption in shown if rows]
 
@@ -144,18 +144,13 @@ def _grid(
 
 
 def _shown(image: npt.NDArray[np.generic], window: tuple[float, float]) -> Pixels:
-    """An image (c, *spatial), of volumes the middle slice, as 8 bits at 64 pixels at most."""
-    picture = image if image.ndim == 3 else image[:, image.shape[1] // 2]
-    values = picture.astype(np.float64)
-    if not np.isfinite(values).all():
-        values = np.nan_to_num(values, nan=window[0], posinf=window[1], neginf=window[0])
-    low, high = window
+    """An image (c, *spatial), of volumes the middle slice, as 8 bits at 64 pixels at most; NaN is black."""
+    low, high = within_bounds(np.array(window))
+    values = within_bounds(middle_slices(image[None]), nan=low)
     values = (values - low) / (high - low) if high > low else between_percentiles(values, values)
-    height, width = values.shape[1:]
-    if max(height, width) > SIDE:
-        size = tuple(max(1, round(side * SIDE / max(height, width))) for side in (height, width))
-        values = resize(values.astype(np.float32)[None], size)[0]
-    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    shape = values.shape[2:]
+    small = resize(values, fitted(shape, (SIDE, SIDE)) if max(shape) > SIDE else shape)
+    return np.rint(np.clip(small[0], 0, 1) * 255).astype(np.uint8)
 
 
 def outliers(images: RawImages, count: int = EXAMPLES) -> list[int]:
@@ -165,10 +160,6 @@ def outliers(images: RawImages, count: int = EXAMPLES) -> list[int]:
     if len(images) < 2 * count:
         return []
     rows = np.sort(Key(0).child("outliers").numpy().permutation(len(images))[:LOOKED_AT])
-    small = []
-    for row in rows:
-        image = images[row] if images.ndim == 4 else images[row][:, images.shape[2] // 2]
-        small.append(resize(np.nan_to_num(image.astype(np.float32))[None], (16, 16)))
-    flat = np.concatenate(small).reshape(len(rows), -1)
+    flat = small_pictures(images, rows, 16).reshape(len(rows), -1)
     distance, _ = NearestNeighbors(n_neighbors=6).fit(flat).kneighbors(flat)
     return [int(rows[place]) for place in np.argsort(-distance[:, 1:].mean(axis=1), kind="stable")[:count]]

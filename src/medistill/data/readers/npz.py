@@ -6,7 +6,6 @@ Large arrays stay in files: a folder of ``.npy`` files is mapped as it is, large
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -20,8 +19,8 @@ from medistill.data.arrays import LARGE, read_array
 from medistill.data.catalogue import describe_by_stem
 from medistill.data.dataset import SPLITS, Dataset, Description, Names, Split
 from medistill.data.reader import Reader, register_reader
-from medistill.errors import ConfigError, DataError, MedistillError, OutputError, nearest
-from medistill.files import refusing_output, sha256_text, user_cache
+from medistill.errors import ConfigError, DataError, MedistillError, nearest
+from medistill.files import refusing_output, require_room, sha256_text, user_cache
 from medistill.progress import Progress
 from medistill.tasks.task import Task, inferred_task, make_task
 
@@ -169,13 +168,8 @@ def _unpacked(path: Path, archive: zipfile.ZipFile) -> dict[str, npt.NDArray[Any
         folder.mkdir(parents=True, exist_ok=True)
         missing = [m for m in large if not (folder / m.filename).is_file()]
         if missing:
-            needed, free = sum(m.file_size for m in missing), shutil.disk_usage(folder).free
-            if needed > free:
-                raise OutputError(
-                    f"has {free // 2**20} MB free; {path.name} unpacks to {needed // 2**20} MB",
-                    where=folder,
-                    remedy="make room, or set MEDISTILL_CACHE to a folder that has it",
-                )
+            needed = sum(m.file_size for m in missing)
+            require_room(folder, needed, path)
             with Progress(f"unpacking {path.name} once", needed) as shown:
                 for member in missing:
                     _unpack(archive, member, folder / member.filename, shown)
@@ -251,7 +245,7 @@ def _names(path: Path, key: str, arrays: dict[str, npt.NDArray[Any]], count: int
         return None
     if names.shape != (count,):
         raise DataError(f"has shape {names.shape}", where=f"{path}, {key}", allowed=f"({count},)")
-    return _text(names)
+    return np.char.decode(np.char.encode(_text(names), "utf-8", "replace"), "utf-8")  # what has no UTF-8 is replaced
 
 
 def _text(array: npt.NDArray[Any]) -> Names:

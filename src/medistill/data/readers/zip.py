@@ -5,7 +5,6 @@ It is unpacked beside the cache for as long as it is read, and what was unpacked
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import zipfile
 import zlib
@@ -18,8 +17,8 @@ from medistill.data.dataset import Dataset
 from medistill.data.reader import Reader, readers, register_reader
 from medistill.data.readers.folder import is_hidden
 from medistill.data.table import SUFFIXES as TABLES
-from medistill.errors import DataError, OutputError
-from medistill.files import refusing_output
+from medistill.errors import DataError
+from medistill.files import refusing_output, require_room
 
 MOST_FILES = 2_000_000
 """In a zip; more is refused before it is unpacked."""
@@ -54,12 +53,7 @@ def _unpack(path: Path, top: Path) -> None:
             members = [one for one in archive.infolist() if not one.is_dir()]
             if len(members) > MOST_FILES:
                 raise DataError(f"holds {len(members):,} files", where=path, allowed=f"up to {MOST_FILES:,}")
-            needed, free = sum(one.file_size for one in members), shutil.disk_usage(top).free
-            if needed > free:
-                raise OutputError(
-                    f"has {free // 2**20} MB free; {path.name} unpacks to {needed // 2**20} MB", where=top.parent,
-                    remedy="make room, or set MEDISTILL_CACHE to a folder that has it",
-                )  # fmt: skip
+            require_room(top.parent, sum(one.file_size for one in members), path)
             archive.extractall(top)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as problem:
         reason = " ".join(str(problem).split())[:160]
@@ -72,13 +66,9 @@ def _lowest(top: Path) -> Path:
     """The folder that was packed, where all lies in one."""
     visible = [entry for entry in top.iterdir() if not is_hidden(entry.name)]
     alone = visible[0] if len(visible) == 1 and visible[0].is_dir() else None
-    if alone is not None and any(entry.is_dir() or _is_table(entry) for entry in alone.iterdir()):
+    if alone is not None and any(entry.is_dir() or entry.suffix.lower() in TABLES for entry in alone.iterdir()):
         return _lowest(alone)
     return top
-
-
-def _is_table(path: Path) -> bool:
-    return path.suffix.lower() in TABLES
 
 
 def _read_folder(folder: Path, config: DataConfig) -> Dataset:
