@@ -13,7 +13,8 @@ from medistill.data.preprocess import Preprocessing, channel_statistics, prepare
 from medistill.data.resize import fitted, resize
 from medistill.errors import ConfigError
 from medistill.files import pretty_json
-from medistill.package.manifest import Manifest, image_section
+from medistill.package.image_section import image_section
+from medistill.package.manifest import Manifest
 from medistill.package.package import read_package
 from medistill.tasks.task import make_task
 

@@ -66,6 +66,10 @@ class DataConfig(Settings):
         description="intensities that become black and white, of CT by name too: lung, bone, brain, soft-tissue, "
         "mediastinum; None: those of the source, else the extremes of the training images",
     )
+    steps: Annotated[tuple[dict[str, Any], ...], Field(max_length=16)] | None = Field(
+        None,
+        description="steps of preprocessing in order, each a name or {name: clahe, tiles: 4}",
+    )
     unreadable: float = Field(
         0.0, ge=0, le=1, description="share of files that may be unreadable; they are left out and counted"
     )
@@ -85,8 +89,20 @@ class DataConfig(Settings):
 
     LATER: ClassVar[Mapping[str, Any]] = {
         "split": "stratified", "statistics": "training", "window": None, "unreadable": 0.0, "columns": None,
-        "slices": "middle", "test_site": None, "name": None,
+        "slices": "middle", "test_site": None, "name": None, "steps": None,
     }  # fmt: skip
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        entries = [value] if isinstance(value, str | dict) else value
+        if not isinstance(entries, list | tuple):
+            return value
+        named = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+        for entry in named:
+            if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+                raise ValueError(f"{entry!r} is no step; a name, or options with one as in {{name: clahe, tiles: 4}}")
+        return tuple(named)
 
     @field_validator("window", mode="before")
     @classmethod

@@ -12,6 +12,7 @@ from medistill.distil.configuration import optimiser_of
 from medistill.distil.method import Method, State
 from medistill.distil.private_images import PrivateRealImages
 from medistill.distil.problem import DistillationProblem
+from medistill.package.image_section import image_section
 from medistill.package.manifest import (
     DataSection,
     Manifest,
@@ -19,7 +20,6 @@ from medistill.package.manifest import (
     PrivacySection,
     ProvenanceSection,
     TaskSection,
-    image_section,
 )
 
 

@@ -61,14 +61,17 @@ def extremes(images: RawImages) -> Range:
     return Range(min(low for low, _ in ends), max(high for _, high in ends)) if ends else Range(np.nan, np.nan)
 
 
-def usual(images: RawImages) -> Range:
-    """Of all finite pixels but :data:`RARE` percent at either end, looked at here and there in large sets; from
-    NaN to NaN where there are none.
-    """
+def percentiles_of(images: RawImages, percentiles: tuple[float, float]) -> Range:
+    """Two percentiles of all finite pixels, looked at here and there in large sets; NaN where there are none."""
     step = max(1, -(-images.size // LOOKED_AT))
     seen = np.concatenate([np.ravel(pixels)[::step] for pixels in _finite(images)])
-    low, high = np.percentile(seen, [RARE, 100 - RARE]) if seen.size else (np.nan, np.nan)
+    low, high = np.percentile(seen, percentiles) if seen.size else (np.nan, np.nan)
     return Range(float(low), float(high))
+
+
+def usual(images: RawImages) -> Range:
+    """Of all finite pixels but :data:`RARE` percent at either end; NaN where there are none."""
+    return percentiles_of(images, (RARE, 100 - RARE))
 
 
 def has_outliers(everything: Range, most: Range) -> bool:

@@ -22,6 +22,8 @@ from medistill.data.dataset import Dataset, Split
 from medistill.data.image import ImageSpec, Normalisation, Shape, shape_in_words
 from medistill.data.intensity import intensity_window
 from medistill.data.resize import resize
+from medistill.data.step import Step, StepRecord, make_step, stepped
+from medistill.data.steps.clip import Clip
 from medistill.errors import ConfigError
 from medistill.tasks.task import Task
 
@@ -43,10 +45,12 @@ class Preprocessing:
     Args:
         image: channels, shape, the window of intensities and the depth before.
         normalisation: mean and standard deviation of training pixels, and which mirror images keep their class.
+        steps: what was done to raw images before, in order.
     """
 
     image: ImageSpec
     normalisation: Normalisation
+    steps: tuple[StepRecord, ...] = ()
 
     def apply(self, images: RawImages) -> Pixels:
         """Prepare raw images (n, c, *spatial) of any size: ``uint8`` (n, channels, *shape).
@@ -55,15 +59,17 @@ class Preprocessing:
         8 bits and the other more, each keeps its own full scale.
 
         Raises:
-            ConfigError: pictures where volumes are needed, or the other way round.
+            ConfigError: pictures where volumes are needed, or the other way round; a step that is not known here or
+                not for such images.
         """
+        images = stepped(images, [make_step(record) for record in self.steps]).images
         window = self.image.window
         if self.image.dtype == "uint8" and images.dtype != np.uint8:
             window = intensity_window(images)
         return _to_pixels(images, self.image.shape, self.image.channels, window)
 
     def raw(self, pixels: Pixels) -> npt.NDArray[np.float64]:
-        """Back to the units of the source: the inverse of the window."""
+        """Back to the units that images had after all steps: the inverse of the window."""
         low, high = self.image.window
         return low + pixels.astype(np.float64) / 255 * (high - low)
 
@@ -172,18 +178,55 @@ def prepare(dataset: Dataset, config: DataConfig | None = None) -> PreparedDatas
     public = config.statistics == "public"
     shown = dataset.description.window if dataset.train.images.dtype == np.uint8 else None
     asked = None if shown is not None else config.window or dataset.description.window  # else it was done in reading
-    window = _window(dataset.train.images, asked, public)
-    pixels = _to_pixels(dataset.train.images, shape, channels, window)
+    images, taken, notes = _after_steps(dataset.train.images, config, asked)
+    if any(not step.keeps_units for step in taken) and images.dtype != np.uint8:
+        window: tuple[float, float] = (0.0, 1.0)
+    else:
+        window = _window(images, asked, public)
+    pixels = _to_pixels(images, shape, channels, window)
     mean, std = ((n,) * channels for n in PUBLIC_STATISTICS) if public else channel_statistics(pixels)
     preprocessing = Preprocessing(
         replace(given, channels=channels, shape=shape, window=window),
         Normalisation(mean, std, dataset.description.flips),
+        tuple(step.record for step in taken),
     )
     splits = {"train": TensorSplit(pixels, dataset.train.targets)}
     for name, split in dataset.splits.items():
         if name != "train":
             splits[name] = prepare_split(split, preprocessing)
+    if notes:
+        described = replace(dataset.description, notes=(*dataset.description.notes, *notes))
+        dataset = replace(dataset, description=described)
     return PreparedDataset(splits, preprocessing, dataset)
+
+
+def _after_steps(
+    train: RawImages, config: DataConfig, window: tuple[float, float] | None
+) -> tuple[RawImages, list[Step], tuple[str, ...]]:
+    """Training images after the steps that are asked for, these with what follows from training images, and notes.
+
+    A window comes before all steps, as it says which intensities matter.
+    """
+    asked = [
+        make_step(StepRecord(entry["name"], {k: v for k, v in entry.items() if k != "name"}))
+        for entry in config.steps or ()
+    ]
+    if asked and window is not None and train.dtype != np.uint8:
+        asked.insert(0, Clip(window=window, of_8_bits=False))
+    images, taken, notes = train, list[Step](), list[str]()
+    for step in asked:
+        if config.statistics == "public" and step.looks_at_training_images:
+            raise ConfigError(
+                f"'{step.name}' looks at training images", where="data.steps",
+                allowed="with a guarantee only steps that do not, or a window for it",
+            )  # fmt: skip
+        fitted = step.fitted(images)
+        after, left = stepped(images, [fitted])
+        notes += filter(None, [fitted.told(images)])
+        if left:
+            notes.append(f"{left} of {len(images)} training images were left as they were by '{step.name}'")
+        images, taken = after, [*taken, fitted]
+    return images, taken, tuple(notes)
 
 
 def prepared_shape(given: Shape, asked: Shape | None) -> Shape:

@@ -5,7 +5,6 @@ A package comes from strangers, so nothing in it is taken on trust: what is vali
 
 from __future__ import annotations
 
-import math
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -21,10 +20,10 @@ from pydantic import (
 
 from medistill.aliases import Json
 from medistill.config import DataConfig, LabelConfig
-from medistill.data.image import Flips, ImageSpec, Normalisation
 from medistill.data.preprocess import Preprocessing
 from medistill.errors import ConfigError
 from medistill.package.finding import Finding, Word
+from medistill.package.image_section import ImageSection, Intensity, Name, Section
 from medistill.package.results import EvaluationResult
 from medistill.privacy.accounting import delta_of
 from medistill.tasks.task import Task, make_task, tasks
@@ -34,9 +33,6 @@ FORMAT_VERSION = 2
 LARGEST_COUNT = 10_000_000
 """Images and classes that are believed at most."""
 
-LARGEST_IMAGE = 2**27
-"""Numbers of an image that are believed at most, at the size that networks see."""
-
 
 def _safe_name(name: str) -> str:
     parts = PurePosixPath(name).parts
@@ -45,29 +41,9 @@ def _safe_name(name: str) -> str:
     return name
 
 
-def _printable(name: str) -> str:
-    if not name.isprintable():
-        raise ValueError("unprintable characters")
-    return name
-
-
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Folder = Annotated[str, Field(pattern=r"^[0-9]+(_[a-z0-9-]+)?$")]
 Count = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
-Intensity = Annotated[float, Field(ge=-1e12, le=1e12)]
-Mean = Annotated[float, Field(ge=0, le=1)]
-Deviation = Annotated[float, Field(ge=1e-3, le=1)]
-"""Preprocessing makes none under 1/255."""
-
-Lengths = Annotated[list[Annotated[int, Field(ge=16, le=4096)]], Field(min_length=2, max_length=3)]
-StoredLengths = Annotated[list[Annotated[int, Field(ge=8, le=4096)]], Field(min_length=2, max_length=3)]
-
-
-class Section(BaseModel):
-    """Unknown keys are kept: a later release may add some that this one need not understand."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
 
 class TaskSection(Section):
@@ -86,51 +62,6 @@ class TaskSection(Section):
         if len(set(self.class_names)) != len(self.class_names):
             raise ValueError("a class twice")
         return self
-
-
-class ImageSection(Section):
-    """What images are, as stored and as networks see them.
-
-    Args:
-        channels, shape: as networks see them; stored smaller they are enlarged linearly.
-        stored_shape: as they are stored.
-        dtype, window, spacing: as the originals were, see :class:`medistill.data.image.ImageSpec`.
-        mean, std, flips: see :class:`medistill.data.image.Normalisation`.
-        explained: how pixels were made and are used, in words.
-    """
-
-    channels: Annotated[int, Field(ge=1, le=3)]
-    shape: Lengths
-    stored_shape: StoredLengths
-    dtype: Name
-    window: Annotated[list[Intensity], Field(min_length=2, max_length=2)]
-    spacing: list[Annotated[float, Field(gt=0, le=1e6)]] | None = None
-    mean: list[Mean]
-    std: list[Deviation]
-    flips: Flips
-    explained: dict[str, str] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _fitting(self) -> ImageSection:
-        if (
-            self.channels == 2
-            or not len(self.mean) == len(self.std) == self.channels
-            or self.window[0] >= self.window[1]
-        ):
-            raise ValueError("statistics that do not fit the channels")
-        spacing = self.shape if self.spacing is None else self.spacing
-        if len({len(self.shape), len(self.stored_shape), len(spacing)}) > 1:
-            raise ValueError("lengths of different dimensions")
-        if math.prod(self.shape) * self.channels > LARGEST_IMAGE:
-            raise ValueError(f"images of more than {LARGEST_IMAGE} numbers")
-        return self
-
-
-EXPLAINED = {
-    "resize": "linear with anti-aliasing, aspect kept, edge repeated",
-    "inverse": "raw = window[0] + pixel / 255 * (window[1] - window[0])",
-    "normalise": "x = (pixel / 255 - mean) / std, per channel",
-}
 
 
 class ImagesSection(Section):
@@ -243,6 +174,7 @@ class _Split(Section):
     columns: Annotated[dict[Word, Word], Field(max_length=20)] | None = None
     slices: Literal["middle", "volume"] = "middle"
     test_site: Word | None = None
+    steps: Annotated[list[dict[Word, Any]], Field(max_length=16)] | None = None
     task: str | None = None
 
     @model_serializer(mode="wrap")
@@ -363,11 +295,7 @@ class Manifest(BaseModel):
     @property
     def preprocessing(self) -> Preprocessing:
         """How originals became pixels, and how pixels are normalised."""
-        image = self.image
-        low, high = image.window
-        spacing = None if image.spacing is None else tuple(image.spacing)
-        spec = ImageSpec(image.channels, tuple(image.shape), image.dtype, (float(low), float(high)), spacing)
-        return Preprocessing(spec, Normalisation(tuple(image.mean), tuple(image.std), image.flips))
+        return self.image.preprocessing
 
     @property
     def label_config(self) -> LabelConfig:
@@ -377,14 +305,3 @@ class Manifest(BaseModel):
     def as_json(self) -> Json:
         """As ``manifest.json`` holds it."""
         return self.model_dump(mode="json")
-
-
-def image_section(preprocessing: Preprocessing, factor: int) -> ImageSection:
-    """The section about images, from how they were prepared and how small they are stored."""
-    image, normal = preprocessing.image, preprocessing.normalisation
-    return ImageSection(
-        channels=image.channels, shape=list(image.shape), stored_shape=list(image.stored_shape(factor)),
-        dtype=image.dtype, window=list(image.window),
-        spacing=None if image.spacing is None else list(image.spacing),
-        mean=list(normal.mean), std=list(normal.std), flips=normal.flips, explained=EXPLAINED,
-    )  # fmt: skip

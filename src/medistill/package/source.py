@@ -85,6 +85,7 @@ def data_config(package: Package) -> DataConfig:
         test_site=configuration.data.test_site,
         window=None if window is None else (window[0], window[1]),
         statistics=configuration.data.statistics,
+        steps=None if configuration.data.steps is None else tuple(configuration.data.steps),
         unreadable=configuration.data.unreadable,
         columns=configuration.data.columns,
         slices=configuration.data.slices,

@@ -9,7 +9,7 @@ from typing import Any
 
 from medistill.aliases import Json
 from medistill.config import RENAMED, OptimiserConfig
-from medistill.package.manifest import EXPLAINED
+from medistill.package.image_section import EXPLAINED
 from medistill.tasks.task import exclusive_kind
 
 VERSION_1 = frozenset({

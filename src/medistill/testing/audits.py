@@ -13,7 +13,8 @@ from medistill.distil.method import State, make_method
 from medistill.distil.problem import DistillationProblem, make_problem
 from medistill.keys import Key
 from medistill.package.finding import Finding
-from medistill.package.manifest import Manifest, image_section
+from medistill.package.image_section import image_section
+from medistill.package.manifest import Manifest
 from medistill.package.package import Package
 
 
