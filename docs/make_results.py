@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from make_audits import audits_page
 from make_dicom import dicom_page
 from make_private import private_page
 from make_speed import speed_page
@@ -350,6 +351,11 @@ def pages() -> dict[Path, str]:
         **(
             {results / "private.md": private_page([json.loads(file.read_text()) for file in files("private")])}
             if files("private")
+            else {}
+        ),
+        **(
+            {results / "audits.md": audits_page([json.loads(file.read_text()) for file in files("audits")])}
+            if files("audits")
             else {}
         ),
         results / "dicom.md": dicom_page(json.loads((results / "dicom.json").read_text())),
