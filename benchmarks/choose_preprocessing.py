@@ -2,7 +2,7 @@
 
 Validation images stand in for test images, which are never looked at: each set is written anew without them.
 Every line is a package by ``distill``, with fewer steps than the default, and its evaluation by ``evaluate``; all
-images, and random ones, are prepared by the same steps. Sets of more than 32 pixels are prepared at their own size and
+images and random ones are prepared by the same steps. Sets of more than 32 pixels are prepared at their own size and
 then seen at 32.
 
     python benchmarks/choose_preprocessing.py FOLDER-OF-SETS [SET ...]

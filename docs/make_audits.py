@@ -29,8 +29,8 @@ INTRODUCTION = """# Audits
 
 Every check of `medistill audit` on packages of ten images per class made in seven ways, with the options that checks
 have if nobody names any, by `benchmarks/audits_table.py`. In brackets the 95 % interval. *random* are real training
-images, as they are; *random, soft labels* the same at the size and with the teachers' labels of the default. What each
-check measures and when it warns or fails is in [what a package gives away](../explanation/privacy.md#audits).
+images, as they are; *random, soft labels* the same at the size and with the labels of the default. What each check
+measures and when it warns or fails is in [what a package gives away](../explanation/privacy.md#audits).
 """
 
 

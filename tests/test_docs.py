@@ -16,7 +16,7 @@ from PIL import Image
 
 from conftest import ROOT, TINY_SETS
 
-PAGES = ["README.md", "docs/tutorials/first-package.md", "docs/how-to/read-hospital-data.md", "docs/how-to/share-my-dataset.md", "docs/how-to/i-received-a-package.md", "docs/how-to/add-a-method.md", "docs/how-to/add-a-task.md", "docs/how-to/add-a-reader.md", "docs/how-to/add-an-audit-check.md", "docs/how-to/run-a-study.md"]  # fmt: skip
+PAGES = ["README.md", "docs/tutorials/first-package.md", "docs/how-to/read-hospital-data.md", "docs/how-to/share-my-dataset.md", "docs/how-to/i-received-a-package.md", "docs/how-to/add-a-method.md", "docs/how-to/add-a-task.md", "docs/how-to/add-a-reader.md", "docs/how-to/add-a-preprocessing-step.md", "docs/how-to/add-an-audit-check.md", "docs/how-to/run-a-study.md"]  # fmt: skip
 DM = ["method.iterations=3", "method.networks=2", "method.filters=8", "method.real_batch=8"]
 EXTRA = {
     "distill": [*DM, "labels.recipe.max_steps=5", *(f"evaluate.{setting}" for setting in TINY_SETS)],

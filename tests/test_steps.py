@@ -12,7 +12,7 @@ from medistill.data.dataset import Dataset
 from medistill.data.image import ImageSpec, Normalisation
 from medistill.data.load import load
 from medistill.data.preprocess import Preprocessing, prepare
-from medistill.data.step import Step, StepRecord, make_step, register_step, stepped, steps
+from medistill.data.step import Step, StepRecord, register_step, stepped, steps
 from medistill.data.steps.clahe import Clahe
 from medistill.data.steps.clip import Clip
 from medistill.data.steps.crop import Crop
@@ -20,6 +20,7 @@ from medistill.data.steps.rescale import Rescale
 from medistill.data.steps.stain import Stain
 from medistill.errors import ConfigError
 from medistill.settings import DataConfig
+from medistill.testing import StepConformance
 
 SOURCE = "phantom:classes=3,images=60,size=32"
 
@@ -34,36 +35,8 @@ def images(kind, shape, seed=0):
     return (4000 * values - 1000).astype(np.int16) if kind == "int16" else (7 * values).astype(np.float32)
 
 
-KINDS = [
-    (name, kind, shape)
-    for name in sorted(steps())
-    for kind in ("uint8", "int16", "float32")
-    for shape in ((1, 24, 20), (3, 24, 20), (1, 12, 16, 20))
-    if name != "stain" or (kind, len(shape), shape[0]) == ("uint8", 3, 3)
-]
-
-
-@pytest.mark.parametrize(("name", "kind", "shape"), KINDS)
-def test_every_step_keeps_the_contract(name, kind, shape):
-    """Shape and kind of numbers, each image by itself, and the same again from what the manifest holds."""
-    given = images(kind, shape)
-    before = given.copy()
-    step = make_step(StepRecord(name)).fitted(given)
-    step.require(given)
-    done = step.apply(given)
-    assert np.array_equal(given, before), "what is given stays as it is"
-    assert done.images.shape == given.shape and 0 <= done.left <= len(given)
-    assert done.images.dtype == (np.uint8 if kind == "uint8" else np.float32)
-    assert np.isfinite(done.images).all()
-    if not step.keeps_units and kind != "uint8":
-        assert done.images.min() >= 0 and done.images.max() <= 1
-    alone = [step.apply(given[i : i + 1]).images for i in range(len(given))]
-    assert np.array_equal(done.images, np.concatenate(alone))
-    recorded = json.loads(json.dumps({"name": step.record.name, "options": step.record.options}))
-    again = make_step(StepRecord(recorded["name"], recorded["options"]))
-    assert np.array_equal(again.apply(given).images, done.images)
-    constant = np.full_like(given, 7)
-    assert np.isfinite(make_step(StepRecord(name)).fitted(constant).apply(constant).images).all()
+for _name in sorted(steps()):
+    globals()[f"Test{_name.capitalize()}"] = type(f"Test{_name.capitalize()}", (StepConformance,), {"step": _name})
 
 
 def test_clipping_is_by_percentiles_of_all_training_images():

@@ -1,4 +1,4 @@
-"""What every method, task, reader and audit check must do.
+"""What every method, task, reader, preprocessing step and audit check must do.
 
 Subclass a conformance class to hold your own to its contract. For instance, in a test file of yours::
 
@@ -14,12 +14,14 @@ pytest runs the inherited tests. Small settings keep them quick.
 from medistill.testing.audits import AuditConformance, small_package
 from medistill.testing.methods import MethodConformance, small_problem
 from medistill.testing.readers import ReaderConformance
+from medistill.testing.steps import StepConformance
 from medistill.testing.tasks import TaskConformance
 
 __all__ = [
     "AuditConformance",
     "MethodConformance",
     "ReaderConformance",
+    "StepConformance",
     "TaskConformance",
     "small_package",
     "small_problem",
