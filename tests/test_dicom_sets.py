@@ -2,8 +2,10 @@
 
 import shutil
 
+import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 import medistill
 from dicom_files import NESTED, SECRETS, found, hospital
@@ -182,3 +184,38 @@ def test_a_window_counts_alike_alone_and_among_other_pictures(tmp_path):
     kept = {image.tobytes() for split in first.splits.values() for image in split.pixels}
     others = [image for split in second.splits.values() for image in split.pixels if image.tobytes() not in kept]
     assert len(others) == 1, "the picture that is none of tomography"
+
+
+def test_the_class_may_be_an_attribute(tmp_path, cli):
+    """In folders that mean nothing, and in a zip; a file without a value, and a picture, are left out and counted."""
+    by_folder = load(source := hospital(tmp_path / "set", images=24))
+    flat = tmp_path / "flat"
+    for number, file in enumerate(sorted(source.rglob("*.dcm"))):
+        header = pydicom.dcmread(file)
+        header.BodyPartExamined = file.parent.name.upper()
+        if number == 0:
+            header.BodyPartExamined = ""
+        (flat / f"day {number % 3}").mkdir(parents=True, exist_ok=True)
+        header.save_as(flat / f"day {number % 3}" / f"{number}.dcm")
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(flat / "logo.png")
+    config = DataConfig(label_attribute="BodyPartExamined")
+    dataset = load(flat, config)
+    names = [name.upper() for name in by_folder.description.class_names]
+    assert sorted(dataset.description.class_names) == sorted(names)
+    count = sum(len(split) for split in dataset.splits.values())
+    assert count == sum(len(split) for split in by_folder.splits.values()) - 1
+    assert "2 images have no label and were left out" in dataset.description.notes
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", flat)
+    assert load(packed, config).fingerprint == dataset.fingerprint
+    settings = {"method": {"name": "random"}, "data": {"label_attribute": "BodyPartExamined"}}
+    medistill.distill(flat, out=tmp_path / "p", ipc=2, settings=settings)
+    status, out, _ = cli("audit", tmp_path / "p", "--train", flat, "--checks", "exact_inclusion")
+    assert status == 0 and "fail" in out, "the package knows how its data are read"
+    for given, source, message in (
+        ("BodyPart", flat, "'BodyPart' is no DICOM attribute; allowed: a keyword, as BodyPartExamined"),
+        ("PatientComments", flat, "images, none with a value of PatientComments"),
+        ("SOPInstanceUID", flat, "different values in 49 files; allowed: an attribute whose value is a class"),
+        ("BodyPartExamined", "phantom", "a folder of DICOM files, or a .zip of one"),
+    ):
+        status, _, err = cli("check", source, "--set", f"data.label_attribute={given}")
+        assert status == 2 and message in err and err.count("\n") == 1, err

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from medistill.config import DataConfig
+from medistill.data.checks import check
 from medistill.data.load import load
 from medistill.data.nifti import read_nifti
 from medistill.errors import DataError
@@ -64,6 +65,8 @@ def test_class_folders_of_slices_and_of_volumes(tmp_path):
     assert slices.image.shape == (24, 20) and volumes.image.shape == (18, 24, 20)
     assert slices.description.spacing == (3.0, 2.0) and volumes.description.spacing == (4.0, 3.0, 2.0)
     assert np.array_equal(slices.train.images, volumes.train.images[:, :, 9])
+    assert [issue.kind for issue in check(volumes) if issue.kind == "faces"] == ["faces"]
+    assert not any(issue.kind == "faces" for data in (slices, load("phantom:depth=16")) for issue in check(data))
     assert any("the middle one" in note for note in slices.description.notes)
     small = load(source, DataConfig(slices="volume", size=(16, 16)))
     assert small.image.shape == (16, 16, 16)

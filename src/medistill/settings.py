@@ -78,6 +78,10 @@ class DataConfig(Settings):
         None, description="of a table of labels: which column is the file, label, patient, site or split"
     )
 
+    label_attribute: str | None = Field(
+        None, max_length=100, description="the DICOM attribute whose value is the class, as BodyPartExamined"
+    )
+
     slices: Literal["middle", "volume"] = Field(
         "middle", description="of NIfTI files: the axial slice in the middle, or the whole volume"
     )
@@ -89,7 +93,7 @@ class DataConfig(Settings):
 
     LATER: ClassVar[Mapping[str, Any]] = {
         "split": "stratified", "statistics": "training", "window": None, "unreadable": 0.0, "columns": None,
-        "slices": "middle", "test_site": None, "name": None, "steps": None,
+        "slices": "middle", "test_site": None, "name": None, "steps": None, "label_attribute": None,
     }  # fmt: skip
 
     @field_validator("steps", mode="before")

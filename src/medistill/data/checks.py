@@ -38,6 +38,7 @@ def check(dataset: Dataset, ipc: int | None = None, thorough: bool = True) -> li
         thorough: also look for duplicates across splits, which compares all images, and for text in pixels.
     """
     issues = [*_labels(dataset), *_pixels(dataset), *_intensities(dataset), *_splits(dataset, ipc)]
+    issues += _faces(dataset)
     if thorough and not any(issue.level == "blocking" for issue in issues):
         issues += [*duplicates(dataset), *_text(dataset)]
     return sorted(issues, key=lambda issue: issue.level != "blocking")
@@ -153,6 +154,17 @@ def _pixels(dataset: Dataset) -> Iterator[Issue]:
                 message = f"{split}_images[{int(rows.argmax())}] {what} ({int(rows.sum())} images)"
                 named = tuple((split, row) for row in np.flatnonzero(rows)[:NAMED].tolist())
                 yield Issue(level, kind, message, remedy, named)
+
+
+def _faces(dataset: Dataset) -> Iterator[Issue]:
+    """Volumes that were read from files; whether they are of heads their headers do not say."""
+    if dataset.image.dimensions == 3 and dataset.description.decoders:
+        yield Issue(
+            "warning",
+            "faces",
+            "a volume of a head shows the face, by which somebody can be recognised",
+            "if these are of heads, remove the faces first, by a program for defacing",
+        )
 
 
 def _intensities(dataset: Dataset) -> Iterator[Issue]:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.data.dicom_header import group_of, number_of, of_interest, text_of, value_of
-from medistill.errors import DataError
+from medistill.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset as Header
@@ -199,6 +199,35 @@ def identifiers(path: Path) -> dict[str, str]:
         return {kind: text_of(header, name) for kind, name in IDENTIFIERS.items()}
     except Exception:  # told when the file is read
         return {}
+
+
+def require_attribute(name: str) -> None:
+    """Refuse what is no keyword of a DICOM attribute (PS3.6).
+
+    Raises:
+        ConfigError: it is none.
+    """
+    from pydicom.datadict import keyword_dict, tag_for_keyword
+
+    if tag_for_keyword(name) is None:
+        raise ConfigError(
+            f"'{name}' is no DICOM attribute", where="data.label_attribute", allowed="a keyword, as BodyPartExamined",
+            remedy=nearest(name, keyword_dict),
+        )  # fmt: skip
+
+
+def attribute(path: Path, name: str) -> str:
+    """An attribute of a file's header as text in one line; empty where it is not there, or it is no DICOM file."""
+    import pydicom
+
+    _quiet()
+    if not is_dicom(path):
+        return ""
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=[name])
+        return " ".join(text_of(header, name).split())
+    except Exception:  # told when the file is read
+        return ""
 
 
 def _kind_in_words(header: Header) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from medistill.config import DataConfig
 from medistill.data.catalogue import suggest
 from medistill.data.dataset import Dataset
-from medistill.data.reader import readers
+from medistill.data.reader import reader_for, readers
 from medistill.data.split import complete
 from medistill.errors import ConfigError, DataError
 from medistill.keys import Key
@@ -48,9 +48,13 @@ def _read(source: str, config: DataConfig) -> Dataset:
         path.is_dir()
     except (OSError, RuntimeError) as problem:  # a name too long, a home that there is not
         raise DataError(f"is no usable path ({problem})", where=source[:80], allowed=sources()) from problem
-    for reader in readers():
-        if reader().matches(source, path):
-            return reader().read(source, path, config)
+    if (reader := reader_for(source, path, config)) is not None:
+        return reader.read(source, path, config)
+    if config.label_attribute is not None:
+        raise ConfigError(
+            f"{config.label_attribute}, of {source}", where="data.label_attribute",
+            allowed="a folder of DICOM files, or a .zip of one",
+        )  # fmt: skip
     if path.is_file():
         raise DataError("is no kind of file that is read", where=path, allowed=sources())
     raise DataError("no such file, folder or set", where=source, allowed=sources(), remedy=suggest(source))

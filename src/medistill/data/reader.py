@@ -37,6 +37,12 @@ class Reader(ABC):
             path: the same as a path, which may not exist.
         """
 
+    def wanted(self, config: DataConfig) -> bool:
+        """Whether settings ask for this reader, where others read such sources, too; most are wanted unless labels
+        come from an attribute.
+        """
+        return config.label_attribute is None
+
     @abstractmethod
     def read(self, source: str, path: Path, config: DataConfig) -> Dataset:
         """Read it whole, large images into files (``medistill.data.arrays.empty``).
@@ -68,3 +74,9 @@ def readers() -> list[type[Reader]]:
     ``medistill.readers``).
     """
     return sorted(_REGISTRY.all().values(), key=lambda reader: (reader.order, reader.name))
+
+
+def reader_for(source: str, path: Path, config: DataConfig) -> Reader | None:
+    """The first reader that is wanted and whose source it is; None where there is none."""
+    every = (kind() for kind in readers())
+    return next((reader for reader in every if reader.wanted(config) and reader.matches(source, path)), None)

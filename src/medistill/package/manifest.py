@@ -174,6 +174,7 @@ class _Split(Section):
     columns: Annotated[dict[Word, Word], Field(max_length=20)] | None = None
     slices: Literal["middle", "volume"] = "middle"
     test_site: Word | None = None
+    label_attribute: Word | None = None
     steps: Annotated[list[dict[Word, Any]], Field(max_length=16)] | None = None
     task: str | None = None
 

@@ -88,6 +88,7 @@ def data_config(package: Package) -> DataConfig:
         steps=None if configuration.data.steps is None else tuple(configuration.data.steps),
         unreadable=configuration.data.unreadable,
         columns=configuration.data.columns,
+        label_attribute=configuration.data.label_attribute,
         slices=configuration.data.slices,
         task=package.task.kind if configuration.data.task is not None else None,
     )

@@ -7,7 +7,7 @@ The table is the source, ``medistill check folder/labels.csv``, or lies as ``lab
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -41,12 +41,30 @@ def read_labelled(path: Path, config: DataConfig) -> Dataset:
     files = sorted(filter(is_picture_file, walk(root)))
     if not files:
         raise DataError("has no image beside it", where=path, allowed=KINDS)
-    labels, task, told = _labels(table)
     rows, notes = rows_of_files(table, root, files)
-    notes += told
     unnamed = len(files) - len(rows)
     if unnamed:
         notes.append(f"{unnamed} images are not in the table and were left out")
+    return read_rows(table, root, rows, config, notes)
+
+
+def read_rows(
+    table: LabelTable, root: Path, rows: Mapping[Path, int], config: DataConfig, notes: Sequence[str]
+) -> Dataset:
+    """Read images whose labels a table says.
+
+    Args:
+        table: labels, and where it says so splits, patients and sites.
+        root: what files are below.
+        rows: of each file its row.
+        config: as for :func:`medistill.data.assemble.assemble`.
+        notes: what is to be told beside what is found here.
+
+    Raises:
+        DataError: no column of labels, no training image, unreadable images.
+    """
+    labels, task, told = _labels(table)
+    notes = [*notes, *told]
     empty = [file for file, row in rows.items() if labels[row] is None]
     if empty:
         notes.append(f"{len(empty)} images have no label and were left out")
@@ -57,7 +75,7 @@ def read_labelled(path: Path, config: DataConfig) -> Dataset:
             by_split[splits[row]].append(file)
     if not by_split["train"]:
         raise DataError(
-            "names no training image", where=path, allowed=f"a column 'split' of {', '.join(SPLIT_NAMES)}"
+            "names no training image", where=table.path, allowed=f"a column 'split' of {', '.join(SPLIT_NAMES)}"
         )
     ordered = {name: by_split[name] for name in ("train", "val", "test") if by_split[name]}
     found = assemble(root, ordered, config)

@@ -14,7 +14,7 @@ from typing import ClassVar
 from medistill.config import DataConfig
 from medistill.data.arrays import scratch
 from medistill.data.dataset import Dataset
-from medistill.data.reader import Reader, readers, register_reader
+from medistill.data.reader import Reader, reader_for, register_reader
 from medistill.data.readers.folder import is_hidden
 from medistill.data.table import SUFFIXES as TABLES
 from medistill.errors import DataError
@@ -36,7 +36,10 @@ def read_zip(path: Path, config: DataConfig) -> Dataset:
         top = Path(made)
         _unpack(path, top)
         try:
-            return _read_folder(_lowest(top), config)
+            inside = _lowest(top)
+            if (reader := reader_for(str(inside), inside, config)) is None:
+                raise DataError("holds neither class folders nor a table of labels with images", where=inside)
+            return reader.read(str(inside), inside, config)
         except DataError as problem:  # what was unpacked is not what the user has
             raise DataError(str(problem).replace(made, str(path))) from problem
 
@@ -71,14 +74,6 @@ def _lowest(top: Path) -> Path:
     return top
 
 
-def _read_folder(folder: Path, config: DataConfig) -> Dataset:
-    """By the first other reader whose folder it is."""
-    for reader in readers():
-        if reader is not ZipReader and reader().matches(str(folder), folder):
-            return reader().read(str(folder), folder, config)
-    raise DataError("holds neither class folders nor a table of labels with images", where=folder)
-
-
 @register_reader
 class ZipReader(Reader):
     """A zip of class folders, or of images and a table."""
@@ -94,6 +89,9 @@ class ZipReader(Reader):
             names = archive.namelist()
         # Arrays are the next reader's, and a package is no data set.
         return not any(name.endswith(".npy") or Path(name).name == "manifest.json" for name in names)
+
+    def wanted(self, config: DataConfig) -> bool:
+        return True
 
     def read(self, source: str, path: Path, config: DataConfig) -> Dataset:
         return read_zip(path, config)
