@@ -226,6 +226,31 @@ def test_copies_within_a_split_and_contradictory_labels_are_told():
     )
 
 
+def test_a_patient_with_two_numbers_is_suspected():
+    """Equal images of two patients, in one split or in two; of one patient, or of nobody, they say nothing."""
+    dataset = _dataset()
+    images = dataset.train.images.copy()
+    images[10] = images[4]
+    other = dataset.splits["test"].images.copy()
+    other[3] = images[7]
+
+    def found(same, known=True):
+        patients = np.array([f"patient {i}" for i in range(len(images))])
+        patients[10] = patients[4] if same else patients[10]
+        splits = {
+            "train": replace(dataset.train, images=images, patients=patients),
+            "test": replace(dataset.splits["test"], images=other, patients=np.full(len(other), "patient 7")),
+        }
+        if not known:
+            splits = {name: replace(part, patients=None) for name, part in splits.items()}
+        return _kinds(Dataset(splits, dataset.description))
+
+    told = found(same=False)["several patients"]
+    assert told.found.startswith("1 images are those of another patient, or nearly, for instance train_images[10]")
+    assert told.rows == (("train", 10), ("train", 4))
+    assert "several patients" not in found(same=True) and "several patients" not in found(same=False, known=False)
+
+
 def test_a_split_made_here_does_not_tear_copies_apart():
     dataset = _dataset(n=80)
     images = dataset.train.images.copy()

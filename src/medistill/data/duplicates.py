@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,13 @@ from medistill.data.arrays import blocks
 from medistill.data.dataset import SPLITS, Dataset
 from medistill.data.issue import NAMED, Issue, Rows
 
-EXACT, NEAR, COPIES, CONTRADICTORY = IN_PAIRS = (
-    "exact duplicates", "near duplicates", "copies", "contradictory labels",
+EXACT, NEAR, COPIES, CONTRADICTORY, PATIENTS = IN_PAIRS = (
+    "exact duplicates", "near duplicates", "copies", "contradictory labels", "several patients",
 )  # fmt: skip
 """Kinds of problem whose rows are pairs: images, each before the one that it is a copy of."""
+
+Place = tuple[str, int]
+"""A split and a row of it."""
 
 NEAR_DUPLICATE = 0.995
 """Pixel correlation above which two images count as near-duplicates."""
@@ -27,14 +30,18 @@ def duplicates(dataset: Dataset) -> Iterator[Issue]:
     # Channels last, as files have them, so that large arrays are not copied.
     flat = {s: np.moveaxis(part.images, 1, -1).reshape(len(part), -1) for s, part in dataset.splits.items()}
     digests = {s: _row_digests(rows) for s, rows in flat.items()}
+    pairs: list[tuple[Place, Place]] = []
     for name, own in digests.items():
-        yield from _copies(name, own, dataset.splits[name].targets)
+        again = _again(own)
+        pairs += [((name, row), (name, other)) for row, other in again]
+        yield from _copies(name, again, dataset.splits[name].targets)
     for first, second in pairs_of_splits(dataset.splits):
         seen = {digest: row for row, digest in reversed(list(enumerate(digests[first])))}
         exact = np.array([seen.get(digest, -1) for digest in digests[second]])
         near = np.where(exact < 0, _near_duplicates(flat[first], flat[second]), -1)
         for kind, of in ((EXACT, exact), (NEAR, near)):
             rows = np.flatnonzero(of >= 0).tolist()
+            pairs += [((second, row), (first, int(of[row]))) for row in rows]
             if rows:
                 yield Issue(
                     "warning",
@@ -44,19 +51,47 @@ def duplicates(dataset: Dataset) -> Iterator[Issue]:
                     f"remove them from {first}; results will flatter",
                     _in_pairs((second, first), [(row, int(of[row])) for row in rows]),
                 )
+    yield from _several_patients(dataset, pairs)
 
 
-def _copies(name: str, digests: list[bytes], targets: Targets) -> Iterator[Issue]:
-    """Images that a split has several times, and those of them whose labels differ."""
+def _several_patients(dataset: Dataset, pairs: Sequence[tuple[Place, Place]]) -> Iterator[Issue]:
+    """Copies that are said to be of different patients: one of them may have two numbers."""
+    if any(part.patients is None for part in dataset.splits.values()):
+        return
+
+    def patient(place: Place) -> str:
+        names = dataset.splits[place[0]].patients
+        assert names is not None
+        return str(names[place[1]])
+
+    differ = [pair for pair in pairs if patient(pair[0]) != patient(pair[1])]
+    if differ:
+        (split, row), (other_split, other) = differ[0]
+        yield Issue(
+            "warning",
+            PATIENTS,
+            f"{len(differ)} images are those of another patient, or nearly, for instance {split}_images[{row}] and "
+            f"{other_split}_images[{other}]",
+            "the same patient may have two numbers, or none; give each one, or parts of a patient are tested on",
+            tuple(place for pair in differ[: NAMED // 2] for place in pair),
+        )
+
+
+def _again(digests: list[bytes]) -> list[tuple[int, int]]:
+    """Rows that repeat another one, each with the first that is equal."""
     first: dict[bytes, int] = {}
     again = [row for row, digest in enumerate(digests) if first.setdefault(digest, row) != row]
-    pairs = [(row, first[digests[row]]) for row in again]
+    return [(row, first[digests[row]]) for row in again]
+
+
+def _copies(name: str, pairs: list[tuple[int, int]], targets: Targets) -> Iterator[Issue]:
+    """Images that a split has several times, and those of them whose labels differ."""
     differ = [(row, other) for row, other in pairs if (targets[row] != targets[other]).any()]
-    if again:
+    if pairs:
         yield Issue(
             "warning",
             COPIES,
-            f"{len(again)} of {len(digests)} {name} images are copies of others of {name}, for instance "
+            f"{len(pairs)} of {len(targets)} {name} images are copies of others of {name}, for instance "
             f"{name}_images[{pairs[0][0]}] of [{pairs[0][1]}]",
             "remove them; they count more than others",
             _in_pairs((name, name), pairs),
