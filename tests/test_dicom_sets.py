@@ -151,7 +151,7 @@ def test_a_split_of_nothing_but_other_objects_is_told(tmp_path):
     assert "no image of test is left" in load(tmp_path / "set").description.notes
     for file in source.rglob("*.dcm"):
         file.write_bytes(segmentation)
-    with pytest.raises(DataError, match="holds no training image that can be read; .*left out: a segmentation"):
+    with pytest.raises(DataError, match="holds no train image that can be read; .*left out: a segmentation"):
         load(tmp_path / "set")
 
 

@@ -1,12 +1,14 @@
 """Reading: npz, class folders, MedMNIST names, phantoms, and the splits that are made."""
 
+import json
 import unicodedata
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import npz_arrays
+import medistill
+from conftest import SMALL_DM, npz_arrays
 from medistill.config import DataConfig
 from medistill.data.checks import require_usable
 from medistill.data.dataset import Dataset, Description, Split
@@ -386,3 +388,26 @@ def test_accents_are_one_letter_however_they_are_composed(tmp_path):
     one, two = load(tmp_path / "one"), load(tmp_path / "two")
     assert one.description.class_names == two.description.class_names
     assert one.fingerprint == two.fingerprint
+
+
+def test_a_folder_of_test_images_alone_is_enough_to_test_a_package(tmp_path, cli):
+    """All else needs training images, and says so."""
+    medistill.distill("phantom:classes=2,images=24,size=16", out=tmp_path / "p", ipc=2, settings=SMALL_DM)
+    site = load("phantom:classes=2,images=24,size=16,site=b")
+    for row, (image, target) in enumerate(zip(site.train.images, site.train.targets, strict=True)):
+        folder = tmp_path / "site" / "test" / site.description.class_names[int(target.argmax())]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(folder / f"{row}.png")
+    tiny = ["--set", "recipe.max_steps=10", "--set", "recipe.min_steps=10", "--set", "repeats=1"]
+    status, out, _ = cli("train", tmp_path / "p", "--on", tmp_path / "site", "--json", *tiny)
+    assert status == 0 and json.loads(out)["test_images"] == len(site.train)
+    for call in (
+        ["check", tmp_path / "site"],
+        ["distill", tmp_path / "site", "--ipc", 2, "--out", tmp_path / "q"],
+        ["evaluate", tmp_path / "p", "--on", tmp_path / "site"],
+    ):
+        status, _, err = cli(*call)
+        assert status == 2 and "has test images alone; allowed: training images" in err
+    (tmp_path / "site" / "val").mkdir()
+    status, _, err = cli("train", tmp_path / "p", "--on", tmp_path / "site")
+    assert status == 2 and "has test, val but no train folder" in err

@@ -253,9 +253,9 @@ def _assembled(
     if refused is not None:
         raise refused
     whole = {split: array[: len(rows[split])] for split, array in images.items() if rows[split]}
-    if "train" not in whole:
+    if (first := next(iter(files))) not in whole:
         raise DataError(
-            "holds no training image that can be read", where=root, allowed=KINDS,
+            f"holds no {first} image that can be read", where=root, allowed=KINDS,
             remedy=f"left out: {', '.join(sorted(skipped)) or 'unreadable files'}",
         )  # fmt: skip
     notes = [*_notes(bad, skipped, pictures, window), *(f"no image of {s} is left" for s in files if s not in whole)]

@@ -21,7 +21,9 @@ def sources() -> str:
     return ", ".join(reader.accepts for reader in readers())
 
 
-def load(source: str | Path, config: DataConfig | None = None, complete_splits: bool = True) -> Dataset:
+def load(
+    source: str | Path, config: DataConfig | None = None, complete_splits: bool = True, test_alone: bool = False
+) -> Dataset:
     """Read a data set from wherever it is and complete its splits.
 
     Args:
@@ -30,6 +32,7 @@ def load(source: str | Path, config: DataConfig | None = None, complete_splits: 
             such as ``pathmnist`` or ``pathmnist_64``; ``phantom`` or ``phantom:classes=3,site=b``.
         config: size, channels, task, class names and flip safety to use instead of the source's own.
         complete_splits: split off val and test where the source has none.
+        test_alone: accept a source of test images alone, which are called "train" then, as the only split is.
 
     Raises:
         DataError: the source does not exist or cannot be read.
@@ -37,6 +40,13 @@ def load(source: str | Path, config: DataConfig | None = None, complete_splits: 
     """
     config = config or DataConfig()
     dataset = _describe(_read(str(source), config), config)
+    if "train" not in dataset.splits:
+        if not test_alone:
+            raise DataError(
+                "has test images alone", where=source, allowed="training images",
+                remedy="`medistill train PACKAGE --on` needs test images alone; all else needs training images",
+            )  # fmt: skip
+        dataset = Dataset({"train": dataset.splits["test"]}, dataset.description)
     if not complete_splits:
         return dataset
     return complete(dataset, Key(config.split_seed), config.split, config.test_site)

@@ -34,16 +34,16 @@ def load_for(package: Package, on: str | Path, complete_splits: bool = True) -> 
     """
     config = data_config(package)
     try:
-        raw = load(on, config, complete_splits=False)
+        raw = load(on, config, complete_splits=False, test_alone=not complete_splits)
     except DataError:
         if config.columns is None:
             raise
         # Another table may call its columns otherwise.
         config = config.model_copy(update={"columns": None})
-        raw = load(on, config, complete_splits=False)
+        raw = load(on, config, complete_splits=False, test_alone=not complete_splits)
     completed = _completed(raw, config)
     if not is_source(package, completed) and MINIMUM_SIDE in package.preprocessing.image.shape:
-        completed = _not_enlarged(on, config, completed)
+        completed = _not_enlarged(on, config, completed, not complete_splits)
     if is_source(package, completed):
         flips = package.manifest.image.flips
         described = replace(completed.description, task=package.task, flips=flips)
@@ -59,10 +59,10 @@ def _completed(raw: Dataset, config: DataConfig) -> Dataset:
     )
 
 
-def _not_enlarged(on: str | Path, config: DataConfig, enlarged: Dataset) -> Dataset:
+def _not_enlarged(on: str | Path, config: DataConfig, enlarged: Dataset, test_alone: bool) -> Dataset:
     """The data as they were before folders of smaller images were brought to the package's size."""
     try:
-        raw = load(on, config.model_copy(update={"size": None, "channels": None}), complete_splits=False)
+        raw = load(on, config.model_copy(update={"size": None, "channels": None}), False, test_alone)
     except DataError:  # of several sizes: they were brought to one for distilling too
         return enlarged
     return _completed(raw, config)

@@ -52,12 +52,13 @@ def read_folder(root: Path, config: DataConfig) -> Dataset:
         DataError: no images, unreadable images, mixed sizes, modes or depths, unequal classes.
     """
     tops = _split_folders(root)
+    first = next(iter(tops))
     names = _class_names(tops)
     by_class = {split: [_files(top / name) for name in names] for split, top in tops.items()}
     files = {split: [images for images, _ in groups] for split, groups in by_class.items()}
     others = [file for groups in by_class.values() for _, unread in groups for file in unread]
-    if not any(files["train"]):
-        raise DataError("holds no image", where=tops["train"], allowed=LAYOUT)
+    if not any(files[first]):
+        raise DataError("holds no image", where=tops[first], allowed=LAYOUT)
     rows = {
         split: [(file, label) for label, group in enumerate(groups) for file in group]
         for split, groups in files.items()
@@ -79,7 +80,9 @@ def read_folder(root: Path, config: DataConfig) -> Dataset:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """Folder of each split; the top itself is "train" where it holds the classes."""
+    """Folder of each split, "train" first; the top itself is "train" where it holds the classes. "test" may stand
+    alone, for whoever trains on a package.
+    """
     tops: dict[str, Path] = {}
     for folder in _folders(root):
         split = SPLIT_NAMES.get(folder.name.lower())
@@ -95,25 +98,24 @@ def _split_folders(root: Path) -> dict[str, Path]:
             allowed=", ".join(sorted(set(SPLIT_NAMES))),
             remedy="rename that folder, or move it elsewhere",
         )
-    if tops and "train" not in tops:
+    if tops and "train" not in tops and set(tops) != {"test"}:
         raise DataError(f"has {', '.join(sorted(tops))} but no train folder", where=root, allowed=LAYOUT)
-    return tops or {"train": root}
+    return dict(sorted(tops.items(), key=lambda top: top[0] != "train")) or {"train": root}
 
 
 def _class_names(tops: dict[str, Path]) -> list[str]:
-    names = [d.name for d in _folders(tops["train"])]
+    first = next(iter(tops.values()))
+    names = [d.name for d in _folders(first)]
     odd = [name for name in names if not name.isprintable()]
     if odd:
-        raise DataError(
-            f"class folder {odd[0]!r} has unprintable characters", where=tops["train"], remedy="rename it"
-        )
+        raise DataError(f"class folder {odd[0]!r} has unprintable characters", where=first, remedy="rename it")
     if not names:
-        raise DataError("holds no class folder", where=tops["train"], allowed=LAYOUT)
-    below = [{d.name for d in _folders(tops["train"] / name)} for name in names]
+        raise DataError("holds no class folder", where=first, allowed=LAYOUT)
+    below = [{d.name for d in _folders(first / name)} for name in names]
     if len(names) > 1 and len(below[0]) > 1 and all(own == below[0] for own in below):
         shown = ", ".join(sorted(below[0])[:4])
         raise DataError(
-            f"holds the folders {', '.join(names[:4])}, each with the same folders {shown}", where=tops["train"],
+            f"holds the folders {', '.join(names[:4])}, each with the same folders {shown}", where=first,
             allowed=LAYOUT, remedy="name the folder that holds the classes, or call the splits train, val and test",
         )  # fmt: skip
     for top in tops.values():
