@@ -31,7 +31,7 @@ WAYS = {
     "default, real first images": ["--set", "method.start=real"],
     "dm": ["--method", "dm"],
     "random": ["--method", "random"],
-    "random, soft labels": ["--method", "random", "--teachers", "2"],
+    "random, soft labels": ["--method", "random", "--factor", "2", "--teachers", "2"],
     "epsilon 8": ["--epsilon", "8"],
     "epsilon 1": ["--epsilon", "1"],
 }
@@ -57,7 +57,7 @@ def measure(folder: Path, data: str, way: str) -> dict[str, Any]:
         raise subprocess.CalledProcessError(process.returncode, command)
     found = json.loads(said)
     return {
-        "set": data, "way": way, "seconds": time.monotonic() - begun, "peak_memory_mb": used.ru_maxrss / 1024,
+        "set": data, "way": way, "seconds": time.monotonic() - begun, "peak_memory_mb": used.ru_maxrss * 1024 / 1e6,
         "version": medistill.__version__, **{key: found[key] for key in KEPT},
     }  # fmt: skip
 

@@ -219,3 +219,33 @@ def test_the_class_may_be_an_attribute(tmp_path, cli):
     ):
         status, _, err = cli("check", source, "--set", f"data.label_attribute={given}")
         assert status == 2 and message in err and err.count("\n") == 1, err
+
+
+def test_files_of_several_spacings_are_resampled_to_one(tmp_path, cli):
+    """A disc of 12 mm is as large in all, whatever a pixel was; beyond the size is cut, missing repeats the edge."""
+    source = hospital(tmp_path / "set", images=8)
+    for number, file in enumerate(sorted(source.rglob("*.dcm"))):
+        header, side = pydicom.dcmread(file), (32, 64)[number % 2]
+        step = 48 / side
+        ys, xs = (np.mgrid[:side, :side] + 0.5) * step - 24
+        header.Rows = header.Columns = side
+        header.PixelSpacing = [step, step]
+        header.PixelData = np.where(ys**2 + xs**2 < 12**2, 900, 100).astype(np.int16).tobytes()
+        header.save_as(file)
+    dataset = load(source, DataConfig(spacing=1, size=(40, 40)))
+    assert dataset.description.spacing == (1, 1) and dataset.image.shape == (40, 40)
+    images = np.concatenate([split.images for split in dataset.splits.values()]).astype(float)
+    whole = images.max() - images.min()
+    areas = ((images - images.min()) / whole).sum((1, 2, 3))
+    assert np.allclose(areas, np.pi * 12**2, rtol=0.08)
+    wider = load(source, DataConfig(spacing=1, size=(64, 64))).train.images
+    assert (wider[:, :, :8] == wider[:, :, 8:9]).all() and (wider[:, :, 56:] == wider[:, :, 55:56]).all()
+    for call, message in (
+        (["check", source, "--set", "data.spacing=1"], "1 mm between pixels, without a size; allowed: with --size"),
+        (["check", "phantom", "--set", "data.spacing=1"], "1, of images that say no spacing of their own"),
+    ):
+        status, _, err = cli(*call)
+        assert status == 2 and message in err, err
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(next(iter(source.rglob("*.dcm"))).with_name("picture.png"))
+    status, _, err = cli("check", source, "--set", "data.spacing=1", "--size", 32)
+    assert status == 2 and "says no spacing, which data.spacing needs" in err

@@ -78,6 +78,22 @@ def test_the_foreground_fills_the_image():
     assert (wider[0, 0, :6] == 0).all() and (wider[0, 0, 14:18, 14:18] == 200).all()
 
 
+def test_a_margin_ends_at_the_border():
+    given = np.zeros((2, 1, 32, 32), dtype=np.uint8)
+    given[0, 0, 2:, 2:] = 200
+    given[1, 0, 4:20, 4:20] = 200
+    done = Crop(margin=8).apply(given)
+    assert np.array_equal(done.images[0], given[0]) and done.left == 0, "all of it is foreground or margin"
+    assert (done.images[1, 0, 6:20, 6:20] == 200).all() and (done.images[1] == 200).mean() > 0.27
+
+
+def test_volumes_of_few_columns_are_no_colours():
+    given = np.random.default_rng(0).integers(0, 255, (2, 1, 16, 16, 4)).astype(np.uint8)
+    assert Clahe(tiles=2).apply(given).images.shape == given.shape
+    with pytest.raises(ConfigError, match=r"64 tiles along each of 3 sides; allowed: up to 4096 in all"):
+        Clahe(tiles=64).require(given)
+
+
 def test_contrast_is_equalised_as_scikit_image_does():
     given = images("uint8", (1, 32, 32))
     done = Clahe(tiles=4, clip_limit=0.02).apply(given).images

@@ -133,9 +133,19 @@ def _pool(number: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(number, "medistill", _begin)
 
 
+_forked = False
+"""Whether this process is a fork, in which the threads of layers that another process had are missing."""
+
+
+def _begin_again() -> None:
+    global _forked
+    _forked = True
+    _at_work.clear()
+
+
 if hasattr(os, "register_at_fork"):  # a forked process has none of the threads
     os.register_at_fork(after_in_child=_pool.cache_clear)
-    os.register_at_fork(after_in_child=_at_work.clear)
+    os.register_at_fork(after_in_child=_begin_again)
 
 
 def _begin() -> None:
@@ -183,7 +193,7 @@ class SpareCores:
     """Share of the time alone that a step may take, steps that say what this is, and the most steps without help."""
 
     def __init__(self, cores: int | None = None) -> None:
-        self.cores = min(self.MOST, cores or usable_cores())
+        self.cores = 1 if _forked else cores or usable_cores()
         self.alone: deque[float] = deque(maxlen=self.ALONE)
         self.rest, self.pause = self.ALONE, 1 + self.ALONE
 
@@ -192,7 +202,8 @@ class SpareCores:
         """On how many the next step computes its layers."""
         if self.pause > 0:
             return 1
-        return max(1, self.cores - len(_at_work - {threading.get_ident()}))
+        others = len(_at_work - {threading.get_ident()})
+        return min(self.MOST, max(1, self.cores // (1 + others)))
 
     @contextmanager
     def step(self) -> Iterator[None]:

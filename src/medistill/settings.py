@@ -70,6 +70,9 @@ class DataConfig(Settings):
         None,
         description="steps of preprocessing in order, each a name or {name: clahe, tiles: 4}",
     )
+    spacing: float | None = Field(
+        None, gt=0, le=1000, description="millimetres between pixels to which DICOM and NIfTI files are resampled"
+    )
     unreadable: float = Field(
         0.0, ge=0, le=1, description="share of files that may be unreadable; they are left out and counted"
     )
@@ -93,7 +96,7 @@ class DataConfig(Settings):
 
     LATER: ClassVar[Mapping[str, Any]] = {
         "split": "stratified", "statistics": "training", "window": None, "unreadable": 0.0, "columns": None,
-        "slices": "middle", "test_site": None, "name": None, "steps": None, "label_attribute": None,
+        "slices": "middle", "test_site": None, "name": None, "steps": None, "spacing": None, "label_attribute": None,
     }  # fmt: skip
 
     @field_validator("steps", mode="before")

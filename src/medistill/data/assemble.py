@@ -17,13 +17,13 @@ from medistill.config import DataConfig
 from medistill.data.arrays import BLOCK, empty, release
 from medistill.data.dataset import Description, Names, Split
 from medistill.data.dicom import HOUNSFIELD
-from medistill.data.image import Shape, shape_in_words
+from medistill.data.image import shape_in_words
 from medistill.data.pictures import KINDS, SourceImage
 from medistill.data.pseudonym import pseudonym
 from medistill.data.read_cache import decoders, identity, keep, kept
 from medistill.data.reading import read_pictures
-from medistill.data.resize import resize
-from medistill.errors import ConfigError, DataError, OutputError
+from medistill.data.resize import brought_to
+from medistill.errors import DataError, OutputError
 from medistill.runtime import usable_cores
 from medistill.tasks.task import Task
 
@@ -134,7 +134,14 @@ def assemble(root: Path, files: dict[str, list[Path]], config: DataConfig) -> As
         DataError: more files that cannot be read, or images that differ where nothing is given to make them alike.
         OutputError: there is no room for a large set in the user's cache.
     """
-    settings = config.model_dump(mode="json", include={"size", "channels", "slices", "unreadable", "window"})
+    if config.spacing is not None and config.size is None:
+        raise DataError(
+            f"{config.spacing:g} mm between pixels, without a size", where="data.spacing",
+            allowed="with --size: what is beyond is cut off, what is missing repeats the edge",
+        )  # fmt: skip
+    settings = config.model_dump(
+        mode="json", include={"size", "channels", "slices", "unreadable", "window", "spacing"}
+    )
     try:
         key = identity(files, settings)
     except OSError:  # told when it is read
@@ -218,10 +225,13 @@ def _assembled(
                 else:
                     bad.append((file, done.reason))
                 continue
+            if config.spacing is not None and done.picture.spacing is None:
+                bad.append((file, "says no spacing, which data.spacing needs"))
+                continue
             picture = done.picture if window is None else _windowed(done.picture, window)
             units.add(picture.unit)
             kinds.setdefault((picture.pixels.shape, picture.pixels.dtype), []).append(file)
-            fitted = _fitted(np.moveaxis(picture.pixels, -1, 0), config.size)
+            fitted = brought_to(np.moveaxis(picture.pixels, -1, 0), config.size, picture.spacing, config.spacing)
             if split not in images and refused is None:
                 try:
                     images[split] = empty((len(paths), *fitted.shape), fitted.dtype)
@@ -237,7 +247,10 @@ def _assembled(
                 pseudonym(picture.scanner),
                 picture.pixels.shape[:-1],
             )
-            pictures[split].append(replace(picture, pixels=NOTHING, shape=shape, patient=patient, scanner=scanner))
+            spacing = picture.spacing if config.spacing is None else (config.spacing,) * len(shape)
+            pictures[split].append(
+                replace(picture, pixels=NOTHING, shape=shape, patient=patient, scanner=scanner, spacing=spacing)
+            )
             unreleased += fitted.nbytes
             if unreleased > BLOCK:
                 release(place)
@@ -331,23 +344,6 @@ def _notes(
     if shown and window is not None:
         low, high = window
         yield f"{shown} files of computed tomography are among others: {low:g} to {high:g} HU became black to white"
-
-
-def _fitted(image: Array, size: Shape | None) -> Array:
-    """An image (c, *spatial) at ``size``, in its own depth."""
-    if size is not None and len(size) != image.ndim - 1 and len(set(size)) == 1:
-        size = (size[0],) * (image.ndim - 1)
-    if size is None or image.shape[1:] == size:
-        return image
-    if len(size) != image.ndim - 1:
-        raise ConfigError(
-            f"{shape_in_words(size)} for images of {shape_in_words(image.shape[1:])}",
-            where="data.size",
-            allowed=f"one number, or {image.ndim - 1}",
-        )
-    depth = np.iinfo(image.dtype)
-    fitted: Array = np.rint(resize(image[None], size)[0]).clip(depth.min, depth.max).astype(image.dtype)
-    return fitted
 
 
 def _require_alike(root: Path, kinds: dict[Kind, list[Path]], config: DataConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -63,7 +64,9 @@ def extremes(images: RawImages) -> Range:
 
 def percentiles_of(images: RawImages, percentiles: tuple[float, float]) -> Range:
     """Two percentiles of all finite pixels, looked at here and there in large sets; NaN where there are none."""
-    step = max(1, -(-images.size // LOOKED_AT))
+    step, row = max(1, -(-images.size // LOOKED_AT)), math.prod(images.shape[1:])
+    while math.gcd(step, row) > 1:  # else only some columns would be looked at
+        step += 1
     seen = np.concatenate([np.ravel(pixels)[::step] for pixels in _finite(images)])
     low, high = np.percentile(seen, percentiles) if seen.size else (np.nan, np.nan)
     return Range(float(low), float(high))

@@ -40,6 +40,11 @@ def load(
     """
     config = config or DataConfig()
     dataset = _describe(_read(str(source), config), config)
+    if config.spacing is not None and dataset.description.spacing is None:
+        raise ConfigError(
+            f"{config.spacing:g}, of images that say no spacing of their own", where="data.spacing",
+            allowed="DICOM or NIfTI files, whose headers say it",
+        )  # fmt: skip
     if "train" not in dataset.splits:
         if not test_alone:
             raise DataError(

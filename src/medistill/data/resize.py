@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medistill.aliases import RawImages
 from medistill.data.arrays import blocks, release
-from medistill.data.image import Shape
+from medistill.data.image import Shape, shape_in_words
 from medistill.data.intensity import within_bounds
+from medistill.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +54,63 @@ def resize(images: RawImages, shape: Shape, chunk: int = 4096) -> npt.NDArray[np
         batch = torch.from_numpy(np.array(images[rows], dtype=np.float32))
         out[rows] = pad(_scaled(batch, new), border, mode="replicate").numpy()
     return out
+
+
+def brought_to(
+    image: npt.NDArray[np.integer[Any]],
+    size: Shape | None,
+    spacing: tuple[float, ...] | None = None,
+    wanted: float | None = None,
+) -> npt.NDArray[np.integer[Any]]:
+    """One image at a size, in its own depth: scaled until it fits, or at a spacing that is asked for.
+
+    Args:
+        image: (c, *spatial), whole numbers.
+        size: lengths in space, a single one for all axes; None keeps the image's.
+        spacing: millimetres between its pixels along each axis.
+        wanted: millimetres that there shall be. Then the image is resampled to them, and cut or continued by its
+            edge on all sides alike to the size.
+
+    Raises:
+        ConfigError: a size of two numbers for volumes, or of three for pictures.
+    """
+    own: Shape = image.shape[1:]
+    if size is not None and len(size) != len(own) and len(set(size)) == 1:
+        size = (size[0],) * len(own)
+    if size is not None and len(size) != len(own):
+        raise ConfigError(
+            f"{shape_in_words(size)} for images of {shape_in_words(own)}", where="data.size",
+            allowed=f"one number, or {len(own)}",
+        )  # fmt: skip
+    if wanted is not None and spacing is not None and size is not None:
+        return _at_spacing(image, size, tuple(step / wanted for step in spacing))
+    if size is None or own == size:
+        return image
+    return _whole(resize(image[None], size)[0], image.dtype)
+
+
+def _at_spacing(
+    image: npt.NDArray[np.integer[Any]], size: Shape, scale: tuple[float, ...]
+) -> npt.NDArray[np.integer[Any]]:
+    import torch
+
+    own = image.shape[1:]
+    new = tuple(max(1, round(side * times)) for side, times in zip(own, scale, strict=True))
+    scaled = image
+    if new != own:
+        batch = torch.from_numpy(np.array(image[None], dtype=np.float32))
+        scaled = _whole(_scaled(batch, new)[0].numpy(), image.dtype)
+    start = [(there - asked) // 2 for there, asked in zip(new, size, strict=True)]
+    cut = tuple(slice(max(0, a), max(0, a) + asked) for a, asked in zip(start, size, strict=True))
+    border = [
+        (max(0, -a), max(0, asked - there - max(0, -a))) for a, asked, there in zip(start, size, new, strict=True)
+    ]
+    return np.pad(scaled[(slice(None), *cut)], [(0, 0), *border], mode="edge")
+
+
+def _whole(values: npt.NDArray[np.float32], kind: np.dtype[Any]) -> npt.NDArray[np.integer[Any]]:
+    depth = np.iinfo(kind)
+    return np.asarray(np.rint(values).clip(depth.min, depth.max).astype(kind))
 
 
 def middle_slices(images: RawImages) -> RawImages:

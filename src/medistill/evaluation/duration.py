@@ -57,11 +57,12 @@ class Pace:
             took = time.monotonic() - started
             self.training = took / (MEASURED * (batch + OVERHEAD))
             started = time.monotonic()
-            with layers_on(SpareCores().cores):
+            cores = min(SpareCores.MOST, SpareCores().cores)
+            with layers_on(cores):
                 parameters = training.run()
             wait_for(device())
             alone = (time.monotonic() - started) / took
-            self.alone = alone if alone < SpareCores.WORTH else 1.0
+            self.alone = alone if cores > 1 and alone < SpareCores.WORTH else 1.0
             asked = data.pixels[: 2 * batch]
             started = time.monotonic()
             predict_probabilities(network, parameters, asked, task, normalisation)

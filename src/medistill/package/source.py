@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from medistill.config import DataConfig
+from medistill.config import DataConfig, build
 from medistill.data.align import align
 from medistill.data.dataset import Dataset
 from medistill.data.load import load
@@ -77,18 +77,20 @@ def data_config(package: Package) -> DataConfig:
     """How to read data for a package: its images' size and channels, its task, its seed of splits."""
     image, configuration = package.preprocessing.image, package.manifest.provenance.configuration
     window = configuration.data.window
-    return DataConfig(
-        size=image.shape,
-        channels=1 if image.channels == 1 else 3,
-        split_seed=configuration.data.split_seed,
-        split=configuration.data.split,
-        test_site=configuration.data.test_site,
-        window=None if window is None else (window[0], window[1]),
-        statistics=configuration.data.statistics,
-        steps=None if configuration.data.steps is None else tuple(configuration.data.steps),
-        unreadable=configuration.data.unreadable,
-        columns=configuration.data.columns,
-        label_attribute=configuration.data.label_attribute,
-        slices=configuration.data.slices,
-        task=package.task.kind if configuration.data.task is not None else None,
-    )
+    values = {
+        "size": image.shape,
+        "channels": 1 if image.channels == 1 else 3,
+        "split_seed": configuration.data.split_seed,
+        "split": configuration.data.split,
+        "test_site": configuration.data.test_site,
+        "window": None if window is None else (window[0], window[1]),
+        "statistics": configuration.data.statistics,
+        "steps": None if configuration.data.steps is None else tuple(configuration.data.steps),
+        "unreadable": configuration.data.unreadable,
+        "columns": configuration.data.columns,
+        "spacing": configuration.data.spacing,
+        "label_attribute": configuration.data.label_attribute,
+        "slices": configuration.data.slices,
+        "task": package.task.kind if configuration.data.task is not None else None,
+    }
+    return build(DataConfig, values, "how the package's data were read")

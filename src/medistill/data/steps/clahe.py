@@ -7,6 +7,10 @@ from pydantic import Field
 
 from medistill.aliases import RawImages
 from medistill.data.step import Changed, Step, register_step
+from medistill.errors import ConfigError
+
+MOST_TILES = 4096
+"""In an image; each has a histogram of its own."""
 
 
 @register_step
@@ -25,16 +29,25 @@ class Clahe(Step):
     tiles: int = Field(8, ge=1, le=64, description="tiles along each side")
     clip_limit: float = Field(0.01, gt=0, le=1, description="the more, the more contrast")
 
+    def require(self, images: RawImages) -> None:
+        if self.tiles ** (images.ndim - 2) > MOST_TILES:
+            raise ConfigError(
+                f"{self.tiles} tiles along each of {images.ndim - 2} sides", where="data.steps, clahe.tiles",
+                allowed=f"up to {MOST_TILES} in all",
+            )  # fmt: skip
+
     def apply(self, images: RawImages) -> Changed:
         from skimage.color import hsv2rgb, rgb2hsv
         from skimage.exposure import equalize_adapthist
 
+        # As it is, it takes a last axis of three or four for colours.
+        equalise = getattr(equalize_adapthist, "__wrapped__", equalize_adapthist)
         whole = images.dtype == np.uint8
         out = np.empty(images.shape, np.uint8 if whole else np.float32)
         tile = tuple(max(1, side // self.tiles) for side in images.shape[2:])
 
         def equalised(values: RawImages) -> RawImages:
-            return np.asarray(equalize_adapthist(values, kernel_size=tile, clip_limit=self.clip_limit))
+            return np.asarray(equalise(values, kernel_size=tile, clip_limit=self.clip_limit))
 
         left = 0
         for place, image in zip(out, images, strict=True):

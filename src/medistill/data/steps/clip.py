@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from medistill.aliases import RawImages
 from medistill.data.arrays import blocks
-from medistill.data.intensity import percentiles_of
+from medistill.data.intensity import GREATEST_INTENSITY, percentiles_of
 from medistill.data.step import Changed, Step, register_step
 from medistill.errors import ConfigError
 
@@ -44,6 +44,8 @@ class Clip(Step):
             raise ValueError(f"percentiles {low:g} to {high:g}; two numbers from 0 to 100, the lower first")
         if self.window is not None and not self.window[0] < self.window[1]:
             raise ValueError(f"{self.window[0]:g} to {self.window[1]:g} is no window, the first must be the lower")
+        if self.window is not None and max(map(abs, self.window)) > GREATEST_INTENSITY:
+            raise ValueError(f"a window beyond {GREATEST_INTENSITY:.0e}")
         return self
 
     @property

@@ -38,7 +38,10 @@ class Crop(Step):
             low, high = float(image.min()), float(image.max())
             bound = low + self.threshold * (high - low)
             first, last = generate_spatial_bounding_box(
-                image.astype(np.float32), lambda pixels, bound=bound: pixels > bound, margin=self.margin
+                image.astype(np.float32),
+                lambda pixels, bound=bound: pixels > bound,
+                margin=self.margin,
+                allow_smaller=True,
             )
             cut = image[(slice(None), *(slice(a, b) for a, b in zip(first, last, strict=True)))]
             if cut.size == 0 or cut.shape == image.shape:

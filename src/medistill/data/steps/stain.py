@@ -37,10 +37,14 @@ class Stain(Step):
         normalise = NormalizeHEStains(beta=self.threshold)
         out, left = np.empty_like(images), 0
         for place, image in zip(out, images, strict=True):
+            if (np.ptp(image.reshape(3, -1), axis=1) == 0).all():  # one colour
+                place[...] = image
+                left += 1
+                continue
             try:
                 with np.errstate(all="ignore"):
                     done = normalise(np.moveaxis(image, 0, -1))
-            except (ValueError, np.linalg.LinAlgError):  # nothing but background, or one colour
+            except (ValueError, np.linalg.LinAlgError):  # nothing but background
                 place[...] = image
                 left += 1
                 continue
