@@ -135,7 +135,9 @@ class TestTable(ReaderConformance):
 
 
 def test_conformance_is_asked_of_every_reader():
-    assert {reader.name for reader in readers()} == {case.reader for case in ReaderConformance.__subclasses__()}
+    asked = {case.reader for case in ReaderConformance.__subclasses__()}
+    # By itself it reads nothing: it is asked for, see tests/test_dicom_sets.py.
+    assert {reader.name for reader in readers()} == asked | {"attribute"}
 
 
 def test_two_readers_of_one_name_are_refused():

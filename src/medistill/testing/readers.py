@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from medistill.config import DataConfig
 from medistill.data.load import load
 from medistill.data.preprocess import prepare
-from medistill.data.reader import readers
+from medistill.data.reader import reader_for, readers
 
 
 class ReaderConformance(ABC):
@@ -24,8 +25,8 @@ class ReaderConformance(ABC):
 
     def test_the_source_is_its_own(self, tmp_path: Path) -> None:
         source = self.make_source(tmp_path)
-        first = next(reader for reader in readers() if reader().matches(source, Path(source).expanduser()))
-        assert first.name == self.reader and first.accepts
+        first = reader_for(source, Path(source).expanduser(), DataConfig())
+        assert first is not None and first.name == self.reader and first.accepts
 
     def test_other_names_are_not(self, tmp_path: Path) -> None:
         tested = next(reader for reader in readers() if reader.name == self.reader)()
