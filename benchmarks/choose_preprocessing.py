@@ -10,11 +10,8 @@ then seen at 32.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
-from choose_size import without_test_images
-from sets import folder_and_sets, medistill_json
+from choose_size import scores_in_words, validation_sets
+from sets import medistill_json
 
 SETS = ("oct_dme_128", "ct_iqoth_128", "breastmnist_64", "bloodcells_28")
 STEPS = {
@@ -30,29 +27,19 @@ STAINED = ("bloodcells_28", "whitecells_28", "all_leukemia4_28")
 
 FEWER = ("--set", "method.iterations=200", "--set", "method.networks=25", "--set", "labels.teachers=1")
 NETWORKS = ("--set", "repeats=3", "--set", "random_draws=3")
-ARMS = ("distilled", "random", "random_matched", "full")
 
 
 def main() -> None:
     """Run the trials of the sets named, or of all."""
-    folder, names = folder_and_sets(__doc__ or "", SETS)
-    for name in names:
-        with tempfile.TemporaryDirectory() as home:
-            data = Path(home) / f"{name}.npz"
-            side = without_test_images(folder / f"{name}.npz", data)
-            size = ("--size", "32") if side > 32 else ()
-            for title, steps in STEPS.items():
-                if title == "stain" and name not in STAINED:
-                    continue
-                out, taken = str(Path(home) / title), f"data.steps={steps}"
-                medistill_json("distill", str(data), "--ipc", "10", "--out", out, *size, *FEWER, "--set", taken)
-                arms = medistill_json("evaluate", out, "--on", str(data), *NETWORKS)["arms"]
-                scores = "; ".join(
-                    f"{arm} {arms[arm]['balanced_accuracy']['mean']:.3f} {arms[arm]['auroc']['mean']:.3f}"
-                    for arm in ARMS
-                    if arm in arms
-                )
-                print(f"{name}, {title}: {scores}", flush=True)
+    for name, data, side in validation_sets(__doc__ or "", SETS):
+        size = ("--size", "32") if side > 32 else ()
+        for title, steps in STEPS.items():
+            if title == "stain" and name not in STAINED:
+                continue
+            out, taken = str(data.with_name(title)), f"data.steps={steps}"
+            medistill_json("distill", str(data), "--ipc", "10", "--out", out, *size, *FEWER, "--set", taken)
+            arms = medistill_json("evaluate", out, "--on", str(data), *NETWORKS)["arms"]
+            print(f"{name}, {title}: {scores_in_words(arms)}", flush=True)
 
 
 if __name__ == "__main__":

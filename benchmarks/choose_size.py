@@ -10,6 +10,7 @@ hold the training of teachers.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +38,36 @@ def without_test_images(source: Path, target: Path) -> int:
     return int(arrays["train_images"].shape[1])
 
 
-def trial(data: Path, size: int, factor: int, out: Path) -> dict[str, Any]:
-    """Seconds and megabytes of distilling, and balanced accuracy and AUROC of every arm."""
-    options = ("--ipc", "10", "--size", str(size), "--factor", str(factor), "--out", str(out))
-    cost = distil_afresh(str(data), *options)["cost"]
-    arms = medistill_json("evaluate", str(out), "--on", str(data))["arms"]
-    scores = {arm: [arms[arm][m]["mean"] for m in ("balanced_accuracy", "auroc")] for arm in ARMS if arm in arms}
-    return {"seconds": cost["seconds"], "mb": cost["peak_memory_mb"], **scores}
+def validation_sets(usage: str, sets: Sequence[str]) -> Iterator[tuple[str, Path, int]]:
+    """Of each set that the command line names its name, a file with validation images for test images, and the side
+    of its images; packages may lie beside the file, which goes away.
+    """
+    folder, names = folder_and_sets(usage, sets)
+    for name in names:
+        with tempfile.TemporaryDirectory() as home:
+            data = Path(home) / f"{name}.npz"
+            yield name, data, without_test_images(folder / f"{name}.npz", data)
+
+
+def scores_in_words(arms: dict[str, Any]) -> str:
+    """Balanced accuracy and AUROC of every arm."""
+    return "; ".join(
+        f"{arm} {arms[arm]['balanced_accuracy']['mean']:.3f} {arms[arm]['auroc']['mean']:.3f}"
+        for arm in ARMS
+        if arm in arms
+    )
 
 
 def main() -> None:
     """Run the trials of the sets named, or of all."""
-    folder, names = folder_and_sets(__doc__ or "", SETS)
-    for name in names:
-        with tempfile.TemporaryDirectory() as home:
-            data = Path(home) / f"{name}.npz"
-            side = without_test_images(folder / f"{name}.npz", data)
-            for title, (smaller, factor) in TRIALS.items():
-                found = trial(data, side // smaller, factor, Path(home) / f"package-{smaller}-{factor}")
-                arms = "; ".join(f"{arm} {found[arm][0]:.3f} {found[arm][1]:.3f}" for arm in ARMS if arm in found)
-                print(f"{name}, {title}: {found['seconds']:.0f} s, {found['mb']:.0f} MB; {arms}", flush=True)
+    for name, data, side in validation_sets(__doc__ or "", SETS):
+        for title, (smaller, factor) in TRIALS.items():
+            out = str(data.with_name(f"package-{smaller}-{factor}"))
+            options = ("--ipc", "10", "--size", str(side // smaller), "--factor", str(factor), "--out", out)
+            cost = distil_afresh(str(data), *options)["cost"]
+            scores = scores_in_words(medistill_json("evaluate", out, "--on", str(data))["arms"])
+            spent = f"{cost['seconds']:.0f} s, {cost['peak_memory_mb']:.0f} MB"
+            print(f"{name}, {title}: {spent}; {scores}", flush=True)
 
 
 if __name__ == "__main__":

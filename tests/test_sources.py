@@ -1,14 +1,10 @@
 """Reading: npz, class folders, MedMNIST names, phantoms, and the splits that are made."""
 
-import json
-import unicodedata
-
 import numpy as np
 import pytest
 from PIL import Image
 
-import medistill
-from conftest import SMALL_DM, npz_arrays
+from conftest import class_folders, npz_arrays
 from medistill.config import DataConfig
 from medistill.data.checks import require_usable
 from medistill.data.dataset import Dataset, Description, Split
@@ -66,30 +62,19 @@ def test_splitting_off_keeps_every_class_and_every_image(by_patient):
     assert 0.05 < len(made.splits["test"]) / 100 < 0.3
 
 
-def _folder(root, splits=("train", "test"), mode="L", suffix="png", size=(16, 18)):
-    rng = np.random.default_rng(0)
-    for split in splits:
-        for label in ("cat", "dog"):
-            place = root / split / label if split else root / label
-            place.mkdir(parents=True)
-            for i in range(6):
-                pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-                Image.fromarray(pixels).convert(mode).save(place / f"{i}.{suffix}")
-
-
 @pytest.mark.parametrize(
     ("mode", "suffix", "channels"),
     [("L", "png", 1), ("RGB", "jpg", 3), ("L", "tiff", 1), ("RGB", "bmp", 3), ("P", "png", 3)],
 )
 def test_class_folders(tmp_path, mode, suffix, channels):
-    _folder(tmp_path, mode=mode, suffix=suffix)
+    class_folders(tmp_path, mode=mode, suffix=suffix)
     dataset = load(tmp_path)
     assert dataset.description.class_names == ("cat", "dog")
     assert dataset.splits["test"].images.shape == (12, channels, 16, 18)
 
 
 def test_class_folders_without_splits(tmp_path):
-    _folder(tmp_path, splits=("",))
+    class_folders(tmp_path, splits=("",))
     assert set(load(tmp_path).splits) == {"train", "val", "test"}
 
 
@@ -105,7 +90,7 @@ def test_sixteen_bit_images_keep_their_depth(tmp_path):
 
 
 def test_mixed_sizes_are_refused_and_size_is_the_remedy(tmp_path):
-    _folder(tmp_path)
+    class_folders(tmp_path)
     Image.new("L", (40, 20)).save(tmp_path / "train" / "cat" / "odd.png")
     with pytest.raises(DataError, match=r"mixed sizes \(16x18: 24 files, 20x40: 1 files\).*--size"):
         load(tmp_path)
@@ -113,7 +98,7 @@ def test_mixed_sizes_are_refused_and_size_is_the_remedy(tmp_path):
 
 
 def test_patients_csv(tmp_path):
-    _folder(tmp_path, splits=("",))
+    class_folders(tmp_path, splits=("",))
     rows = [f"{p.relative_to(tmp_path).as_posix()},p{i // 2}" for i, p in enumerate(sorted(tmp_path.rglob("*.png")))]
     (tmp_path / "patients.csv").write_text("file,patient\n" + "\n".join(rows))
     assert "by patient" in load(tmp_path).description.notes[0]
@@ -216,13 +201,13 @@ def test_real_second_site_without_validation_gets_one(real):
 
 
 def test_training_and_testing_are_splits(tmp_path):
-    _folder(tmp_path, splits=("Training", "Testing"))
+    class_folders(tmp_path, splits=("Training", "Testing"))
     dataset = load(tmp_path)
     assert dataset.description.class_names == ("cat", "dog") and len(dataset.splits["test"]) == 12
 
 
 def test_files_that_are_left_out_are_told(tmp_path):
-    _folder(tmp_path, splits=("",))
+    class_folders(tmp_path, splits=("",))
     for name in ("scan.mha", "second.mha", "Thumbs.db", ".DS_Store", "notes"):
         (tmp_path / "cat" / name).write_bytes(b"x")
     (note, *_) = load(tmp_path).description.notes
@@ -230,7 +215,7 @@ def test_files_that_are_left_out_are_told(tmp_path):
 
 
 def test_what_nobody_sees_in_a_folder_is_not_read(tmp_path):
-    _folder(tmp_path, splits=("",))
+    class_folders(tmp_path, splits=("",))
     before = load(tmp_path).fingerprint
     (tmp_path / "cat" / "._0.png").write_bytes(b"no image")
     (tmp_path / "__MACOSX").mkdir()
@@ -323,91 +308,3 @@ def test_channels_first_are_told_from_volumes(tmp_path):
 def test_few_test_images_are_told(tiny):
     found = {p.kind: p.found for p in require_usable(tiny)}
     assert found["few test images"] == f"test: {len(tiny.splits['test'])} images"
-
-
-def test_a_table_of_patients_is_found_however_it_is_capitalised_and_others_are_told(tmp_path):
-    _folder(tmp_path, splits=("",))
-    files = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.png"))
-    lines = ["file,patient", *(f"{file},p{number // 2}" for number, file in enumerate(files))]
-    (tmp_path / "metadata.csv").write_text("\n".join(lines))
-    notes = " ".join(load(tmp_path).description.notes)
-    assert (
-        "1 tables beside the class folders were not read" in notes and "as not every image names its patient" in notes
-    )
-    (tmp_path / "metadata.csv").rename(tmp_path / "Patients.CSV")
-    dataset = load(tmp_path)
-    assert dataset.train.patients is not None and "not read" not in " ".join(dataset.description.notes)
-
-
-def test_splits_called_otherwise_are_no_classes(tmp_path):
-    for split in ("train_images", "test_images"):
-        for kind in ("a", "b"):
-            (tmp_path / split / kind).mkdir(parents=True)
-            _image().save(tmp_path / split / kind / "0.png")
-    with pytest.raises(
-        DataError, match="test_images, train_images, each with the same folders a, b.*call the splits"
-    ):
-        load(tmp_path)
-
-
-def _image(seed=0):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (16, 18), dtype=np.uint8))
-
-
-def test_links_to_folders_are_followed_once_and_what_servers_leave_is_not_read(tmp_path):
-    _folder(tmp_path / "set", splits=("",))
-    before = load(tmp_path / "set")
-    more = tmp_path / "elsewhere"
-    more.mkdir()
-    for number in range(3):
-        _image(100 + number).save(more / f"{number}.png")
-    (tmp_path / "set" / "cat" / "more").symlink_to(more)
-    (more / "loop").symlink_to(tmp_path / "set" / "cat")
-    thumbnails = tmp_path / "set" / "dog" / "@eaDir" / "0.png"
-    thumbnails.mkdir(parents=True)
-    _image(7).save(thumbnails / "SYNOPHOTO_THUMB_M.jpg")
-    after = load(tmp_path / "set")
-    assert sum(map(len, after.splits.values())) == sum(map(len, before.splits.values())) + 3
-
-
-def test_of_a_phones_several_pictures_the_first_is_taken_and_told(tmp_path):
-    _folder(tmp_path, splits=("",))
-    first, second = _image(1).convert("RGB"), _image(2).convert("RGB")
-    first.save(tmp_path / "cat" / "phone.jpg", format="MPO", save_all=True, append_images=[second])
-    notes = load(tmp_path, DataConfig(channels=1)).description.notes
-    assert any(note.startswith("1 files hold several frames") for note in notes)
-
-
-def test_accents_are_one_letter_however_they_are_composed(tmp_path):
-    for name, form in (("one", "NFC"), ("two", "NFD")):
-        for kind in ("müller", "other"):
-            folder = tmp_path / name / unicodedata.normalize(form, kind)
-            folder.mkdir(parents=True)
-            for number in range(8):
-                _image(number + 10 * (kind == "other")).save(folder / f"{number}.png")
-    one, two = load(tmp_path / "one"), load(tmp_path / "two")
-    assert one.description.class_names == two.description.class_names
-    assert one.fingerprint == two.fingerprint
-
-
-def test_a_folder_of_test_images_alone_is_enough_to_test_a_package(tmp_path, cli):
-    """All else needs training images, and says so."""
-    medistill.distill("phantom:classes=2,images=24,size=16", out=tmp_path / "p", ipc=2, settings=SMALL_DM)
-    site = load("phantom:classes=2,images=24,size=16,site=b")
-    for row, (image, target) in enumerate(zip(site.train.images, site.train.targets, strict=True)):
-        folder = tmp_path / "site" / "test" / site.description.class_names[int(target.argmax())]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[0]).save(folder / f"{row}.png")
-    tiny = ["--set", "recipe.max_steps=10", "--set", "recipe.min_steps=10", "--set", "repeats=1"]
-    status, out, _ = cli("train", tmp_path / "p", "--on", tmp_path / "site", "--json", *tiny)
-    assert status == 0 and json.loads(out)["test_images"] == len(site.train)
-    for call in (
-        ["check", tmp_path / "site"],
-        ["distill", tmp_path / "site", "--ipc", 2, "--out", tmp_path / "q"],
-        ["evaluate", tmp_path / "p", "--on", tmp_path / "site"],
-    ):
-        status, _, err = cli(*call)
-        assert status == 2 and "has test images alone; allowed: training images" in err
-    (tmp_path / "site" / "val").mkdir()
-    status, _, err = cli("train", tmp_path / "p", "--on", tmp_path / "site")
-    assert status == 2 and "has test, val but no train folder" in err

@@ -20,19 +20,9 @@ from medistill.data.steps.rescale import Rescale
 from medistill.data.steps.stain import Stain
 from medistill.errors import ConfigError
 from medistill.settings import DataConfig
-from medistill.testing import StepConformance
+from medistill.testing import StepConformance, sample_images
 
 SOURCE = "phantom:classes=3,images=60,size=32"
-
-
-def images(kind, shape, seed=0):
-    """Smooth images with a dark border, of a kind."""
-    draw = np.random.default_rng(seed)
-    values = draw.random((5, *shape))
-    values[..., :3], values[..., -2:] = 0, 0
-    if kind == "uint8":
-        return (255 * values).astype(np.uint8)
-    return (4000 * values - 1000).astype(np.int16) if kind == "int16" else (7 * values).astype(np.float32)
 
 
 for _name in sorted(steps()):
@@ -40,7 +30,7 @@ for _name in sorted(steps()):
 
 
 def test_clipping_is_by_percentiles_of_all_training_images():
-    given = images("int16", (1, 24, 20))
+    given = sample_images("int16", (1, 24, 20))
     step = Clip(percentiles=(10, 80)).fitted(given)
     low, high = np.percentile(given, [10, 80])
     assert step.window == (low, high) and step.of_8_bits is False
@@ -48,7 +38,7 @@ def test_clipping_is_by_percentiles_of_all_training_images():
     outside = 100 * ((given < low) | (given > high)).mean()
     assert step.told(given) == f"{outside:.2g} % of training pixels lie outside {low:g} to {high:g} and were clipped"
     with pytest.raises(ConfigError, match=r"clip: images of uint8; allowed: images of more than 8 bits"):
-        step.require(images("uint8", (1, 24, 20)))
+        step.require(sample_images("uint8", (1, 24, 20)))
 
 
 def test_images_of_8_bits_are_spread_over_the_full_scale():
@@ -58,7 +48,7 @@ def test_images_of_8_bits_are_spread_over_the_full_scale():
 
 
 def test_each_image_is_rescaled_between_its_own_percentiles():
-    given = images("float32", (3, 24, 20))
+    given = sample_images("float32", (3, 24, 20))
     done = Rescale(percentiles=(5, 95)).apply(given).images
     for one, made in zip(given, done, strict=True):
         low, high = np.percentile(one, [5, 95])
@@ -95,7 +85,7 @@ def test_volumes_of_few_columns_are_no_colours():
 
 
 def test_contrast_is_equalised_as_scikit_image_does():
-    given = images("uint8", (1, 32, 32))
+    given = sample_images("uint8", (1, 32, 32))
     done = Clahe(tiles=4, clip_limit=0.02).apply(given).images
     values = (given[0, 0] - given[0, 0].min()) / np.ptp(given[0, 0].astype(float))
     assert np.array_equal(done[0, 0], np.rint(255 * equalize_adapthist(values, kernel_size=(8, 8), clip_limit=0.02)))
@@ -125,7 +115,7 @@ def test_two_laboratories_stains_become_alike():
     done = step.apply(blank)
     assert done.left == 2 and np.array_equal(done.images, blank)
     with pytest.raises(ConfigError, match=r"stain: int16, 1 channels, 2 dimensions; allowed: colour pictures"):
-        step.require(images("int16", (1, 24, 20)))
+        step.require(sample_images("int16", (1, 24, 20)))
 
 
 def test_steps_are_taken_in_order_and_recorded(tmp_path):
@@ -169,7 +159,7 @@ def test_a_step_of_another_program_is_needed_only_to_prepare_other_images():
     image = ImageSpec(1, (32, 32))
     foreign = Preprocessing(image, Normalisation((0.5,), (0.25,)), (StepRecord("sharpen-of-others", {"by": 2}),))
     with pytest.raises(ConfigError, match=r"data\.steps: unknown step 'sharpen-of-others'; allowed: clahe, clip"):
-        foreign.apply(images("uint8", (1, 32, 32)))
+        foreign.apply(sample_images("uint8", (1, 32, 32)))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +202,7 @@ def test_a_window_comes_before_steps():
 def test_large_sets_are_changed_block_by_block(monkeypatch):
     from medistill.data import arrays
 
-    given = images("uint8", (1, 24, 20))
+    given = sample_images("uint8", (1, 24, 20))
     whole = stepped(given, [Crop(), Clahe()])
     monkeypatch.setattr(arrays, "BLOCK", 10_000)
     parts = stepped(given, [Crop(), Clahe()])

@@ -220,6 +220,8 @@ class SpareCores:
             self.alone.append(seconds)
         elif seconds > self.WORTH * median(self.alone):
             self.pause, self.rest = self.rest, min(2 * self.rest, self.LONGEST)
+        else:
+            self.rest = max(self.ALONE, self.rest - 1)
 
 
 def parts(count: int, size: int = PIECE) -> list[slice]:

@@ -11,6 +11,7 @@ from medistill.data.catalogue import suggest
 from medistill.data.dataset import Dataset
 from medistill.data.reader import reader_for, readers
 from medistill.data.split import complete
+from medistill.data.step import asked_steps
 from medistill.errors import ConfigError, DataError
 from medistill.keys import Key
 from medistill.tasks.task import retasked
@@ -39,6 +40,7 @@ def load(
         ConfigError: a setting is unknown or contradicts the data.
     """
     config = config or DataConfig()
+    asked_steps(config.steps)  # what is wrong about them is told before anything is read
     dataset = _describe(_read(str(source), config), config)
     if config.spacing is not None and dataset.description.spacing is None:
         raise ConfigError(

@@ -22,7 +22,7 @@ from medistill.data.dataset import Dataset, Split
 from medistill.data.image import ImageSpec, Normalisation, Shape, shape_in_words
 from medistill.data.intensity import intensity_window
 from medistill.data.resize import resize
-from medistill.data.step import Step, StepRecord, make_step, stepped
+from medistill.data.step import Step, StepRecord, asked_steps, make_step, stepped
 from medistill.data.steps.clip import Clip
 from medistill.errors import ConfigError
 from medistill.tasks.task import Task
@@ -207,28 +207,24 @@ def _after_steps(
 
     A window comes before all steps, as it says which intensities matter.
     """
-    asked = [
-        make_step(StepRecord(entry["name"], {k: v for k, v in entry.items() if k != "name"}))
-        for entry in config.steps or ()
-    ]
+    asked = asked_steps(config.steps)
     if asked and window is not None and train.dtype != np.uint8:
         asked.insert(0, Clip(window=window, of_8_bits=False))
     images, taken, notes = train, list[Step](), list[str]()
     public = config.statistics == "public"
+    looking = [step.name for step in asked if public and step.looks_at_training_images]
+    if looking:
+        raise ConfigError(
+            f"'{looking[0]}' looks at training images", where="data.steps",
+            allowed="with a guarantee only steps that do not, or a window for it",
+        )  # fmt: skip
     for step in asked:
-        if public and step.looks_at_training_images:
-            raise ConfigError(
-                f"'{step.name}' looks at training images", where="data.steps",
-                allowed="with a guarantee only steps that do not, or a window for it",
-            )  # fmt: skip
         fitted = step.fitted(images[:0] if public else images)  # there is nothing to see under a guarantee
         after, left = stepped(images, [fitted])
-        if public:  # how many is private
-            images, taken = after, [*taken, fitted]
-            continue
-        notes += filter(None, [fitted.told(images)])
-        if left:
-            notes.append(f"{left} of {len(images)} training images were left as they were by '{step.name}'")
+        if not public:  # how many is private
+            notes += filter(None, [fitted.told(images)])
+            if left:
+                notes.append(f"{left} of {len(images)} training images were left as they were by '{step.name}'")
         images, taken = after, [*taken, fitted]
     return images, taken, tuple(notes)
 

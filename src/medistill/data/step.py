@@ -1,8 +1,7 @@
 """The contract of a preprocessing step, and the registry that finds steps.
 
-A step is one file with one class. It changes raw images, each by itself, before they are brought to their size and to
-8 bits. The manifest records which steps were taken, with all their options, so images of another site are prepared in
-the same way.
+A step is one file with one class. It changes raw images, each by itself, before they get 8 bits. The manifest records
+which steps were taken, with all their options, so images of another site are prepared in the same way.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
+from pydantic import AfterValidator
 
 from medistill.aliases import RawImages
 from medistill.config import Settings, build
@@ -22,6 +22,17 @@ from medistill.registry import Registry
 
 COPIES = 32
 """Bytes that a step takes on its way for each byte of an image, about: numbers of eight bytes, a few times."""
+
+
+def _rising(percentiles: tuple[float, float]) -> tuple[float, float]:
+    low, high = percentiles
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"percentiles {low:g} to {high:g}; two numbers from 0 to 100, the lower first")
+    return percentiles
+
+
+Percentiles = Annotated[tuple[float, float], AfterValidator(_rising)]
+"""A lower and an upper percentile."""
 
 
 class Changed(NamedTuple):
@@ -126,6 +137,18 @@ def make_step(record: StepRecord) -> Step:
             remedy=nearest(record.name, known),
         )  # fmt: skip
     return build(known[record.name], dict(record.options), f"data.steps, {record.name}")
+
+
+def asked_steps(entries: Sequence[Mapping[str, Any]] | None) -> list[Step]:
+    """The steps of ``data.steps``: names with options.
+
+    Raises:
+        ConfigError: as :func:`make_step`.
+    """
+    return [
+        make_step(StepRecord(entry["name"], {k: v for k, v in entry.items() if k != "name"}))
+        for entry in entries or ()
+    ]
 
 
 def stepped(images: RawImages, taken: Sequence[Step]) -> Changed:

@@ -14,7 +14,7 @@ pytest runs the inherited tests. Small settings keep them quick.
 from medistill.testing.audits import AuditConformance, small_package
 from medistill.testing.methods import MethodConformance, small_problem
 from medistill.testing.readers import ReaderConformance
-from medistill.testing.steps import StepConformance
+from medistill.testing.steps import StepConformance, sample_images
 from medistill.testing.tasks import TaskConformance
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "ReaderConformance",
     "StepConformance",
     "TaskConformance",
+    "sample_images",
     "small_package",
     "small_problem",
 ]

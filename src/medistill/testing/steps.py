@@ -31,7 +31,7 @@ class StepConformance:
     @pytest.mark.parametrize(("dtype", "shape"), KINDS)
     def test_it_keeps_the_contract_or_refuses_such_images(self, dtype: str, shape: tuple[int, ...]) -> None:
         """Shape and kind of numbers stay, each image is changed by itself, and what is given is not."""
-        given = _images(dtype, shape)
+        given = sample_images(dtype, shape)
         before = given.copy()
         try:
             self.make().require(given)
@@ -52,8 +52,11 @@ class StepConformance:
         record = json.loads(json.dumps({"name": step.record.name, "options": step.record.options}))
         again = make_step(StepRecord(record["name"], record["options"]))
         assert np.array_equal(again.apply(given).images, done.images)
-        if not step.looks_at_training_images:
-            assert make_step(step.record).fitted(given[:2]).record == step.record, "it follows from training images"
+        for value in step.record.options.values():
+            for one in value if isinstance(value, list | tuple) else [value]:
+                assert one is None or isinstance(one, bool | int | float | str), "a manifest cannot hold it"
+        if not self.make().looks_at_training_images:
+            assert self.make().fitted(given[:2]).record == step.record, "it follows from training images"
 
     @pytest.mark.parametrize("dtype", ["uint8", "float32"])
     def test_constant_images_stay_finite(self, dtype: str) -> None:
@@ -65,7 +68,7 @@ class StepConformance:
         assert np.isfinite(self.make().fitted(constant).apply(constant).images).all()
 
 
-def _images(dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+def sample_images(dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """Five noisy images with a dark border along one axis."""
     values = np.random.default_rng(0).random((5, *shape))
     values[..., :3], values[..., -2:] = 0, 0

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from medistill.aliases import RawImages
 from medistill.data.arrays import blocks
 from medistill.data.intensity import GREATEST_INTENSITY, percentiles_of
-from medistill.data.step import Changed, Step, register_step
+from medistill.data.step import Changed, Percentiles, Step, register_step
 from medistill.errors import ConfigError
 
 
@@ -31,17 +31,12 @@ class Clip(Step):
     title = "Intensities between two percentiles of the training images"
     reference = "numpy.percentile"
 
-    percentiles: tuple[float, float] = Field(
-        (0.5, 99.5), description="of all training pixels, that become black and white"
-    )
+    percentiles: Percentiles = Field((0.5, 99.5), description="of all training pixels, that become black and white")
     window: tuple[float, float] | None = Field(None, description="these intensities in place of percentiles")
     of_8_bits: bool | None = Field(None, description="whether the window is of images of 8 bits; filled in by itself")
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
-        low, high = self.percentiles
-        if not 0 <= low < high <= 100:
-            raise ValueError(f"percentiles {low:g} to {high:g}; two numbers from 0 to 100, the lower first")
         if self.window is not None and not self.window[0] < self.window[1]:
             raise ValueError(f"{self.window[0]:g} to {self.window[1]:g} is no window, the first must be the lower")
         if self.window is not None and max(map(abs, self.window)) > GREATEST_INTENSITY:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from medistill.aliases import RawImages
-from medistill.data.step import Changed, Step, register_step
+from medistill.data.step import Changed, Percentiles, Step, register_step
 
 
 @register_step
@@ -23,16 +21,7 @@ class Rescale(Step):
     reference = "monai.transforms.ScaleIntensityRangePercentiles"
     keeps_units = False
 
-    percentiles: tuple[float, float] = Field(
-        (0.5, 99.5), description="of an image's pixels, that become black and white"
-    )
-
-    @model_validator(mode="after")
-    def _rising(self) -> Self:
-        low, high = self.percentiles
-        if not 0 <= low < high <= 100:
-            raise ValueError(f"percentiles {low:g} to {high:g}; two numbers from 0 to 100, the lower first")
-        return self
+    percentiles: Percentiles = Field((0.5, 99.5), description="of an image's pixels, that become black and white")
 
     def apply(self, images: RawImages) -> Changed:
         from monai.transforms.intensity.array import ScaleIntensityRangePercentiles

@@ -1,0 +1,102 @@
+"""Class folders as people have them: tables beside them, other names of splits, links, test images alone."""
+
+import json
+import unicodedata
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import medistill
+from conftest import SMALL_DM, class_folders
+from medistill.config import DataConfig
+from medistill.data.load import load
+from medistill.errors import DataError
+
+
+def test_a_table_of_patients_is_found_however_it_is_capitalised_and_others_are_told(tmp_path):
+    class_folders(tmp_path, splits=("",))
+    files = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.png"))
+    lines = ["file,patient", *(f"{file},p{number // 2}" for number, file in enumerate(files))]
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    notes = " ".join(load(tmp_path).description.notes)
+    assert (
+        "1 tables beside the class folders were not read" in notes and "as not every image names its patient" in notes
+    )
+    (tmp_path / "metadata.csv").rename(tmp_path / "Patients.CSV")
+    dataset = load(tmp_path)
+    assert dataset.train.patients is not None and "not read" not in " ".join(dataset.description.notes)
+
+
+def test_splits_called_otherwise_are_no_classes(tmp_path):
+    for split in ("train_images", "test_images"):
+        for kind in ("a", "b"):
+            (tmp_path / split / kind).mkdir(parents=True)
+            _image().save(tmp_path / split / kind / "0.png")
+    with pytest.raises(
+        DataError, match="test_images, train_images, each with the same folders a, b.*call the splits"
+    ):
+        load(tmp_path)
+
+
+def _image(seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (16, 18), dtype=np.uint8))
+
+
+def test_links_to_folders_are_followed_once_and_what_servers_leave_is_not_read(tmp_path):
+    class_folders(tmp_path / "set", splits=("",))
+    before = load(tmp_path / "set")
+    more = tmp_path / "elsewhere"
+    more.mkdir()
+    for number in range(3):
+        _image(100 + number).save(more / f"{number}.png")
+    (tmp_path / "set" / "cat" / "more").symlink_to(more)
+    (more / "loop").symlink_to(tmp_path / "set" / "cat")
+    thumbnails = tmp_path / "set" / "dog" / "@eaDir" / "0.png"
+    thumbnails.mkdir(parents=True)
+    _image(7).save(thumbnails / "SYNOPHOTO_THUMB_M.jpg")
+    after = load(tmp_path / "set")
+    assert sum(map(len, after.splits.values())) == sum(map(len, before.splits.values())) + 3
+
+
+def test_of_a_phones_several_pictures_the_first_is_taken_and_told(tmp_path):
+    class_folders(tmp_path, splits=("",))
+    first, second = _image(1).convert("RGB"), _image(2).convert("RGB")
+    first.save(tmp_path / "cat" / "phone.jpg", format="MPO", save_all=True, append_images=[second])
+    notes = load(tmp_path, DataConfig(channels=1)).description.notes
+    assert any(note.startswith("1 files hold several frames") for note in notes)
+
+
+def test_accents_are_one_letter_however_they_are_composed(tmp_path):
+    for name, form in (("one", "NFC"), ("two", "NFD")):
+        for kind in ("müller", "other"):
+            folder = tmp_path / name / unicodedata.normalize(form, kind)
+            folder.mkdir(parents=True)
+            for number in range(8):
+                _image(number + 10 * (kind == "other")).save(folder / f"{number}.png")
+    one, two = load(tmp_path / "one"), load(tmp_path / "two")
+    assert one.description.class_names == two.description.class_names
+    assert one.fingerprint == two.fingerprint
+
+
+def test_a_folder_of_test_images_alone_is_enough_to_test_a_package(tmp_path, cli):
+    """All else needs training images, and says so."""
+    medistill.distill("phantom:classes=2,images=24,size=16", out=tmp_path / "p", ipc=2, settings=SMALL_DM)
+    site = load("phantom:classes=2,images=24,size=16,site=b")
+    for row, (image, target) in enumerate(zip(site.train.images, site.train.targets, strict=True)):
+        folder = tmp_path / "site" / "test" / site.description.class_names[int(target.argmax())]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(folder / f"{row}.png")
+    tiny = ["--set", "recipe.max_steps=10", "--set", "recipe.min_steps=10", "--set", "repeats=1"]
+    status, out, _ = cli("train", tmp_path / "p", "--on", tmp_path / "site", "--json", *tiny)
+    assert status == 0 and json.loads(out)["test_images"] == len(site.train)
+    for call in (
+        ["check", tmp_path / "site"],
+        ["distill", tmp_path / "site", "--ipc", 2, "--out", tmp_path / "q"],
+        ["evaluate", tmp_path / "p", "--on", tmp_path / "site"],
+    ):
+        status, _, err = cli(*call)
+        assert status == 2 and "has test images alone; allowed: training images" in err
+    (tmp_path / "site" / "val").mkdir()
+    status, _, err = cli("train", tmp_path / "p", "--on", tmp_path / "site")
+    assert status == 2 and "has test, val but no train folder" in err
