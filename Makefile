@@ -11,7 +11,7 @@ help: ## show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 # Installed again only when the pins, the package's metadata or what is compiled change.
-$(READY): requirements.lock pyproject.toml hatch_build.py src/medistill/nets/kernels.c
+$(READY): requirements.lock pyproject.toml hatch_build.py src/medistill/nets/kernels.c src/medistill/nets/kernels.h
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .

@@ -28,12 +28,12 @@ X86 = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mfma", *(f"-mavx512{part}" for 
 
 
 def compiled(source: Path, folder: Path) -> list[Path]:
-    """Compile ``kernels.c`` into a folder; the libraries, none where that cannot be done, which is said."""
+    """Compile ``kernels.c``, with ``kernels.h`` beside it, into a folder; the libraries, none where that cannot be done, which is said."""
     if not sys.platform.startswith("linux") or platform.machine().lower() not in ("x86_64", "amd64"):
         return _none(f"{sys.platform} on {platform.machine()} was never measured")
     # GNU's compiler by preference: its OpenMP is that of torch, so that both use the same threads.
     asked = shlex.split(os.environ.get("CC", "")) or [shutil.which("gcc") or "cc"]
-    number = int(hashlib.sha256(source.read_bytes()).hexdigest()[:15], 16)
+    number = int(hashlib.sha256(source.read_bytes() + source.with_suffix(".h").read_bytes()).hexdigest()[:15], 16)
     found = []
     for name, flags in X86.items():
         library = folder / f"kernels-{name}.so"

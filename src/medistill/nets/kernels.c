@@ -10,138 +10,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LANES 8
 #define STRIP 32 /* rows of an image that go together where not all do */
 
 /* Which source this was compiled from: whoever calls compares it with the one at hand. */
 long medistill_source(void) { return SOURCE; }
 
-typedef float vec __attribute__((vector_size(32), aligned(4), may_alias));
-typedef int mask __attribute__((vector_size(32)));
 #define AT(p) (*(vec *)(p))
 #define GET(p) (*(const vec *)(p))
 #define INLINE static inline __attribute__((always_inline))
-
-INLINE vec positive(vec z) { /* a NaN stays one */
-    mask below = z < 0.0f;
-    return (vec)((mask)z & ~below);
-}
-
-/* Six values in a row of a tile to the six points at which products are taken, and the transposes of the others. */
-INLINE void to_points(const vec d[6], vec v[6]) {
-    vec even = d[4] - 4.0f * d[2], odd = d[3] - 4.0f * d[1], near = d[4] - d[2], far = 2.0f * (d[3] - d[1]);
-    v[0] = 4.0f * d[0] - 5.0f * d[2] + d[4];
-    v[1] = even + odd;
-    v[2] = even - odd;
-    v[3] = near + far;
-    v[4] = near - far;
-    v[5] = 4.0f * d[1] - 5.0f * d[3] + d[5];
-}
-
-INLINE void from_points(const vec m[6], vec y[4]) {
-    vec p = m[1] + m[2], q = m[1] - m[2], r = m[3] + m[4], s = m[3] - m[4];
-    y[0] = m[0] + p + r;
-    y[1] = q + 2.0f * s;
-    y[2] = p + 4.0f * r;
-    y[3] = q + 8.0f * s + m[5];
-}
-
-INLINE void back_to_points(const vec y[4], vec m[6]) {
-    vec p = y[0] + y[2], q = y[1] + y[3], r = y[0] + 4.0f * y[2], s = 2.0f * y[1] + 8.0f * y[3];
-    m[0] = y[0];
-    m[1] = p + q;
-    m[2] = p - q;
-    m[3] = r + s;
-    m[4] = r - s;
-    m[5] = y[3];
-}
-
-/* x (n, height, width, c) to points (36, n * height/4 * width/4, c); beyond the border there are zeros. */
-void tiles_to_points(const float *x, float *points, long n, long height, long width, long c, int threads) {
-    long rows = height / 4, columns = width / 4, tiles = rows * columns, step = n * tiles * c;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (long job = 0; job < n * rows; job++) {
-        long image = job / rows, row = job % rows;
-        const float *from = x + image * height * width * c;
-        for (long column = 0; column < columns; column++) {
-            float *to = points + (image * tiles + row * columns + column) * c;
-            for (long k = 0; k < c; k += LANES) {
-                vec half[6][6], out[6];
-                for (int i = 0; i < 6; i++) {
-                    long h = 4 * row + i - 1;
-                    vec line[6];
-                    for (int j = 0; j < 6; j++) {
-                        long w = 4 * column + j - 1;
-                        int inside = h >= 0 && h < height && w >= 0 && w < width;
-                        line[j] = inside ? GET(from + (h * width + w) * c + k) : (vec){0};
-                    }
-                    to_points(line, half[i]);
-                }
-                for (int j = 0; j < 6; j++) {
-                    vec line[6] = {half[0][j], half[1][j], half[2][j], half[3][j], half[4][j], half[5][j]};
-                    to_points(line, out);
-                    for (int i = 0; i < 6; i++) AT(to + (6 * i + j) * step + k) = out[i];
-                }
-            }
-        }
-    }
-}
-
-/* points (36, n * height/4 * width/4, c) to y (n, height, width, c), with c numbers added to every pixel. */
-void points_to_tiles(const float *points, const float *bias, float *y, long n, long height, long width, long c,
-                     int threads) {
-    long rows = height / 4, columns = width / 4, tiles = rows * columns, step = n * tiles * c;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (long job = 0; job < n * rows; job++) {
-        long image = job / rows, row = job % rows;
-        float *to = y + image * height * width * c;
-        for (long column = 0; column < columns; column++) {
-            const float *from = points + (image * tiles + row * columns + column) * c;
-            for (long k = 0; k < c; k += LANES) {
-                vec half[4][6], more = GET(bias + k);
-                for (int j = 0; j < 6; j++) {
-                    vec line[6], out[4];
-                    for (int i = 0; i < 6; i++) line[i] = GET(from + (6 * i + j) * step + k);
-                    from_points(line, out);
-                    for (int i = 0; i < 4; i++) half[i][j] = out[i];
-                }
-                for (int i = 0; i < 4; i++) {
-                    vec out[4];
-                    from_points(half[i], out);
-                    for (int j = 0; j < 4; j++)
-                        AT(to + ((4 * row + i) * width + 4 * column + j) * c + k) = out[j] + more;
-                }
-            }
-        }
-    }
-}
-
-/* The transpose of points_to_tiles. */
-void tiles_back_to_points(const float *y, float *points, long n, long height, long width, long c, int threads) {
-    long rows = height / 4, columns = width / 4, tiles = rows * columns, step = n * tiles * c;
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (long job = 0; job < n * rows; job++) {
-        long image = job / rows, row = job % rows;
-        const float *from = y + image * height * width * c;
-        for (long column = 0; column < columns; column++) {
-            float *to = points + (image * tiles + row * columns + column) * c;
-            for (long k = 0; k < c; k += LANES) {
-                vec half[4][6], out[6];
-                for (int i = 0; i < 4; i++) {
-                    vec line[4];
-                    for (int j = 0; j < 4; j++)
-                        line[j] = GET(from + ((4 * row + i) * width + 4 * column + j) * c + k);
-                    back_to_points(line, half[i]);
-                }
-                for (int j = 0; j < 6; j++) {
-                    vec line[4] = {half[0][j], half[1][j], half[2][j], half[3][j]};
-                    back_to_points(line, out);
-                    for (int i = 0; i < 6; i++) AT(to + (6 * i + j) * step + k) = out[i];
-                }
-            }
-        }
-    }
-}
+#define JOINED(name, lanes) name##_##lanes
+#define EXPANDED(name, lanes) JOINED(name, lanes)
+#define LANED(name) EXPANDED(name, LANES)
 
 /* What a 3x3 kernel sees at each pixel of a row of x (height, width, c): seen (width, 9 * c), zeros beyond the border. */
 static void seen_from(const float *x, float *seen, long row, long height, long width, long c) {
@@ -154,6 +33,73 @@ static void seen_from(const float *x, float *seen, long row, long height, long w
             memcpy(seen + (w * 3 + i) * 3 * c + left, x + (h * width + w - 1) * c + left,
                    (right - left) * sizeof(float));
         }
+    }
+}
+
+#define LANES 8
+#include "kernels.h"
+#undef LANES
+#ifdef __AVX512F__ /* a whole line of the cache at once */
+#define LANES 16
+#include "kernels.h"
+#undef LANES
+#define BY_LANES(c, name, ...) ((c) % 16 ? name##_8(__VA_ARGS__) : name##_16(__VA_ARGS__))
+#else
+#define BY_LANES(c, name, ...) name##_8(__VA_ARGS__)
+#endif
+#define LANES 8
+#define vec vec_8
+
+/* MKL's products of several pairs of matrices, cblas_sgemm_batch; torch has it, and its bmm calls it. */
+typedef void products_of(int order, const int *turned, const int *other_turned, const int *rows, const int *columns,
+                         const int *inner, const float *factor, const float **a, const int *a_row, const float **b,
+                         const int *b_row, const float *kept, float **c, const int *c_row, int groups,
+                         const int *in_group);
+
+/* c = kept * c + a b at each of the 36 points: a (rows, inner), its transpose lying there if turned, b (inner, columns),
+ * c (rows, columns), each point's so many numbers after that of the point before. */
+static void multiply(products_of *products, int turned, long rows, long columns, long inner, const float *a, long a_step,
+                     const float *b, long b_step, float kept, float *c, long c_step) {
+    const float *as[36], *bs[36], one = 1.0f;
+    float *cs[36];
+    int m = rows, n = columns, k = inner, a_row = turned ? rows : inner, all = 36, flip = turned ? 112 : 111, plain = 111;
+    for (int i = 0; i < 36; i++) as[i] = a + i * a_step, bs[i] = b + i * b_step, cs[i] = c + i * c_step;
+    products(101, &flip, &plain, &m, &n, &k, &one, as, &a_row, bs, &n, &kept, cs, &n, 1, &all);
+}
+
+/* From the numbers of a point to those of the next: a line of the cache more than there are, lest 36 streams, each a
+ * power of two further, meet in the same places of the cache. */
+#define SPACE 16
+
+/* 3x3 convolution of x (n, height, width, c), with a border of zeros, by a kernel at the points (36, c, filters), with a
+ * number added for each filter: y (n, height, width, filters); so many images at once. What is written to room is needed
+ * no longer: 36 * (n * height/4 * width/4 * (c + filters) + 2 * SPACE) numbers for those images. */
+void convolution(const float *x, const float *kernel, const float *bias, float *y, float *room, products_of *products,
+                 long n, long height, long width, long c, long filters, long at_once, int threads) {
+    long of_image = height / 4 * (width / 4), most = (at_once < n ? at_once : n) * of_image;
+    long given = most * c + SPACE, found = most * filters + SPACE;
+    float *sums = room + 36 * given;
+    for (long first = 0; first < n; first += at_once) {
+        long images = first + at_once < n ? at_once : n - first;
+        BY_LANES(c, tiles_to_points, x + first * height * width * c, room, given, images, height, width, c, threads);
+        multiply(products, 0, images * of_image, filters, c, room, given, kernel, c * filters, 0.0f, sums, found);
+        BY_LANES(filters, points_to_tiles, sums, bias, y + first * height * width * filters, found, images, height, width,
+                 filters, threads);
+    }
+}
+
+/* Gradient of that convolution by its kernel, at the points, added to total (36, c, filters); room as there. */
+void convolution_kernel(const float *x, const float *gradient, float *total, float *room, products_of *products, long n,
+                        long height, long width, long c, long filters, long at_once, int threads) {
+    long of_image = height / 4 * (width / 4), most = (at_once < n ? at_once : n) * of_image;
+    long given = most * c + SPACE, found = most * filters + SPACE;
+    float *back = room + 36 * given;
+    for (long first = 0; first < n; first += at_once) {
+        long images = first + at_once < n ? at_once : n - first;
+        BY_LANES(c, tiles_to_points, x + first * height * width * c, room, given, images, height, width, c, threads);
+        BY_LANES(filters, tiles_back_to_points, gradient + first * height * width * filters, back, found, images, height,
+                 width, filters, threads);
+        multiply(products, 1, c, filters, images * of_image, room, given, back, found, 1.0f, total, c * filters);
     }
 }
 
@@ -220,197 +166,28 @@ int first_images(const float *gradient, const float *weight, float *x, long n, l
     return failed;
 }
 
-/* Gradient of a 3x3 convolution by weight and bias, of each strip of each image x (n, height, width, c) of few channels:
- * sums (n * strips, 9 * c + 1, filters). Returns as first_images does. */
+/* Of channels that go together in vectors: kernels.h says of each what it does. */
 int first_weight(const float *x, const float *gradient, float *sums, long n, long height, long width, long c,
                  long filters, int threads) {
-    long taps = 9 * c, strips = (height + STRIP - 1) / STRIP, size = (taps + 1) * filters;
-    int failed = 0;
-#pragma omp parallel num_threads(threads) reduction(| : failed)
-    {
-        float *seen = malloc(width * taps * sizeof(float));
-        failed = seen == NULL;
-#pragma omp for schedule(static)
-        for (long job = 0; job < n * strips; job++) {
-            if (seen == NULL) continue;
-            long image = job / strips, first = job % strips * STRIP;
-            long last = first + STRIP < height ? first + STRIP : height;
-            float *own = sums + job * size;
-            memset(own, 0, size * sizeof(float));
-            for (long row = first; row < last; row++) {
-                seen_from(x + image * height * width * c, seen, row, height, width, c);
-                const float *from = gradient + (image * height + row) * width * filters;
-                for (long k = 0; k < filters; k += LANES) {
-                    for (long t = 0; t < taps; t += 9) {
-                        vec sum[9];
-                        for (int i = 0; i < 9; i++) sum[i] = (vec){0};
-                        for (long w = 0; w < width; w++) {
-                            vec g = GET(from + w * filters + k);
-                            for (int i = 0; i < 9; i++) sum[i] += seen[w * taps + t + i] * g;
-                        }
-                        for (int i = 0; i < 9; i++) AT(own + (t + i) * filters + k) += sum[i];
-                    }
-                    vec sum = {0};
-                    for (long w = 0; w < width; w++) sum += GET(from + w * filters + k);
-                    AT(own + taps * filters + k) += sum;
-                }
-            }
-        }
-        free(seen);
-    }
-    return failed;
+    return BY_LANES(filters, first_weight, x, gradient, sums, n, height, width, c, filters, threads);
 }
 
-/* Normalises each channel of each image x (n, height, width, c), scales, shifts, cuts what is negative and takes means
- * of 2x2 pixels: y (n, height/2, width/2, c). Keeps mean and 1/sqrt(variance + epsilon), each (n, c). */
 void norm_relu_pool(const float *x, const float *scale, const float *shift, float *y, float *mean, float *root,
                     float epsilon, long n, long height, long width, long c, int threads) {
-    long pixels = height * width;
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
-    for (long image = 0; image < n; image++) {
-        for (long k = 0; k < c; k += LANES) {
-            const float *from = x + image * pixels * c;
-            float *to = y + image * pixels / 4 * c;
-            vec total = {0}, spread = {0};
-            for (long h = 0; h < height; h++) { /* by rows, which bounds the rounding */
-                vec sum = {0}, other = {0};
-                for (long w = 0; w < width; w += 2) {
-                    sum += GET(from + (h * width + w) * c + k);
-                    other += GET(from + (h * width + w + 1) * c + k);
-                }
-                total += sum + other;
-            }
-            vec middle = total / (float)pixels;
-            for (long h = 0; h < height; h++) {
-                vec sum = {0}, other = {0};
-                for (long w = 0; w < width; w += 2) {
-                    vec a = GET(from + (h * width + w) * c + k) - middle;
-                    vec b = GET(from + (h * width + w + 1) * c + k) - middle;
-                    sum += a * a;
-                    other += b * b;
-                }
-                spread += sum + other;
-            }
-            vec inverse, by;
-            for (int i = 0; i < LANES; i++)
-                inverse[i] = 1.0f / __builtin_sqrtf(spread[i] / (float)pixels + epsilon);
-            by = inverse * GET(scale + k);
-            vec plus = GET(shift + k) - middle * by;
-            AT(mean + image * c + k) = middle;
-            AT(root + image * c + k) = inverse;
-            for (long h = 0; h < height; h += 2)
-                for (long w = 0; w < width; w += 2) {
-                    const float *a = from + (h * width + w) * c + k, *b = a + width * c;
-                    vec sum = positive(GET(a) * by + plus) + positive(GET(a + c) * by + plus) +
-                              positive(GET(b) * by + plus) + positive(GET(b + c) * by + plus);
-                    AT(to + (h / 2 * (width / 2) + w / 2) * c + k) = 0.25f * sum;
-                }
-        }
-    }
+    BY_LANES(c, norm_relu_pool, x, scale, shift, y, mean, root, epsilon, n, height, width, c, threads);
 }
 
-/* Gradient of norm_relu_pool: coming (n, height/2, width/2, c), found (n, height, width, c); total and along (n, c) are
- * each image's gradients by shift and scale. */
 void norm_relu_pool_gradient(const float *x, const float *scale, const float *shift, const float *mean,
                              const float *root, const float *coming, float *found, float *total, float *along,
                              long n, long height, long width, long c, int threads) {
-    long pixels = height * width;
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
-    for (long image = 0; image < n; image++) {
-        for (long k = 0; k < c; k += LANES) {
-            const float *from = x + image * pixels * c, *given = coming + image * pixels / 4 * c;
-            float *to = found + image * pixels * c;
-            vec middle = GET(mean + image * c + k), inverse = GET(root + image * c + k);
-            vec by = inverse * GET(scale + k), plus = GET(shift + k) - middle * by;
-            vec sums = {0}, products = {0};
-            for (long h = 0; h < height; h += 2) {
-                vec sum = {0}, product = {0};
-                for (long w = 0; w < width; w += 2) {
-                    vec g = 0.25f * GET(given + (h / 2 * (width / 2) + w / 2) * c + k);
-                    for (int i = 0; i < 4; i++) {
-                        vec value = GET(from + ((h + i / 2) * width + w + i % 2) * c + k);
-                        vec own = (vec)((mask)g & (value * by + plus > 0.0f));
-                        sum += own;
-                        product += own * (value - middle);
-                    }
-                }
-                sums += sum;
-                products += product;
-            }
-            products *= inverse;
-            AT(total + image * c + k) = sums;
-            AT(along + image * c + k) = products;
-            vec offset = sums / (float)pixels, slope = products / (float)pixels * inverse;
-            for (long h = 0; h < height; h += 2)
-                for (long w = 0; w < width; w += 2) {
-                    vec g = 0.25f * GET(given + (h / 2 * (width / 2) + w / 2) * c + k);
-                    for (int i = 0; i < 4; i++) {
-                        long at = ((h + i / 2) * width + w + i % 2) * c + k;
-                        vec value = GET(from + at);
-                        vec own = (vec)((mask)g & (value * by + plus > 0.0f));
-                        AT(to + at) = by * (own - offset - slope * (value - middle));
-                    }
-                }
-        }
-    }
+    BY_LANES(c, norm_relu_pool_gradient, x, scale, shift, mean, root, coming, found, total, along, n, height, width, c,
+             threads);
 }
 
-/* Gradient of norm_relu_pool_gradient: of a sum of what it found, each times of_found (n, height, width, c), of_scale and
- * of_shift (c); by x, by scale (each image's, (n, c)) and by coming. By shift there is none but where a pixel is zero. */
 void norm_relu_pool_second(const float *x, const float *scale, const float *shift, const float *mean, const float *root,
                            const float *coming, const float *of_found, const float *of_scale, const float *of_shift,
                            float *by_x, float *by_scale, float *by_coming, long n, long height, long width, long c,
                            int threads) {
-    long pixels = height * width;
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
-    for (long image = 0; image < n; image++) {
-        for (long k = 0; k < c; k += LANES) {
-            const float *from = x + image * pixels * c, *given = coming + image * pixels / 4 * c;
-            const float *asked = of_found + image * pixels * c;
-            vec middle = GET(mean + image * c + k), inverse = GET(root + image * c + k), factor = GET(scale + k);
-            vec by = inverse * factor, plus = GET(shift + k) - middle * by;
-            vec total = {0}, along = {0}, others = {0}, others_along = {0}, both = {0};
-            for (long h = 0; h < height; h++) {
-                vec sums[5] = {{0}, {0}, {0}, {0}, {0}};
-                for (long w = 0; w < width; w++) {
-                    vec value = GET(from + (h * width + w) * c + k), other = GET(asked + (h * width + w) * c + k);
-                    vec g = 0.25f * GET(given + (h / 2 * (width / 2) + w / 2) * c + k);
-                    vec own = (vec)((mask)g & (value * by + plus > 0.0f)), normal = (value - middle) * inverse;
-                    sums[0] += own;
-                    sums[1] += own * normal;
-                    sums[2] += other;
-                    sums[3] += other * normal;
-                    sums[4] += own * other;
-                }
-                total += sums[0];
-                along += sums[1];
-                others += sums[2];
-                others_along += sums[3];
-                both += sums[4];
-            }
-            float share = 1.0f / (float)pixels;
-            vec scales = GET(of_scale + k), shifts = GET(of_shift + k);
-            vec inner = both - share * (total * others + along * others_along);
-            vec of_own = scales - by * others_along * share, of_other = -by * along * share;
-            vec offset = share * (of_own * total + of_other * others);
-            vec slope = share * (of_own * along + of_other * others_along + inverse * factor * inner);
-            AT(by_scale + image * c + k) = inverse * inner;
-            for (long h = 0; h < height; h += 2)
-                for (long w = 0; w < width; w += 2) {
-                    long pooled = (image * pixels / 4 + h / 2 * (width / 2) + w / 2) * c + k;
-                    vec g = 0.25f * GET(coming + pooled), sum = {0};
-                    for (int i = 0; i < 4; i++) {
-                        long at = ((h + i / 2) * width + w + i % 2) * c + k;
-                        vec value = GET(from + at), other = GET(asked + at), normal = (value - middle) * inverse;
-                        mask kept = value * by + plus > 0.0f;
-                        vec own = (vec)((mask)g & kept);
-                        AT(by_x + image * pixels * c + at) =
-                            inverse * (of_own * own + of_other * other - offset - slope * normal);
-                        vec wanted = by * (other - share * (others + normal * others_along)) + scales * normal + shifts;
-                        sum += (vec)((mask)wanted & kept);
-                    }
-                    AT(by_coming + pooled) = 0.25f * sum;
-                }
-        }
-    }
+    BY_LANES(c, norm_relu_pool_second, x, scale, shift, mean, root, coming, of_found, of_scale, of_shift, by_x, by_scale,
+             by_coming, n, height, width, c, threads);
 }

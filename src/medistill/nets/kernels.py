@@ -26,8 +26,14 @@ from medistill.parallel import layer_threads
 LANES = 8
 """Numbers of filters are multiples of so many."""
 
+SOURCES = ("kernels.c", "kernels.h")
+"""What is compiled, beside this file."""
+
 CHUNK_BYTES = 5_000_000
 """Of what products are taken of at a time; it stays in the cache between one step and the next."""
+
+SPACE = 16
+"""Numbers between the points of tiles, as in ``kernels.c``."""
 
 STRIP = 32
 """Rows of an image over which a gradient by parameters is summed before those sums are, as in ``kernels.c``."""
@@ -44,11 +50,13 @@ BOTH_WAYS = torch.kron(TO_POINTS, TO_POINTS)
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The functions compiled for this processor from the source beside this file; None where there are none."""
-    if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkl.is_available():
+    """The functions compiled for this processor from the source beside this file; None where there are none, or no
+    products of torch's that they could call.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64") or _products() is None:
         return None
     here, capability = Path(__file__).parent, torch.backends.cpu.get_cpu_capability().lower()
-    source = int(hashlib.sha256((here / "kernels.c").read_bytes()).hexdigest()[:15], 16)
+    source = int(hashlib.sha256(b"".join((here / name).read_bytes() for name in SOURCES)).hexdigest()[:15], 16)
     for name in {"avx512": ("avx512", "avx2"), "avx2": ("avx2",)}.get(capability, ()):
         try:
             compiled = ctypes.CDLL(str(here / f"kernels-{name}.so"))
@@ -91,7 +99,7 @@ def transformed() -> bool:
 
 def _plain(tensor: Tensor) -> bool:
     kind = type(tensor) in (Tensor, torch.nn.Parameter)
-    return kind and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    return kind and tensor.is_cpu and tensor.dtype == torch.float32
 
 
 def _call(name: str, *given: Tensor | int | float) -> None:
@@ -101,18 +109,39 @@ def _call(name: str, *given: Tensor | int | float) -> None:
         MemoryError: a function of the first layer got none.
         TypeError: a tensor of another kind, which it would misread.
     """
-    compiled = library()
-    assert compiled is not None
-    words: list[Any] = []
+    words: list[int | float] = []
     for one in given:
         if isinstance(one, Tensor):
-            if one.dtype != torch.float32 or one.device.type != "cpu" or not one.is_contiguous():
+            if one.dtype != torch.float32 or not one.is_cpu or not one.is_contiguous():
                 raise TypeError(f"{name}: {one.dtype} on {one.device}, strides {one.stride()}")
-            words.append(ctypes.c_void_p(one.data_ptr()))
+            words.append(one.data_ptr())
         else:
-            words.append(ctypes.c_float(one) if isinstance(one, float) else ctypes.c_long(one))
-    if getattr(compiled, name)(*words, ctypes.c_int(layer_threads())) and name.startswith("first"):
+            words.append(one)
+    if _function(name, tuple(map(type, given)))(*words, layer_threads()) and name.startswith("first"):
         raise MemoryError(f"no memory for {name}")
+
+
+@functools.cache
+def _function(name: str, kinds: tuple[type, ...]) -> Any:
+    """A compiled function that was told what it is given, which takes it faster than being told each time."""
+    function = getattr(library(), name)
+    types = {int: ctypes.c_long, float: ctypes.c_float}
+    function.argtypes = [*(types.get(kind, ctypes.c_void_p) for kind in kinds), ctypes.c_int]
+    return function
+
+
+def _of_mkl(name: str) -> Any:
+    """A function of the MKL that torch is linked with; None in a torch without it."""
+    try:
+        return getattr(ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")), name)
+    except (OSError, AttributeError):
+        return None
+
+
+@functools.cache
+def _products() -> int | None:
+    """Where MKL's products of several pairs of matrices are, as torch's ``bmm`` asks for them."""
+    return ctypes.cast(found, ctypes.c_void_p).value if (found := _of_mkl("cblas_sgemm_batch")) else None
 
 
 @functools.cache
@@ -122,11 +151,8 @@ def _products_threads() -> Any:
     torch's own sets them for all threads. The 36 products at the points are shared out whole, so they are the same
     on any number of threads, which a single product is not.
     """
-    try:
-        found = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).MKL_Set_Num_Threads_Local
-    except (OSError, AttributeError):
-        return None
-    found.restype, found.argtypes = ctypes.c_int, [ctypes.c_int]
+    if (found := _of_mkl("MKL_Set_Num_Threads_Local")) is not None:
+        found.restype, found.argtypes = ctypes.c_int, [ctypes.c_int]
     return found
 
 
@@ -182,12 +208,12 @@ def _convolution(images: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     n, height, width, channels = x.shape
     filters = len(bias)
     out = x.new_empty(n, height, width, filters)
-    for start, part in _chunks(x, max(channels, filters)):
-        shape = part.shape[:3]
-        points = _points("tiles_to_points", part)
-        with _products_on_as_many_threads():
-            products = torch.bmm(points, kernel)
-        _call("points_to_tiles", products, bias.contiguous(), out[start : start + len(part)], *shape, filters)
+    room, at_once = _room(x, filters)
+    with _products_on_as_many_threads():
+        _call(
+            "convolution", x, kernel, bias.contiguous(), out, room, _products() or 0,
+            n, height, width, channels, filters, at_once,
+        )  # fmt: skip
     return _columns(out)
 
 
@@ -216,11 +242,12 @@ def convolution_parameters(images: Tensor, gradient: Tensor) -> tuple[Tensor, Te
         total = sums.sum(0)
         return total[:-1].view(3, 3, channels, filters).permute(3, 2, 0, 1).contiguous(), total[-1]
     total = x.new_zeros(36, channels, filters)
-    for start, part in _chunks(x, max(channels, filters)):
-        points = _points("tiles_to_points", part)
-        back = _points("tiles_back_to_points", coming[start : start + len(part)])
-        with _products_on_as_many_threads():
-            total.baddbmm_(points.transpose(1, 2), back)
+    room, at_once = _room(x, filters)
+    with _products_on_as_many_threads():
+        _call(
+            "convolution_kernel", x, coming, total, room, _products() or 0,
+            n, height, width, channels, filters, at_once,
+        )  # fmt: skip
     by_weight = (BOTH_WAYS.T @ total.view(36, -1)).view(3, 3, channels, filters)
     return by_weight.permute(3, 2, 0, 1).contiguous(), coming.sum((0, 1, 2))
 
@@ -293,16 +320,9 @@ def _kernel_points(weight: Tensor) -> Tensor:
     return (BOTH_WAYS @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, channels, filters)
 
 
-def _points(name: str, part: Tensor) -> Tensor:
-    """(n, h, w, c) at the points, (36, tiles, c), by the compiled function of that name."""
-    n, height, width, channels = part.shape
-    points = part.new_empty(36, n * height * width // 16, channels)
-    _call(name, part, points, n, height, width, channels)
-    return points
-
-
-def _chunks(x: Tensor, channels: int) -> list[tuple[int, Tensor]]:
-    """Images (n, h, w, c) in parts whose points fit into the cache, with the number of the first."""
-    image_bytes = 36 * 4 * x.shape[1] * x.shape[2] // 16 * channels
-    size = max(1, CHUNK_BYTES // image_bytes)
-    return [(start, x[start : start + size]) for start in range(0, len(x), size)]
+def _room(x: Tensor, filters: int) -> tuple[Tensor, int]:
+    """What the points of images (n, h, w, c) and of what filters make of them take, and of how many images at once."""
+    n, height, width, channels = x.shape
+    tiles = height * width // 16
+    at_once = min(n, max(1, CHUNK_BYTES // (36 * 4 * tiles * max(channels, filters))))
+    return x.new_empty(36 * (at_once * tiles * (channels + filters) + 2 * SPACE)), at_once
