@@ -28,7 +28,7 @@ X86 = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mfma", *(f"-mavx512{part}" for 
 
 
 def compiled(source: Path, folder: Path) -> list[Path]:
-    """Compile ``kernels.c``, with ``kernels.h`` beside it, into a folder; the libraries, none where that cannot be done, which is said."""
+    """Compile ``kernels.c`` with its header into a folder; no libraries where that cannot be done, which is said."""
     if not sys.platform.startswith("linux") or platform.machine().lower() not in ("x86_64", "amd64"):
         return _none(f"{sys.platform} on {platform.machine()} was never measured")
     # GNU's compiler by preference: its OpenMP is that of torch, so that both use the same threads.

@@ -71,9 +71,7 @@ def test_convolution_is_computed_here(monkeypatch: pytest.MonkeyPatch) -> None:
         images = torch.randn(2, channels, 8, 8).requires_grad_(True)
         weight, bias = torch.randn(8, channels, 3, 3).requires_grad_(True), torch.zeros(8)
         layers.convolution(images, weight, bias).sum().backward()
-    assert {"tiles_to_points", "points_to_tiles", "tiles_back_to_points", "first_images", "first_weight"} == set(
-        called
-    )
+    assert {"convolution", "convolution_kernel", "first_images", "first_weight"} == set(called)
 
 
 @compiled_here
@@ -91,6 +89,29 @@ def test_normalising_and_pooling_equal_torchs(mean: float, spread: float, scale:
     ours = _all_gradients(blocks.norm_relu_pool, given, torch.float32)
     for mine, other, exact in zip(ours, theirs, wanted, strict=True):
         assert relative_error(mine, exact) < 1e-5 + 2 * relative_error(other, exact)
+
+
+@compiled_here
+def test_channels_are_the_same_in_vectors_of_eight_and_of_sixteen() -> None:
+    """Processors that have the longer ones use them where channels are a multiple of sixteen."""
+    draw = Key(4).generator()
+    images, coming = torch.randn(3, 32, 8, 8, generator=draw), torch.randn(3, 32, 4, 4, generator=draw)
+    weight, bias = torch.randn(32, generator=draw), torch.randn(32, generator=draw)
+    pixels = torch.randn(3, 2, 8, 8, generator=draw)
+
+    def found(channels: int) -> list[torch.Tensor]:
+        own = [images[:, :channels].clone(), weight[:channels].clone(), bias[:channels].clone()]
+        for tensor in own:
+            tensor.requires_grad_(True)
+        pooled = blocks.norm_relu_pool(*own)
+        slopes = torch.autograd.grad(pooled, own, coming[:, :channels], create_graph=True)
+        (second,) = torch.autograd.grad(slopes[0].pow(3).sum(), own[0])
+        first = kernels.convolution_parameters(pixels, images[:, :channels])
+        cut = [t.detach()[:, :24] if t.ndim == 4 else t.detach()[:24] for t in (pooled, *slopes, second)]
+        return [*cut, first[0][:24], first[1][:24]]
+
+    for eight, sixteen in zip(found(24), found(32), strict=True):
+        assert torch.equal(eight, sixteen)
 
 
 @compiled_here
@@ -223,9 +244,11 @@ def test_what_was_compiled_from_another_source_is_not_used(tmp_path: Path, monke
         shutil.copy(file, tmp_path)
     monkeypatch.setattr(kernels, "__file__", str(tmp_path / "kernels.py"))
     assert kernels.library.__wrapped__() is not None
-    with (tmp_path / "kernels.c").open("a") as file:
-        file.write("/* changed since */")
-    assert kernels.library.__wrapped__() is None
+    for name in kernels.SOURCES:
+        source = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(source + b"/* changed since */")
+        assert kernels.library.__wrapped__() is None
+        (tmp_path / name).write_bytes(source)
 
 
 def test_function_transforms_and_processors_without_kernels_go_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,14 +117,14 @@ def _call(name: str, *given: Tensor | int | float) -> None:
             words.append(one.data_ptr())
         else:
             words.append(one)
-    if _function(name, tuple(map(type, given)))(*words, layer_threads()) and name.startswith("first"):
+    if _function(library(), name, tuple(map(type, given)))(*words, layer_threads()) and name.startswith("first"):
         raise MemoryError(f"no memory for {name}")
 
 
 @functools.cache
-def _function(name: str, kinds: tuple[type, ...]) -> Any:
+def _function(compiled: ctypes.CDLL, name: str, kinds: tuple[type, ...]) -> Any:
     """A compiled function that was told what it is given, which takes it faster than being told each time."""
-    function = getattr(library(), name)
+    function = getattr(compiled, name)
     types = {int: ctypes.c_long, float: ctypes.c_float}
     function.argtypes = [*(types.get(kind, ctypes.c_void_p) for kind in kinds), ctypes.c_int]
     return function
@@ -321,7 +321,7 @@ def _kernel_points(weight: Tensor) -> Tensor:
 
 
 def _room(x: Tensor, filters: int) -> tuple[Tensor, int]:
-    """What the points of images (n, h, w, c) and of what filters make of them take, and of how many images at once."""
+    """Room for the points of images (n, h, w, c) and of what filters make of them, and for how many of them."""
     n, height, width, channels = x.shape
     tiles = height * width // 16
     at_once = min(n, max(1, CHUNK_BYTES // (36 * 4 * tiles * max(channels, filters))))
