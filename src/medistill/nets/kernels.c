@@ -22,6 +22,13 @@ long medistill_source(void) { return SOURCE; }
 #define EXPANDED(name, lanes) JOINED(name, lanes)
 #define LANED(name) EXPANDED(name, LANES)
 
+/* Four, two or one vectors of channels go over an image together: what lies side by side is read at once. */
+#define MOST 4
+#define EACH(v) for (int v = 0; v < together; v++)
+#define TOGETHER(name, ...) \
+    (together == 4 ? name(4, __VA_ARGS__) : together == 2 ? name(2, __VA_ARGS__) : name(1, __VA_ARGS__))
+static int together_of(long c, int lanes) { return c % (4 * lanes) == 0 ? 4 : c % (2 * lanes) == 0 ? 2 : 1; }
+
 /* What a 3x3 kernel sees at each pixel of a row of x (height, width, c): seen (width, 9 * c), zeros beyond the border. */
 static void seen_from(const float *x, float *seen, long row, long height, long width, long c) {
     memset(seen, 0, 9 * c * width * sizeof(float));

@@ -1,7 +1,5 @@
-/* What is in kernels.c for channels that go together in vectors of LANES numbers; included for each such number.
- *
- * Channels do not mix, so each number is the same whatever LANES is.
- */
+/* What kernels.c does with vectors of LANES channels; included for each such number. Channels do not mix, so results do
+ * not depend on it. */
 
 #define vec LANED(vec)
 #define mask LANED(mask)
@@ -13,6 +11,9 @@
 #define points_to_tiles LANED(points_to_tiles)
 #define tiles_back_to_points LANED(tiles_back_to_points)
 #define first_weight LANED(first_weight)
+#define pooled_together LANED(pooled_together)
+#define gradient_together LANED(gradient_together)
+#define second_together LANED(second_together)
 #define norm_relu_pool LANED(norm_relu_pool)
 #define norm_relu_pool_gradient LANED(norm_relu_pool_gradient)
 #define norm_relu_pool_second LANED(norm_relu_pool_second)
@@ -187,156 +188,197 @@ static int first_weight(const float *x, const float *gradient, float *sums, long
 
 /* Normalises each channel of each image x (n, height, width, c), scales, shifts, cuts what is negative and takes means
  * of 2x2 pixels: y (n, height/2, width/2, c). Keeps mean and 1/sqrt(variance + epsilon), each (n, c). */
-static void norm_relu_pool(const float *x, const float *scale, const float *shift, float *y, float *mean, float *root,
-                    float epsilon, long n, long height, long width, long c, int threads) {
-    long pixels = height * width;
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
-    for (long image = 0; image < n; image++) {
-        for (long k = 0; k < c; k += LANES) {
-            const float *from = x + image * pixels * c;
-            float *to = y + image * pixels / 4 * c;
-            vec total = {0}, spread = {0};
-            for (long h = 0; h < height; h++) { /* by rows, which bounds the rounding */
-                vec sum = {0}, other = {0};
-                for (long w = 0; w < width; w += 2) {
-                    sum += GET(from + (h * width + w) * c + k);
-                    other += GET(from + (h * width + w + 1) * c + k);
-                }
-                total += sum + other;
-            }
-            vec middle = total / (float)pixels;
-            for (long h = 0; h < height; h++) {
-                vec sum = {0}, other = {0};
-                for (long w = 0; w < width; w += 2) {
-                    vec a = GET(from + (h * width + w) * c + k) - middle;
-                    vec b = GET(from + (h * width + w + 1) * c + k) - middle;
-                    sum += a * a;
-                    other += b * b;
-                }
-                spread += sum + other;
-            }
-            vec inverse, by;
-            for (int i = 0; i < LANES; i++)
-                inverse[i] = 1.0f / __builtin_sqrtf(spread[i] / (float)pixels + epsilon);
-            by = inverse * GET(scale + k);
-            vec plus = GET(shift + k) - middle * by;
-            AT(mean + image * c + k) = middle;
-            AT(root + image * c + k) = inverse;
-            for (long h = 0; h < height; h += 2)
-                for (long w = 0; w < width; w += 2) {
-                    const float *a = from + (h * width + w) * c + k, *b = a + width * c;
-                    vec sum = positive(GET(a) * by + plus) + positive(GET(a + c) * by + plus) +
-                              positive(GET(b) * by + plus) + positive(GET(b + c) * by + plus);
-                    AT(to + (h / 2 * (width / 2) + w / 2) * c + k) = 0.25f * sum;
-                }
+INLINE void pooled_together(const int together, const float *x, const float *scale, const float *shift, float *y,
+                            float *mean, float *root, float epsilon, long height, long width, long c) {
+    vec total[MOST], spread[MOST], middle[MOST], by[MOST], plus[MOST];
+    float pixels = (float)(height * width);
+    EACH(v) total[v] = spread[v] = (vec){0};
+    for (long h = 0; h < height; h++) { /* by rows, which bounds the rounding */
+        vec sum[MOST], other[MOST];
+        EACH(v) sum[v] = other[v] = (vec){0};
+        for (long w = 0; w < width; w += 2) {
+            EACH(v) sum[v] += GET(x + (h * width + w) * c + v * LANES);
+            EACH(v) other[v] += GET(x + (h * width + w + 1) * c + v * LANES);
         }
+        EACH(v) total[v] += sum[v] + other[v];
     }
+    EACH(v) middle[v] = total[v] / pixels;
+    for (long h = 0; h < height; h++) {
+        vec sum[MOST], other[MOST];
+        EACH(v) sum[v] = other[v] = (vec){0};
+        for (long w = 0; w < width; w += 2)
+            EACH(v) {
+                vec a = GET(x + (h * width + w) * c + v * LANES) - middle[v];
+                vec b = GET(x + (h * width + w + 1) * c + v * LANES) - middle[v];
+                sum[v] += a * a;
+                other[v] += b * b;
+            }
+        EACH(v) spread[v] += sum[v] + other[v];
+    }
+    EACH(v) {
+        vec inverse;
+        for (int i = 0; i < LANES; i++) inverse[i] = 1.0f / __builtin_sqrtf(spread[v][i] / pixels + epsilon);
+        by[v] = inverse * GET(scale + v * LANES);
+        plus[v] = GET(shift + v * LANES) - middle[v] * by[v];
+        AT(mean + v * LANES) = middle[v];
+        AT(root + v * LANES) = inverse;
+    }
+    for (long h = 0; h < height; h += 2)
+        for (long w = 0; w < width; w += 2)
+            EACH(v) {
+                const float *a = x + (h * width + w) * c + v * LANES, *b = a + width * c;
+                vec sum = positive(GET(a) * by[v] + plus[v]) + positive(GET(a + c) * by[v] + plus[v]) +
+                          positive(GET(b) * by[v] + plus[v]) + positive(GET(b + c) * by[v] + plus[v]);
+                AT(y + (h / 2 * (width / 2) + w / 2) * c + v * LANES) = 0.25f * sum;
+            }
+}
+
+static void norm_relu_pool(const float *x, const float *scale, const float *shift, float *y, float *mean, float *root,
+                           float epsilon, long n, long height, long width, long c, int threads) {
+    long pixels = height * width, together = together_of(c, LANES);
+#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
+    for (long image = 0; image < n; image++)
+        for (long k = 0; k < c; k += together * LANES)
+            TOGETHER(pooled_together, x + image * pixels * c + k, scale + k, shift + k, y + image * pixels / 4 * c + k,
+                     mean + image * c + k, root + image * c + k, epsilon, height, width, c);
 }
 
 /* Gradient of norm_relu_pool: coming (n, height/2, width/2, c), found (n, height, width, c); total and along (n, c) are
  * each image's gradients by shift and scale. */
-static void norm_relu_pool_gradient(const float *x, const float *scale, const float *shift, const float *mean,
-                             const float *root, const float *coming, float *found, float *total, float *along,
-                             long n, long height, long width, long c, int threads) {
-    long pixels = height * width;
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
-    for (long image = 0; image < n; image++) {
-        for (long k = 0; k < c; k += LANES) {
-            const float *from = x + image * pixels * c, *given = coming + image * pixels / 4 * c;
-            float *to = found + image * pixels * c;
-            vec middle = GET(mean + image * c + k), inverse = GET(root + image * c + k);
-            vec by = inverse * GET(scale + k), plus = GET(shift + k) - middle * by;
-            vec sums = {0}, products = {0};
-            for (long h = 0; h < height; h += 2) {
-                vec sum = {0}, product = {0};
-                for (long w = 0; w < width; w += 2) {
-                    vec g = 0.25f * GET(given + (h / 2 * (width / 2) + w / 2) * c + k);
-                    for (int i = 0; i < 4; i++) {
-                        vec value = GET(from + ((h + i / 2) * width + w + i % 2) * c + k);
-                        vec own = (vec)((mask)g & (value * by + plus > 0.0f));
-                        sum += own;
-                        product += own * (value - middle);
-                    }
-                }
-                sums += sum;
-                products += product;
-            }
-            products *= inverse;
-            AT(total + image * c + k) = sums;
-            AT(along + image * c + k) = products;
-            vec offset = sums / (float)pixels, slope = products / (float)pixels * inverse;
-            for (long h = 0; h < height; h += 2)
-                for (long w = 0; w < width; w += 2) {
-                    vec g = 0.25f * GET(given + (h / 2 * (width / 2) + w / 2) * c + k);
-                    for (int i = 0; i < 4; i++) {
-                        long at = ((h + i / 2) * width + w + i % 2) * c + k;
-                        vec value = GET(from + at);
-                        vec own = (vec)((mask)g & (value * by + plus > 0.0f));
-                        AT(to + at) = by * (own - offset - slope * (value - middle));
-                    }
-                }
-        }
+INLINE void gradient_together(const int together, const float *x, const float *scale, const float *shift,
+                              const float *mean, const float *root, const float *coming, float *found, float *total,
+                              float *along, long height, long width, long c) {
+    vec middle[MOST], by[MOST], plus[MOST], sums[MOST], products[MOST], offset[MOST], slope[MOST];
+    float pixels = (float)(height * width);
+    EACH(v) {
+        middle[v] = GET(mean + v * LANES);
+        by[v] = GET(root + v * LANES) * GET(scale + v * LANES);
+        plus[v] = GET(shift + v * LANES) - middle[v] * by[v];
+        sums[v] = products[v] = (vec){0};
     }
+    for (long h = 0; h < height; h += 2) {
+        vec sum[MOST], product[MOST];
+        EACH(v) sum[v] = product[v] = (vec){0};
+        for (long w = 0; w < width; w += 2)
+            for (int i = 0; i < 4; i++)
+                EACH(v) {
+                    vec g = 0.25f * GET(coming + (h / 2 * (width / 2) + w / 2) * c + v * LANES);
+                    vec value = GET(x + ((h + i / 2) * width + w + i % 2) * c + v * LANES);
+                    vec own = (vec)((mask)g & (value * by[v] + plus[v] > 0.0f));
+                    sum[v] += own;
+                    product[v] += own * (value - middle[v]);
+                }
+        EACH(v) sums[v] += sum[v];
+        EACH(v) products[v] += product[v];
+    }
+    EACH(v) {
+        vec inverse = GET(root + v * LANES);
+        products[v] *= inverse;
+        AT(total + v * LANES) = sums[v];
+        AT(along + v * LANES) = products[v];
+        offset[v] = sums[v] / pixels;
+        slope[v] = products[v] / pixels * inverse;
+    }
+    for (long h = 0; h < height; h += 2)
+        for (long w = 0; w < width; w += 2)
+            for (int i = 0; i < 4; i++)
+                EACH(v) {
+                    long at = ((h + i / 2) * width + w + i % 2) * c + v * LANES;
+                    vec g = 0.25f * GET(coming + (h / 2 * (width / 2) + w / 2) * c + v * LANES);
+                    vec value = GET(x + at);
+                    vec own = (vec)((mask)g & (value * by[v] + plus[v] > 0.0f));
+                    AT(found + at) = by[v] * (own - offset[v] - slope[v] * (value - middle[v]));
+                }
+}
+
+static void norm_relu_pool_gradient(const float *x, const float *scale, const float *shift, const float *mean,
+                                    const float *root, const float *coming, float *found, float *total, float *along,
+                                    long n, long height, long width, long c, int threads) {
+    long pixels = height * width, together = together_of(c, LANES);
+#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
+    for (long image = 0; image < n; image++)
+        for (long k = 0; k < c; k += together * LANES) {
+            long at = image * pixels * c + k, own = image * c + k;
+            TOGETHER(gradient_together, x + at, scale + k, shift + k, mean + own, root + own,
+                     coming + image * pixels / 4 * c + k, found + at, total + own, along + own, height, width, c);
+        }
 }
 
 /* Gradient of norm_relu_pool_gradient: of a sum of what it found, each times of_found (n, height, width, c), of_scale and
  * of_shift (c); by x, by scale (each image's, (n, c)) and by coming. By shift there is none but where a pixel is zero. */
-static void norm_relu_pool_second(const float *x, const float *scale, const float *shift, const float *mean, const float *root,
-                           const float *coming, const float *of_found, const float *of_scale, const float *of_shift,
-                           float *by_x, float *by_scale, float *by_coming, long n, long height, long width, long c,
-                           int threads) {
-    long pixels = height * width;
-#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
-    for (long image = 0; image < n; image++) {
-        for (long k = 0; k < c; k += LANES) {
-            const float *from = x + image * pixels * c, *given = coming + image * pixels / 4 * c;
-            const float *asked = of_found + image * pixels * c;
-            vec middle = GET(mean + image * c + k), inverse = GET(root + image * c + k), factor = GET(scale + k);
-            vec by = inverse * factor, plus = GET(shift + k) - middle * by;
-            vec total = {0}, along = {0}, others = {0}, others_along = {0}, both = {0};
-            for (long h = 0; h < height; h++) {
-                vec sums[5] = {{0}, {0}, {0}, {0}, {0}};
-                for (long w = 0; w < width; w++) {
-                    vec value = GET(from + (h * width + w) * c + k), other = GET(asked + (h * width + w) * c + k);
-                    vec g = 0.25f * GET(given + (h / 2 * (width / 2) + w / 2) * c + k);
-                    vec own = (vec)((mask)g & (value * by + plus > 0.0f)), normal = (value - middle) * inverse;
-                    sums[0] += own;
-                    sums[1] += own * normal;
-                    sums[2] += other;
-                    sums[3] += other * normal;
-                    sums[4] += own * other;
-                }
-                total += sums[0];
-                along += sums[1];
-                others += sums[2];
-                others_along += sums[3];
-                both += sums[4];
-            }
-            float share = 1.0f / (float)pixels;
-            vec scales = GET(of_scale + k), shifts = GET(of_shift + k);
-            vec inner = both - share * (total * others + along * others_along);
-            vec of_own = scales - by * others_along * share, of_other = -by * along * share;
-            vec offset = share * (of_own * total + of_other * others);
-            vec slope = share * (of_own * along + of_other * others_along + inverse * factor * inner);
-            AT(by_scale + image * c + k) = inverse * inner;
-            for (long h = 0; h < height; h += 2)
-                for (long w = 0; w < width; w += 2) {
-                    long pooled = (image * pixels / 4 + h / 2 * (width / 2) + w / 2) * c + k;
-                    vec g = 0.25f * GET(coming + pooled), sum = {0};
-                    for (int i = 0; i < 4; i++) {
-                        long at = ((h + i / 2) * width + w + i % 2) * c + k;
-                        vec value = GET(from + at), other = GET(asked + at), normal = (value - middle) * inverse;
-                        mask kept = value * by + plus > 0.0f;
-                        vec own = (vec)((mask)g & kept);
-                        AT(by_x + image * pixels * c + at) =
-                            inverse * (of_own * own + of_other * other - offset - slope * normal);
-                        vec wanted = by * (other - share * (others + normal * others_along)) + scales * normal + shifts;
-                        sum += (vec)((mask)wanted & kept);
-                    }
-                    AT(by_coming + pooled) = 0.25f * sum;
-                }
-        }
+INLINE void second_together(const int together, const float *x, const float *scale, const float *shift, const float *mean,
+                            const float *root, const float *coming, const float *of_found, const float *of_scale,
+                            const float *of_shift, float *by_x, float *by_scale, float *by_coming, long height,
+                            long width, long c) {
+    vec middle[MOST], inverse[MOST], by[MOST], plus[MOST], sums[MOST][5];
+    EACH(v) {
+        middle[v] = GET(mean + v * LANES);
+        inverse[v] = GET(root + v * LANES);
+        by[v] = inverse[v] * GET(scale + v * LANES);
+        plus[v] = GET(shift + v * LANES) - middle[v] * by[v];
+        for (int i = 0; i < 5; i++) sums[v][i] = (vec){0};
     }
+    for (long h = 0; h < height; h++) {
+        vec sum[MOST][5];
+        EACH(v) for (int i = 0; i < 5; i++) sum[v][i] = (vec){0};
+        for (long w = 0; w < width; w++)
+            EACH(v) {
+                long at = (h * width + w) * c + v * LANES;
+                vec value = GET(x + at), other = GET(of_found + at);
+                vec g = 0.25f * GET(coming + (h / 2 * (width / 2) + w / 2) * c + v * LANES);
+                vec own = (vec)((mask)g & (value * by[v] + plus[v] > 0.0f)), normal = (value - middle[v]) * inverse[v];
+                sum[v][0] += own;
+                sum[v][1] += own * normal;
+                sum[v][2] += other;
+                sum[v][3] += other * normal;
+                sum[v][4] += own * other;
+            }
+        EACH(v) for (int i = 0; i < 5; i++) sums[v][i] += sum[v][i];
+    }
+    vec scales[MOST], shifts[MOST], of_own[MOST], of_other[MOST], offset[MOST], slope[MOST];
+    float share = 1.0f / (float)(height * width);
+    EACH(v) {
+        vec total = sums[v][0], along = sums[v][1], others = sums[v][2], others_along = sums[v][3], both = sums[v][4];
+        vec inner = both - share * (total * others + along * others_along), factor = GET(scale + v * LANES);
+        scales[v] = GET(of_scale + v * LANES);
+        shifts[v] = GET(of_shift + v * LANES);
+        of_own[v] = scales[v] - by[v] * others_along * share;
+        of_other[v] = -by[v] * along * share;
+        offset[v] = share * (of_own[v] * total + of_other[v] * others);
+        slope[v] = share * (of_own[v] * along + of_other[v] * others_along + inverse[v] * factor * inner);
+        AT(by_scale + v * LANES) = inverse[v] * inner;
+    }
+    for (long h = 0; h < height; h += 2)
+        for (long w = 0; w < width; w += 2)
+            EACH(v) {
+                long pooled = (h / 2 * (width / 2) + w / 2) * c + v * LANES;
+                vec g = 0.25f * GET(coming + pooled), sum = {0}, others = sums[v][2], others_along = sums[v][3];
+                for (int i = 0; i < 4; i++) {
+                    long at = ((h + i / 2) * width + w + i % 2) * c + v * LANES;
+                    vec value = GET(x + at), other = GET(of_found + at), normal = (value - middle[v]) * inverse[v];
+                    mask kept = value * by[v] + plus[v] > 0.0f;
+                    vec own = (vec)((mask)g & kept);
+                    AT(by_x + at) = inverse[v] * (of_own[v] * own + of_other[v] * other - offset[v] - slope[v] * normal);
+                    vec wanted =
+                        by[v] * (other - share * (others + normal * others_along)) + scales[v] * normal + shifts[v];
+                    sum += (vec)((mask)wanted & kept);
+                }
+                AT(by_coming + pooled) = 0.25f * sum;
+            }
+}
+
+static void norm_relu_pool_second(const float *x, const float *scale, const float *shift, const float *mean,
+                                  const float *root, const float *coming, const float *of_found, const float *of_scale,
+                                  const float *of_shift, float *by_x, float *by_scale, float *by_coming, long n,
+                                  long height, long width, long c, int threads) {
+    long pixels = height * width, together = together_of(c, LANES);
+#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
+    for (long image = 0; image < n; image++)
+        for (long k = 0; k < c; k += together * LANES) {
+            long at = image * pixels * c + k, pooled = image * pixels / 4 * c + k, own = image * c + k;
+            TOGETHER(second_together, x + at, scale + k, shift + k, mean + own, root + own, coming + pooled, of_found + at,
+                     of_scale + k, of_shift + k, by_x + at, by_scale + own, by_coming + pooled, height, width, c);
+        }
 }
 
 #undef vec
@@ -349,6 +391,9 @@ static void norm_relu_pool_second(const float *x, const float *scale, const floa
 #undef points_to_tiles
 #undef tiles_back_to_points
 #undef first_weight
+#undef pooled_together
+#undef gradient_together
+#undef second_together
 #undef norm_relu_pool
 #undef norm_relu_pool_gradient
 #undef norm_relu_pool_second
