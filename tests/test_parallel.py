@@ -10,6 +10,7 @@ import torch
 from medistill import parallel
 from medistill.parallel import (
     SpareCores,
+    StepSharing,
     Stopped,
     Workers,
     go_on,
@@ -214,6 +215,40 @@ def test_where_lending_does_not_pay_it_is_tried_ever_less(monkeypatch):
         assert gaps[:7] == [5, 10, 20, 40, 80, 160, 256] and set(gaps[7:]) <= {256}
         clock.helped = 0.6
         assert clock.steps(spare, 600)[-300:] == [2] * 300, "the other program ended"
+
+
+def test_steps_are_shared_in_the_faster_way(monkeypatch):
+    with one_thread():
+        clock, sharing = Clock(monkeypatch, 0.8), StepSharing(Workers(2))
+        assert clock.steps(sharing, 3 + 3 + 30) == [1] * 3 + [2] * 33, "three of either, then the faster"
+        assert clock.steps(sharing, 3 + 60) == [1] * 3 + [2] * 60, "the other way is tried again"
+        assert clock.steps(sharing, 3) == [1] * 3
+        clock.helped = 1.5
+        assert clock.steps(sharing, 2 + 3 + 30) == [2] * 2 + [1] * 33, "something else runs, which is soon felt"
+        assert clock.steps(StepSharing(Workers(100)), 6)[3:] == [SpareCores.MOST] * 3
+        assert clock.steps(StepSharing(Workers(1)), 20) == [1] * 20
+
+
+def test_a_hopeless_way_is_given_up_after_one_step_and_tried_ever_less(monkeypatch):
+    clock, sharing = Clock(monkeypatch, 2.5), StepSharing(Workers(2))
+    with one_thread():
+        used = clock.steps(sharing, 3000)
+    tried = [i for i, threads in enumerate(used) if threads > 1]
+    assert [b - a - 1 for a, b in pairwise(tried)] == [60, 120, 240, 480, 480, 480, 480, 480]
+
+
+def test_pieces_of_a_step_are_done_where_it_is_asked_for_while_layers_are_shared(monkeypatch):
+    clock, sharing = Clock(monkeypatch, 0.8), StepSharing(Workers(2))
+
+    def piece(_):
+        return threading.current_thread() is threading.main_thread(), torch.get_num_threads(), layer_threads()
+
+    with one_thread():
+        clock.steps(sharing, 3)
+        with sharing.step():
+            assert list(Workers(2).map(piece, range(3))) == [(True, 1, 2)] * 3
+        assert layer_threads() == 1
+    assert list(Workers(2).map(piece, range(3))) == [(False, 1, 1)] * 3
 
 
 def test_only_cores_without_a_piece_of_work_are_lent():

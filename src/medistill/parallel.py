@@ -224,6 +224,71 @@ class SpareCores:
             self.rest = max(self.ALONE, self.rest - 1)
 
 
+class StepSharing:
+    """Decides how workers share each of many steps that are alike: pieces side by side, or one after another with
+    layers that are computed on several threads. Results are the same to the byte.
+
+    Pieces side by side take turns at the interpreter, which is felt where they are small; threads within a layer wait
+    for one another, which is felt where another program has a core. So steps are timed: a few of either way first,
+    then by the faster, and now and then, ever more seldom, some by the other.
+
+    Args:
+        workers: whose pieces; with one nothing is decided.
+
+    Example:
+        >>> sharing = StepSharing(Workers(2))
+        >>> with sharing.step():
+        ...     pass  # Workers(2).map(...)
+    """
+
+    TRIED, WORTH, SLOWER, REST, LONGEST = 3, 0.95, 1.25, 30, 480
+    """Steps that say how fast a way is, share of the other's time that threads in layers may take, times their own
+    at which they are doubted; steps after which the other way is tried again, at first and at most."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.threads = min(workers.number, SpareCores.MOST)
+        self.seconds: dict[bool, deque[float]] = {way: deque(maxlen=self.TRIED) for way in (False, True)}
+        self.within, self.trying, self.left, self.rest = False, False, self.TRIED, self.REST
+        self.expected = float("inf")
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Around one of many steps that are alike."""
+        if self.threads == 1 or getattr(_here, "works", False) or layer_threads() > 1:  # decided outside
+            yield
+            return
+        begun = time.perf_counter()
+        if self.within:
+            _here.works = True
+            try:
+                with layers_on(self.threads):
+                    yield
+            finally:
+                _here.works = False
+        else:
+            yield
+        self._tell(time.perf_counter() - begun)
+
+    def _tell(self, seconds: float) -> None:
+        own, other = self.seconds[self.within], self.seconds[not self.within]
+        own.append(seconds)
+        self.left -= 1
+        if self.trying:
+            over = seconds > 2 * median(other)
+        else:
+            over = self.within and median(own) > self.SLOWER * self.expected
+        if self.left > 0 and not over:
+            return
+        if self.trying:
+            before = not self.within
+            self.within = median(self.seconds[True]) < self.WORTH * median(self.seconds[False])
+            self.rest = min(2 * self.rest, self.LONGEST) if self.within == before else self.REST
+            self.trying, self.left, self.expected = False, self.rest, median(self.seconds[self.within])
+        else:
+            self.within, self.trying, self.left = not self.within, True, self.TRIED
+            self.seconds[self.within].clear()
+
+
 def parts(count: int, size: int = PIECE) -> list[slice]:
     """``count`` things in parts of at most ``size``, of sizes that differ by one at most.
 

@@ -20,7 +20,7 @@ from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import Advance
 from medistill.errors import MedistillError
 from medistill.keys import Key
-from medistill.parallel import one_thread, parts
+from medistill.parallel import StepSharing, one_thread, parts
 
 AfterStep = Callable[[State, list[float]], None]
 """Told the state and the losses of the steps since it was last told."""
@@ -98,17 +98,19 @@ def run(
     every = SYNC_INTERVAL[problem.device.type]
     losses: list[Tensor] = []
     last = steps if until is None else min(until, steps)
+    sharing = StepSharing(problem.workers)
     while state.step < last:
-        total, gradients, extra = _gradients(method, problem, key, state, pieces)
-        group.add([*gradients.values(), *extra.values(), total])
-        learned, decay = _learned(state), optimiser.decay(state.step / steps)
-        with torch.no_grad():
-            for name, tensor in learned.items():
-                direction = optimiser.direction(state.buffers, name, gradients[name], state.step)
-                tensor.sub_(rates[name] * decay * direction)
-            # Pixels stay displayable, so that what is shared is what was learned.
-            state.images.clamp_(low, high)
-            method.after_update(_as_seen(state, problem), problem, key, extra)
+        with sharing.step():
+            total, gradients, extra = _gradients(method, problem, key, state, pieces)
+            group.add([*gradients.values(), *extra.values(), total])
+            learned, decay = _learned(state), optimiser.decay(state.step / steps)
+            with torch.no_grad():
+                for name, tensor in learned.items():
+                    direction = optimiser.direction(state.buffers, name, gradients[name], state.step)
+                    tensor.sub_(rates[name] * decay * direction)
+                # Pixels stay displayable, so that what is shared is what was learned.
+                state.images.clamp_(low, high)
+                method.after_update(_as_seen(state, problem), problem, key, extra)
         state.step += 1
         losses.append(total)
         if len(losses) < every and state.step < last:

@@ -233,14 +233,19 @@ def convolution_images(gradient: Tensor, weight: Tensor) -> Tensor:
 
 def convolution_parameters(images: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient of a convolution by its weight, (filters, c, 3, 3), and bias, (filters,)."""
+    if images.shape[1] % LANES:
+        total, channels = _first_parameters(images, gradient), images.shape[1]
+        return _as_weight(total[:-1], channels), total[-1]
+    return convolution_weight(images, gradient), _rows(gradient).sum((0, 1, 2))
+
+
+def convolution_weight(images: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient of a convolution by its weight alone, (filters, c, 3, 3)."""
+    if images.shape[1] % LANES:
+        return _as_weight(_first_parameters(images, gradient)[:-1], images.shape[1])
     x, coming = _rows(images), _rows(gradient)
     n, height, width, channels = x.shape
     filters = coming.shape[3]
-    if channels % LANES:
-        sums = x.new_empty(n * -(-height // STRIP), 9 * channels + 1, filters)
-        _call("first_weight", x, coming, sums, n, height, width, channels, filters)
-        total = sums.sum(0)
-        return total[:-1].view(3, 3, channels, filters).permute(3, 2, 0, 1).contiguous(), total[-1]
     total = x.new_zeros(36, channels, filters)
     room, at_once = _room(x, filters)
     with _products_on_as_many_threads():
@@ -248,8 +253,22 @@ def convolution_parameters(images: Tensor, gradient: Tensor) -> tuple[Tensor, Te
             "convolution_kernel", x, coming, total, room, _products() or 0,
             n, height, width, channels, filters, at_once,
         )  # fmt: skip
-    by_weight = (BOTH_WAYS.T @ total.view(36, -1)).view(3, 3, channels, filters)
-    return by_weight.permute(3, 2, 0, 1).contiguous(), coming.sum((0, 1, 2))
+    return _as_weight(BOTH_WAYS.T @ total.view(36, -1), channels)
+
+
+def _first_parameters(images: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient of a convolution of few channels by its weight and bias, (9 c + 1, filters)."""
+    x, coming = _rows(images), _rows(gradient)
+    n, height, width, channels = x.shape
+    filters = coming.shape[3]
+    sums = x.new_empty(n * -(-height // STRIP), 9 * channels + 1, filters)
+    _call("first_weight", x, coming, sums, n, height, width, channels, filters)
+    return sums.sum(0)
+
+
+def _as_weight(rows: Tensor, channels: int) -> Tensor:
+    """(9 c, filters), or the same numbers in another shape, as (filters, c, 3, 3)."""
+    return rows.view(3, 3, channels, -1).permute(3, 2, 0, 1).contiguous()
 
 
 def norm_relu_pool(images: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:

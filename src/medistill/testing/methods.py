@@ -19,7 +19,7 @@ from medistill.distil.private_images import Mechanism, PrivateRealImages, genera
 from medistill.distil.problem import DistillationProblem, make_problem
 from medistill.files import CACHE_VARIABLE
 from medistill.keys import Key
-from medistill.parallel import Workers
+from medistill.parallel import StepSharing, Workers
 
 
 def small_problem(
@@ -225,6 +225,8 @@ class MethodConformance:
         try:
             for problem in (small_problem(), small_problem(12, factor=2, images=240)):
                 found = [self._with_empty_cache(problem.worked_by(Workers(number))) for number in (1, 2, 3)]
+                with mock.patch.multiple(StepSharing, TRIED=1, REST=1, LONGEST=1):  # in turn within layers
+                    found += [self._with_empty_cache(problem.worked_by(Workers(number))) for number in (2, 3)]
                 assert all(torch.equal(found[0].images, other.images) for other in found[1:])
         finally:
             torch.set_num_threads(threads)
