@@ -10,6 +10,7 @@ from PIL import Image
 import medistill
 from dicom_files import NESTED, SECRETS, found, hospital
 from medistill.config import DataConfig
+from medistill.data.checks import check
 from medistill.data.load import load
 from medistill.data.preprocess import prepare
 from medistill.errors import DataError
@@ -113,9 +114,14 @@ def test_letters_are_sought_before_images_are_made_small(tmp_path):
     source = hospital(tmp_path / "set", images=6)
     for number, name in enumerate(("examples_rgb_color.dcm", "color3d_jpeg_baseline.dcm")):
         (source / "tumour" / f"us{number}.dcm").write_bytes(found(name).read_bytes())
-    notes = load(source, DataConfig(size=(28, 28), channels=1)).description.notes
-    assert "1 of 14 images looked at seem to show letters" in " ".join(notes) or "2 of 14" in " ".join(notes)
-    assert "12 files of computed tomography are among others: -1000 to 1000 HU became black to white" in notes
+    dataset = load(source, DataConfig(size=(28, 28), channels=1))
+    told = [issue for issue in check(dataset) if issue.kind == "text in pixels"]
+    assert {dataset.splits[split].named(row) for issue in told for split, row in issue.rows} <= {
+        "tumour/us0.dcm", "tumour/us1.dcm",
+    }  # fmt: skip
+    assert told
+    said = "12 files of computed tomography are among others: -1000 to 1000 HU became black to white"
+    assert said in dataset.description.notes
 
 
 def test_the_shared_files_and_a_table(tmp_path, real):
@@ -138,9 +144,14 @@ def test_the_shared_files_and_a_table(tmp_path, real):
     assert sum(map(len, dataset.splits.values())) == 12
     medistill.distill(
         folder, out=tmp_path / "p", method="random", ipc=1,
-        settings={"data": {"size": 28, "channels": 1, "unreadable": 0.08}},
+        settings={"data": {"size": 28, "channels": 1, "unreadable": 0.08, "burned_in_text": "kept"}},
     )  # fmt: skip
     assert len(read_package(tmp_path / "p")) == 2
+    with pytest.raises(DataError, match="training images looked at seem to show letters"):
+        medistill.distill(
+            folder, out=tmp_path / "q", method="random", ipc=1,
+            settings={"data": {"size": 28, "channels": 1, "unreadable": 0.08}},
+        )  # fmt: skip
 
 
 def test_a_split_of_nothing_but_other_objects_is_told(tmp_path):

@@ -77,6 +77,25 @@ def test_check_names_the_images_that_show_text(phantom):
     assert not [issue for issue in check(phantom) if issue.kind == "text in pixels"]
 
 
+def test_files_that_show_letters_need_a_word_before_they_are_distilled(phantom, tmp_path, cli):
+    for row, (image, label) in enumerate(
+        zip(phantom.train.images[:, 0], phantom.train.targets.argmax(1), strict=True)
+    ):
+        (tmp_path / "set" / f"class {label}").mkdir(parents=True, exist_ok=True)
+        shown = written(image, "ID 48213", 16, (4, 100)) if row % 4 == 0 else image
+        Image.fromarray(shown).save(tmp_path / "set" / f"class {label}" / f"{row}.png")
+    source, out = tmp_path / "set", tmp_path / "package"
+    distil = ["distill", source, "--method", "random", "--ipc", "1", "--size", "28", "--out", out]
+    status, told, _ = cli("check", source)
+    assert status == 0 and "text in pixels" in told and ".png" in told
+    status, _, err = cli(*distil)
+    assert status == 2 and "seem to show letters" in err and "data.burned_in_text=kept" in err and not out.exists()
+    status, _, err = cli(*distil, "--set", "data.burned_in_text=kept")
+    assert status == 0 and "text in pixels" in err and out.exists()
+    learned = ["--method", "dm", "--set", "method.iterations=1", "--out", tmp_path / "learned"]
+    assert cli("distill", source, "--ipc", "1", "--size", "28", *learned)[0] == 0, "from noise, which shows none"
+
+
 def test_a_package_that_shows_text_is_told(tmp_path):
     medistill.distill("phantom:classes=2,images=60,size=64", out=tmp_path / "p", method="random", ipc=3)
     package, nobody = read_package(tmp_path / "p"), Population([], np.zeros((0, 2), np.uint8))

@@ -77,6 +77,12 @@ class DataConfig(Settings):
         0.0, ge=0, le=1, description="share of files that may be unreadable; they are left out and counted"
     )
 
+    burned_in_text: Literal["refused", "kept"] = Field(
+        "refused",
+        description="whether real images may go into a package where files seem to show letters: refused, or kept by "
+        "somebody who looked at them",
+    )
+
     columns: dict[str, str] | None = Field(
         None, description="of a table of labels: which column is the file, label, patient, site or split"
     )
@@ -97,6 +103,7 @@ class DataConfig(Settings):
     LATER: ClassVar[Mapping[str, Any]] = {
         "split": "stratified", "statistics": "training", "window": None, "unreadable": 0.0, "columns": None,
         "slices": "middle", "test_site": None, "name": None, "steps": None, "spacing": None, "label_attribute": None,
+        "burned_in_text": "refused",
     }  # fmt: skip
 
     @field_validator("steps", mode="before")

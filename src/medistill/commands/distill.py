@@ -22,7 +22,7 @@ from medistill.commands.guarantee import (
 )
 from medistill.commands.manifest import manifest_of
 from medistill.config import DataConfig, DistilConfig, EvaluateConfig
-from medistill.data.checks import require_usable
+from medistill.data.checks import require_no_letters, require_usable
 from medistill.data.load import load
 from medistill.data.preprocess import PreparedDataset, prepare
 from medistill.distil import loop
@@ -121,8 +121,8 @@ def distill(
     private = {"privacy.epsilon": epsilon, "privacy.delta": delta, "privacy.unit": unit}
     given = {"factor": factor, "seed": seed, "labels.teachers": teachers, "memory_limit_mb": limit, **private}
     asked = (method, ipc, ratio, preset, settings or {}, given)
-    _, config = configured(*asked)
-    prepared, warnings = _prepare(data, config.data, config.privacy is not None)
+    chosen, config = configured(*asked)
+    prepared, warnings = _prepare(data, config.data, config.privacy is not None, chosen.starts_from_real_images)
     chosen, config = configured(*asked, shape=prepared.preprocessing.image.shape)
     refusal = chosen.info.refusal(prepared.task, prepared.preprocessing.image.dimensions)
     if refusal:
@@ -212,9 +212,11 @@ def _finished(out: Path, identity: Json) -> Package:
     return package
 
 
-def _prepare(data: str | Path, config: DataConfig, private: bool) -> tuple[PreparedDataset, list[str]]:
+def _prepare(data: str | Path, config: DataConfig, private: bool, real: bool) -> tuple[PreparedDataset, list[str]]:
     dataset = load(data, config)
     warnings = [f"{issue.kind}: {issue.found}" for issue in require_usable(dataset, private=private)]
+    if real and config.burned_in_text == "refused":
+        require_no_letters(dataset)
     return prepare(dataset, config), warnings
 
 

@@ -110,7 +110,8 @@ class Assembled:
         varied = bool(np.ptp(sizes, axis=0).any())
         paths = np.array(self.paths[name])
         scanners = self.numbered("scanner", name)
-        return Split(self.images[name], targets, patients, scanners, sizes if varied else None, paths)
+        letters = np.array([-1 if picture.text is None else int(picture.text) for picture in own], dtype=np.int8)
+        return Split(self.images[name], targets, patients, scanners, sizes if varied else None, paths, letters)
 
 
 def names_by_number(names: Sequence[str], everyone: Sequence[str], what: str) -> npt.NDArray[np.str_]:
@@ -332,12 +333,6 @@ def _notes(
     if several:
         taken = "the middle one, of volumes the first, was taken"
         yield f"{several} files hold several frames, slices or volumes: {taken}"
-    looked = [picture.text for own in pictures.values() for picture in own if picture.text is not None]
-    if any(looked):
-        yield (
-            f"{sum(looked)} of {len(looked)} images looked at seem to show letters; if they name a person, remove "
-            "them: a package may show what many images show"
-        )
     if any(picture.unit == HOUNSFIELD for own in pictures.values() for picture in own):
         yield "intensities are Hounsfield units, those below -1024 set to -1024"
     shown = sum(picture.unit == SHOWN for own in pictures.values() for picture in own)

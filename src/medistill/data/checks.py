@@ -38,9 +38,9 @@ def check(dataset: Dataset, ipc: int | None = None, thorough: bool = True) -> li
         thorough: also look for duplicates across splits, which compares all images, and for text in pixels.
     """
     issues = [*_labels(dataset), *_pixels(dataset), *_intensities(dataset), *_splits(dataset, ipc)]
-    issues += _faces(dataset)
+    issues += [*_faces(dataset), *_text(dataset, False)]
     if thorough and not any(issue.level == "blocking" for issue in issues):
-        issues += [*duplicates(dataset), *_text(dataset)]
+        issues += [*duplicates(dataset), *_text(dataset, True)]
     return sorted(issues, key=lambda issue: issue.level != "blocking")
 
 
@@ -253,17 +253,45 @@ def _splits(dataset: Dataset, ipc: int | None) -> Iterator[Issue]:
             )
 
 
-def _text(dataset: Dataset) -> Iterator[Issue]:
-    """Images that show rows of letters, volumes in any slice; of large splits some are looked at."""
+def _text(dataset: Dataset, look: bool) -> Iterator[Issue]:
+    """Images that show rows of letters: as found in files at their full size or, of what was not files, looked for
+    here, in volumes in any slice; of large splits some are looked at.
+    """
     for name, split in dataset.splits.items():
-        rows = np.unique(np.linspace(0, len(split) - 1, min(READ, len(split))).astype(int)).tolist()
-        found = [row for row in rows if any(map(shows_text, slices(split.images[row])))]
+        known = split.letters is not None and bool((split.letters >= 0).any())
+        if known == look:
+            continue
+        if split.letters is not None and known:
+            looked = int((split.letters >= 0).sum())
+            found: list[int] = np.flatnonzero(split.letters == 1).tolist()
+        else:
+            rows = np.unique(np.linspace(0, len(split) - 1, min(READ, len(split))).astype(int)).tolist()
+            looked, found = len(rows), [row for row in rows if any(map(shows_text, slices(split.images[row])))]
         if found:
             listed = ", ".join(str(row) for row in found[:5]) + (" ..." if found[5:] else "")
             yield Issue(
                 "warning",
                 "text in pixels",
-                f"{name}: {len(found)} of {len(rows):,} images looked at seem to show letters (rows {listed})",
-                "look at them, and remove what names a person: what all images show, a package shows too",
+                f"{name}: {len(found)} of {looked:,} images looked at seem to show letters (rows {listed})",
+                "look at them, and remove what names a person: what many images show, a package may show too",
                 tuple((name, row) for row in found[:NAMED]),
             )
+
+
+def require_no_letters(dataset: Dataset) -> None:
+    """Files whose pixels seem to name somebody need somebody's word before they go into a package as they are.
+
+    Raises:
+        DataError: training images that were read from files seem to show letters.
+    """
+    letters = dataset.train.letters
+    if letters is None or not (letters == 1).any():
+        return
+    found, looked = int((letters == 1).sum()), int((letters >= 0).sum())
+    raise DataError(
+        f"{found} of {looked:,} training images looked at seem to show letters",
+        where=dataset.description.name,
+        allowed="images in whose pixels nobody is named",
+        remedy="look at them (check names them), remove what names a person, and --set data.burned_in_text=kept; "
+        "or take a method that starts from noise",
+    )

@@ -20,6 +20,9 @@ SPLITS = ("train", "val", "test")
 
 Names = npt.NDArray[np.str_]
 
+KNOWN = ("patients", "sites", "sizes", "files", "letters")
+"""What may be known of each image of a split."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -33,6 +36,8 @@ class Split:
         sizes: (n, axes) pixels along each axis in the files, where they were brought to one size; else None.
         files: (n,) strings that name each image's file below the source, where there are files; for messages, no
             package holds them.
+        letters: (n,) 1 where a file at its full size seems to show letters, 0 where it does not, -1 where nobody
+            looked; None where there are no files.
     """
 
     images: RawImages
@@ -41,6 +46,7 @@ class Split:
     sites: Names | None = None
     sizes: npt.NDArray[np.int64] | None = None
     files: Names | None = None
+    letters: npt.NDArray[np.int8] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -57,7 +63,7 @@ class Split:
 
     def take(self, rows: npt.NDArray[np.intp], images: RawImages | None = None) -> Split:
         """The rows named, in that order; with ``images`` (rows, c, *spatial) in place of their own, where given."""
-        said = {name: getattr(self, name) for name in ("patients", "sites", "sizes", "files")}
+        said = {name: getattr(self, name) for name in KNOWN}
         taken = {name: None if values is None else values[rows] for name, values in said.items()}
         return Split(take(self.images, rows) if images is None else images, self.targets[rows], **taken)
 
@@ -69,7 +75,7 @@ class Split:
 def joined_splits(splits: Sequence[Split]) -> Split:
     """The images of several, one after the other; of what some do not say nothing is kept."""
     said = {}
-    for name in ("patients", "sites", "sizes", "files"):
+    for name in KNOWN:
         values = [getattr(split, name) for split in splits]
         said[name] = None if any(value is None for value in values) else np.concatenate(values)
     count = sum(map(len, splits))
