@@ -79,6 +79,34 @@ def test_accents_are_one_letter_however_they_are_composed(tmp_path):
     assert one.fingerprint == two.fingerprint
 
 
+def test_a_site_that_names_its_classes_otherwise_says_which_they_are(tmp_path, cli):
+    """As the remedy says; two may be one class of the package, and what is left out is not tested on."""
+    medistill.distill("phantom:classes=2,images=24,size=16", out=tmp_path / "p", ipc=2, settings=SMALL_DM)
+    own = load("phantom:classes=2,images=24,size=16").description.class_names
+    site = load("phantom:classes=4,images=48,size=16,site=b")
+    for row, (image, target) in enumerate(zip(site.train.images, site.train.targets, strict=True)):
+        folder = tmp_path / "site" / "test" / f"Befund {int(target.argmax())}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(folder / f"{row}.png")
+    tiny = ["--set", "recipe.max_steps=10", "--set", "recipe.min_steps=10", "--set", "repeats=1"]
+    ask = ["train", tmp_path / "p", "--on", tmp_path / "site", "--json", *tiny]
+    status, _, err = cli(*ask)
+    assert status == 2 and "class 'Befund 0' is not in the package" in err and "--rename-class 'Befund 0=...'" in err
+    named = [f"Befund 0={own[0]}", f"Befund 1={own[1]}", f"Befund 2={own[1]}", "Befund 3="]
+    status, out, _ = cli(*ask, *(word for name in named for word in ("--rename-class", name)))
+    kept = site.train.targets[:, :3].sum()
+    assert status == 0 and json.loads(out)["test_images"] == kept
+    for wrong, told in (
+        ("Befund 9=a", "has no class 'Befund 9' to rename"),
+        ("Befund 0", "--rename-class: 'Befund 0'"),
+    ):
+        status, _, err = cli(*ask, "--rename-class", wrong)
+        assert status == 2 and told in err
+    same = ["evaluate", tmp_path / "p", "--on", "phantom:classes=2,images=24,size=16", "--rename-class", "a=b"]
+    status, _, err = cli(*same)
+    assert status == 2 and "the package's own data" in err
+
+
 def test_a_folder_of_test_images_alone_is_enough_to_test_a_package(tmp_path, cli):
     """All else needs training images, and says so."""
     medistill.distill("phantom:classes=2,images=24,size=16", out=tmp_path / "p", ipc=2, settings=SMALL_DM)

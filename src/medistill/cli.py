@@ -17,6 +17,7 @@ from medistill.options import (
     RENAMED,
     Architectures,
     AsJson,
+    Attach,
     Channels,
     Config,
     Data,
@@ -29,6 +30,7 @@ from medistill.options import (
     Overwrite,
     PackagePath,
     Ratio,
+    Renamed,
     Repeats,
     Seed,
     Set,
@@ -38,8 +40,11 @@ from medistill.options import (
     TestSite,
     Threads,
     Unit,
+    evaluate_config,
     print_result,
     privacy_config,
+    renames,
+    require_known,
 )
 from medistill.progress import reading_shown
 
@@ -69,29 +74,8 @@ def _data_config(assignments: list[str] | None, **given: Any) -> Any:
     from medistill.config import DataConfig, build
 
     settings = _settings(None, assignments)
-    _require_known(settings, ["data"])
+    require_known(settings, ["data"])
     return build(DataConfig, _data_settings(settings, **given), "data")
-
-
-def _require_known(settings: dict[str, Any], allowed: list[str]) -> None:
-    from medistill.errors import ConfigError, nearest
-
-    for name in settings:
-        if name not in allowed:
-            raise ConfigError(f"unknown setting '{name}'", remedy=nearest(name, allowed))
-
-
-def _evaluate_config(
-    settings: dict[str, Any], repeats: int | None, seed: int | None, architectures: str | None = None
-) -> Any:
-    from medistill.config import DistilConfig, EvaluateConfig, build, mapping
-
-    if "evaluate" in settings:  # a file shared with `distill`, whose own settings do not matter here
-        _require_known(settings, ["evaluate", *EvaluateConfig.model_fields, *DistilConfig.model_fields])
-        top_level = {k: v for k, v in settings.items() if k in EvaluateConfig.model_fields and k != "seed"}
-        settings = {**mapping(settings["evaluate"], "evaluate"), **top_level}
-    given = {"repeats": repeats, "seed": seed, "architectures": architectures}
-    return build(EvaluateConfig, {**settings, **{k: v for k, v in given.items() if v is not None}})
 
 
 @app.command()
@@ -202,7 +186,7 @@ def distill(
     from medistill.texts import distill_text
 
     settings = _settings(config, set_)
-    measuring = _evaluate_config({"evaluate": settings.pop("evaluate", {})}, None, None)
+    measuring = evaluate_config({"evaluate": settings.pop("evaluate", {})}, None, None)
     auditing = settings.pop("audit", {})
     settings["data"] = _data_settings(
         settings, size=size, channels=channels, flips=flips, task=task, test_site=test_site
@@ -227,9 +211,8 @@ def evaluate(
     seed: Seed = None,
     config: Config = None,
     set_: Set = None,
-    attach: Annotated[
-        bool, typer.Option("--attach", help="Write the results into the package's manifest and card.")
-    ] = False,
+    attach: Attach = False,
+    rename_class: Renamed = None,
     device: Device = None,
     threads: Threads = None,
     as_json: AsJson = False,
@@ -238,8 +221,9 @@ def evaluate(
     from medistill import evaluate as run
     from medistill.texts import evaluate_text
 
-    settings = _evaluate_config(_settings(config, set_), repeats, seed, architectures)
-    print_result(run(package, on=on, config=settings, attach=attach, progress=True), as_json, evaluate_text)
+    settings = evaluate_config(_settings(config, set_), repeats, seed, architectures)
+    how = {"config": settings, "attach": attach, "classes": renames(rename_class)}
+    print_result(run(package, on=on, **how, progress=True), as_json, evaluate_text)
 
 
 @app.command()
@@ -251,6 +235,7 @@ def train(
     config: Config = None,
     set_: Set = None,
     save: Annotated[Path | None, typer.Option(help="Write a trained network there (safetensors).")] = None,
+    rename_class: Renamed = None,
     device: Device = None,
     threads: Threads = None,
     as_json: AsJson = False,
@@ -259,8 +244,9 @@ def train(
     from medistill import train as run
     from medistill.texts import train_text
 
-    settings = _evaluate_config(_settings(config, set_), repeats, seed)
-    print_result(run(package, on=on, config=settings, save=save, progress=True), as_json, train_text)
+    settings = evaluate_config(_settings(config, set_), repeats, seed)
+    how = {"config": settings, "save": save, "classes": renames(rename_class)}
+    print_result(run(package, on=on, **how, progress=True), as_json, train_text)
 
 
 @app.command()
@@ -327,7 +313,7 @@ def report(
     """Write one self-contained HTML page that tells what a package is worth."""
     from medistill import report as run
 
-    settings = _evaluate_config(_settings(config, set_), repeats, seed)
+    settings = evaluate_config(_settings(config, set_), repeats, seed)
     result = run(package, on=on, out=out, config=settings, progress=True)
     print_result(result, as_json, lambda r: f"report: {r['report']}")
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from medistill.errors import ConfigError, nearest
+
 Data = Annotated[
     str,
     typer.Argument(
@@ -19,6 +21,15 @@ Data = Annotated[
 ]
 PackagePath = Annotated[Path, typer.Argument(help="A package: a folder, or its .zip.")]
 On = Annotated[str, typer.Option("--on", help="The data set to measure on.")]
+Attach = Annotated[bool, typer.Option("--attach", help="Write the results into the package's manifest and card.")]
+Renamed = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rename-class",
+        metavar="THEIRS=PACKAGE'S",
+        help="What a class of the data is called in the package, as 'COVID-19=covid'; 'other=' leaves it out.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random; 0 if not given.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A setting, for instance method.iterations=500.")]
@@ -87,6 +98,49 @@ def privacy_config(epsilon: float | None, delta: float | None, unit: str | None)
     return build(PrivacyConfig, asked, "privacy") if asked else None
 
 
+def renames(given: list[str] | None) -> dict[str, str | None]:
+    """What was given by ``--rename-class``, by the data's name; None where a class is to be left out.
+
+    >>> renames(["COVID-19=covid", "other="])
+    {'COVID-19': 'covid', 'other': None}
+    """
+    found: dict[str, str | None] = {}
+    for text in given or []:
+        theirs, equals, own = text.rpartition("=")
+        if not equals or not theirs.strip() or theirs.strip() in found:
+            raise ConfigError(
+                f"'{text}'", where="--rename-class", allowed="each of the data's classes once, as 'COVID-19=covid'"
+            )
+        found[theirs.strip()] = own.strip() or None
+    return found
+
+
 def print_result(result: Any, as_json: bool, text: Callable[[Any], str]) -> None:
     """Write a command's result to standard output: as one JSON object, or as text for people."""
     sys.stdout.write((json.dumps(result, ensure_ascii=False, allow_nan=False) if as_json else text(result)) + "\n")
+
+
+def require_known(settings: dict[str, Any], allowed: list[str]) -> None:
+    """Refuse settings of other names.
+
+    Raises:
+        ConfigError: one is none of these.
+    """
+
+    for name in settings:
+        if name not in allowed:
+            raise ConfigError(f"unknown setting '{name}'", remedy=nearest(name, allowed))
+
+
+def evaluate_config(
+    settings: dict[str, Any], repeats: int | None, seed: int | None, architectures: str | None = None
+) -> Any:
+    """How to evaluate, of a file's settings and what options say beside them."""
+    from medistill.config import DistilConfig, EvaluateConfig, build, mapping
+
+    if "evaluate" in settings:  # a file shared with `distill`, whose own settings do not matter here
+        require_known(settings, ["evaluate", *EvaluateConfig.model_fields, *DistilConfig.model_fields])
+        top_level = {k: v for k, v in settings.items() if k in EvaluateConfig.model_fields and k != "seed"}
+        settings = {**mapping(settings["evaluate"], "evaluate"), **top_level}
+    given = {"repeats": repeats, "seed": seed, "architectures": architectures}
+    return build(EvaluateConfig, {**settings, **{k: v for k, v in given.items() if v is not None}})

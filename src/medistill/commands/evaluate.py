@@ -29,6 +29,7 @@ def evaluate(
     on: str | Path,
     config: EvaluateConfig | None = None,
     attach: bool = False,
+    classes: Mapping[str, str | None] | None = None,
     progress: bool = False,
 ) -> Json:
     """Train networks on the package, on random images, on the full data, and compare them on test images.
@@ -38,6 +39,7 @@ def evaluate(
         on: data set with training and test images.
         config: recipe, number of networks and draws, seed.
         attach: write the results into the package's manifest and card.
+        classes: what the data's classes are called in the package, by the data's names; None leaves one out.
         progress: show progress on standard error.
 
     Returns:
@@ -52,7 +54,7 @@ def evaluate(
     Raises:
         PackageError, DataError, ConfigError: one line each.
     """
-    return measure(package, on, config or EvaluateConfig(), attach, progress).result.as_json()
+    return measure(package, on, config or EvaluateConfig(), attach, progress, classes=classes).result.as_json()
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,14 @@ def measure(
     progress: bool,
     sites: Mapping[str, Dataset] | None = None,
     keep_networks: bool = False,
+    classes: Mapping[str, str | None] | None = None,
 ) -> Measured:
-    """As :func:`evaluate`, giving the package and the prepared data too; the last two as for ``compare``."""
+    """As :func:`evaluate`, giving the package and the prepared data too; ``sites`` and
+    ``keep_networks`` as for ``compare``."""
     prepare_torch()
     started = time.monotonic()
     read = read_package(package)
-    dataset, notes = load_for(read, on)
+    dataset, notes = load_for(read, on, classes=classes)
     if attach and not is_source(read, dataset):
         raise ConfigError(
             "are not the data that the package was made from",

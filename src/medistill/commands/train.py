@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 
@@ -36,6 +37,7 @@ def train(
     on: str | Path,
     config: EvaluateConfig | None = None,
     save: str | Path | None = None,
+    classes: Mapping[str, str | None] | None = None,
     progress: bool = False,
 ) -> Json:
     """Train networks on a package alone and test them on the recipient's labelled images.
@@ -47,6 +49,7 @@ def train(
         package: folder or zip.
         on: data set to test on.
         config: recipe, number of networks, seed.
+        classes: what the data's classes are called in the package, by the data's names; None leaves one out.
         save: write the first network's parameters there, as safetensors.
         progress: show progress on standard error.
 
@@ -66,7 +69,7 @@ def train(
     config = config or EvaluateConfig()
     read = read_package(package)
     task, preprocessing = read.task, read.preprocessing
-    dataset, notes = load_for(read, on, complete_splits=False)
+    dataset, notes = load_for(read, on, complete_splits=False, classes=classes)
     for issue in require_usable(dataset, absent_classes=True):
         if issue.kind in RELEVANT:
             say(f"warning: {issue.kind}: {issue.found}", progress)

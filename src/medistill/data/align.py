@@ -63,6 +63,8 @@ def matched(
                 f"class '{unknown[0]}' is not in the package ({len(unknown)} such)",
                 where=where,
                 allowed=", ".join(class_names),
+                remedy=f"--rename-class '{unknown[0]}=...' says what it is called there (in a study, `classes`); "
+                "nothing behind the = leaves it out",
             )
         numbers = np.array([folded[_plain(name)] for name in data_names])
         absent = [name for number, name in enumerate(class_names) if number not in numbers]

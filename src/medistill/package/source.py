@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from medistill.config import DataConfig, build
-from medistill.data.align import align
+from medistill.data.align import align, renamed
 from medistill.data.dataset import Dataset
 from medistill.data.load import load
 from medistill.data.preprocess import MINIMUM_SIDE
@@ -16,7 +17,12 @@ from medistill.keys import Key
 from medistill.package.package import Package
 
 
-def load_for(package: Package, on: str | Path, complete_splits: bool = True) -> tuple[Dataset, list[str]]:
+def load_for(
+    package: Package,
+    on: str | Path,
+    complete_splits: bool = True,
+    classes: Mapping[str, str | None] | None = None,
+) -> tuple[Dataset, list[str]]:
     """Read a data set whose images may have any size, and number its classes like the package's.
 
     Args:
@@ -25,12 +31,13 @@ def load_for(package: Package, on: str | Path, complete_splits: bool = True) -> 
         complete_splits: split off val and test where the source has none. The package's own
             source is always split as it was for distilling, so that nobody tests on what was
             distilled.
+        classes: what the data's classes are called in the package, by the data's names; None leaves one out.
 
     Returns:
         The data set, and notes on how classes were matched.
 
     Raises:
-        DataError: it cannot be read, or its classes are not the package's.
+        DataError: it cannot be read, or its classes are not the package's; or there is nothing to rename.
     """
     config = data_config(package)
     try:
@@ -46,9 +53,14 @@ def load_for(package: Package, on: str | Path, complete_splits: bool = True) -> 
         completed = _not_enlarged(on, config, completed, not complete_splits)
     if is_source(package, completed):
         flips = package.manifest.image.flips
+        if classes:
+            raise DataError(
+                "are the package's own data", where=on, allowed="other data, whose classes may be renamed"
+            )
         described = replace(completed.description, task=package.task, flips=flips)
         return Dataset(completed.splits, described), []
-    return align(completed if complete_splits else raw, package.task)
+    there = completed if complete_splits else raw
+    return align(renamed(there, classes) if classes else there, package.task)
 
 
 def _completed(raw: Dataset, config: DataConfig) -> Dataset:
