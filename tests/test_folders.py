@@ -11,7 +11,7 @@ import medistill
 from conftest import SMALL_DM, class_folders
 from medistill.config import DataConfig
 from medistill.data.load import load
-from medistill.errors import DataError
+from medistill.errors import ConfigError, DataError
 
 
 def test_a_table_of_patients_is_found_however_it_is_capitalised_and_others_are_told(tmp_path):
@@ -77,6 +77,58 @@ def test_accents_are_one_letter_however_they_are_composed(tmp_path):
     one, two = load(tmp_path / "one"), load(tmp_path / "two")
     assert one.description.class_names == two.description.class_names
     assert one.fingerprint == two.fingerprint
+
+
+def graded(root, names, images=8):
+    """A folder of class folders; the grade is seen in how bright an image is."""
+    draw = np.random.default_rng(0)
+    for grade, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for number in range(images):
+            pixels = draw.integers(0, 40, (16, 16)) + 50 * grade
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+def brightness(dataset):
+    """Mean of each class, in their order."""
+    labels = dataset.task.labels(dataset.train.targets)
+    return [dataset.train.images[labels == label].mean() for label in range(dataset.task.outputs)]
+
+
+def test_nobody_guesses_in_which_order_words_are_grades(tmp_path, cli):
+    """As the remedy says; names that are the data's own put the classes in order and rename none."""
+    words = ("none", "mild", "moderate", "severe")
+    source, out = graded(tmp_path / "set", words), tmp_path / "p"
+    status, told, _ = cli("check", source, "--task", "ordinal")
+    assert status == 2 and "which grade is the least nobody says: mild, moderate, none, severe" in told
+    tiny = ["--method", "dm", "--set", "method.iterations=2", "--set", "method.filters=8", "--ipc", "2", "--out", out]
+    status, _, err = cli("distill", source, "--task", "ordinal", *tiny)
+    assert status == 2 and "--set 'data.class_names=[mild, moderate, none, severe]'" in err and not out.exists()
+    dataset = load(source, DataConfig(task="ordinal", class_names=words))
+    assert dataset.description.class_names == words and sorted(brightness(dataset)) == brightness(dataset)
+    named = f"data.class_names=[{','.join(words)}]"
+    assert cli("distill", source, "--task", "ordinal", "--set", named, *tiny)[0] == 0
+    short = ["--set", "recipe.max_steps=10", "--set", "recipe.min_steps=10", "--set", "repeats=1", "--json"]
+    status, told, err = cli("evaluate", out, "--on", source, *short)
+    assert status == 0 and json.loads(told)["data"]["same_as_distilled"], err
+    status, told, _ = cli("train", out, "--on", graded(tmp_path / "other", words[1:3]), *short)
+    assert status == 0 and json.loads(told)["test_images"] == 16
+
+
+def test_grades_with_numbers_are_in_their_order(tmp_path):
+    dataset = load(graded(tmp_path, ("grade 2", "grade 9", "grade 10")), DataConfig(task="ordinal"))
+    assert dataset.description.class_names == ("grade 2", "grade 9", "grade 10") and dataset.description.order_stated
+    assert sorted(brightness(dataset)) == brightness(dataset)
+
+
+def test_names_that_are_half_the_datas_own_are_refused(tmp_path):
+    source = graded(tmp_path, ("a", "b", "c"))
+    assert brightness(load(source, DataConfig(class_names=("x", "y", "z")))) == brightness(load(source))
+    turned = brightness(load(source, DataConfig(class_names=("c", "B", "a"))))
+    assert turned == sorted(turned, reverse=True)
+    with pytest.raises(ConfigError, match=r"'b' in place of 'a'; allowed: the data's own names in any order"):
+        load(source, DataConfig(class_names=("b", "y", "z")))
 
 
 def test_a_site_that_names_its_classes_otherwise_says_which_they_are(tmp_path, cli):

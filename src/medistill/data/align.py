@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.data.dataset import Dataset
-from medistill.errors import DataError, nearest
+from medistill.errors import ConfigError, DataError, nearest
 from medistill.tasks.task import Task, exclusive_kind, make_task
 
 
@@ -116,6 +117,45 @@ def _folded(names: tuple[str, ...], where: str) -> dict[str, int]:
         if folded.setdefault(_plain(name), number) != number:
             raise DataError(f"has two classes called '{name}'", where=where, remedy="give them different names")
     return folded
+
+
+def reordered(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
+    """The same data with its classes in the order of these names, where they are the same names; else as it is."""
+    own = [_plain(name) for name in dataset.task.class_names]
+    wanted = [_plain(name) for name in names]
+    if sorted(own) != sorted(wanted) or len(set(own)) < len(own) or own == wanted:
+        return dataset
+    task = dataset.task.renamed(tuple(dataset.task.class_names[own.index(name)] for name in wanted))
+    return renumbered(dataset, np.array([wanted.index(name) for name in own]), task)
+
+
+def require_no_names_swapped(given: tuple[str, ...], own: tuple[str, ...]) -> None:
+    """Refuse names of which some are the data's own at another place: whoever gives them means the order of these.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    plain = [_plain(name) for name in own]
+    for place, name in enumerate(given):
+        if _plain(name) in plain and plain.index(_plain(name)) != place:
+            raise ConfigError(
+                f"'{name}' in place of '{own[place]}'", where="data.class_names",
+                allowed=f"the data's own names in any order ({', '.join(own)}), or a new name for each in this order",
+            )  # fmt: skip
+
+
+def by_their_numbers(names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Grades' names in the order of the one number in each; None where they have none, or equal ones.
+
+    >>> by_their_numbers(("grade 10", "grade 2"))
+    ('grade 2', 'grade 10')
+    >>> by_their_numbers(("mild", "severe"))
+    """
+    found = [re.findall(r"\d+", name) for name in names]
+    numbers = [int(words[0]) if len(words) == 1 else -1 for words in found]
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers):
+        return None
+    return tuple(name for _, name in sorted(zip(numbers, names, strict=True)))
 
 
 def renumbered(dataset: Dataset, numbers: npt.NDArray[np.intp], task: Task) -> Dataset:

@@ -82,6 +82,13 @@ def _labels(dataset: Dataset) -> Iterator[Issue]:
     if task.exclusive and len(names) < 2:
         yield Issue("blocking", "one class", f"only {len(names)} {noun}", f"give at least two {task.plural}")
     present = {split: part.targets.sum(axis=0, dtype=np.int64) for split, part in dataset.splits.items()}
+    if task.ordered and not dataset.description.order_stated:
+        yield Issue(
+            "blocking",
+            "order of grades",
+            f"which grade is the least nobody says: {', '.join(names)}",
+            f"give them from the least to the greatest, --set 'data.class_names=[{', '.join(names)}]'",
+        )
     empty = np.flatnonzero(present["train"] == 0).tolist()
     if empty:
         listed = ", ".join(f"{label} ('{names[label]}')" for label in empty[:3])

@@ -103,6 +103,7 @@ class Description:
         window: intensities that become black and white, where the source says so and nobody asks for others.
         decoders: libraries that read files, with their versions, where the source is files.
         from_dicom: whether files had headers of DICOM, none of which is kept.
+        order_stated: whether somebody said in which order grades are, where the task has any.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Description:
     window: tuple[float, float] | None = None
     decoders: tuple[tuple[str, str], ...] = ()
     from_dicom: bool = False
+    order_stated: bool = True
 
     @property
     def class_names(self) -> tuple[str, ...]:

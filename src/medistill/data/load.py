@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medistill.config import DataConfig
+from medistill.data.align import by_their_numbers, reordered, require_no_names_swapped
 from medistill.data.catalogue import suggest
 from medistill.data.dataset import Dataset
 from medistill.data.reader import reader_for, readers
@@ -92,9 +93,19 @@ def _describe(dataset: Dataset, config: DataConfig) -> Dataset:
                 where="data.class_names",
                 allowed=f"one name for each {task.noun}",
             )
-        task = task.renamed(config.class_names)
+        ordered = reordered(dataset, config.class_names)
+        if ordered is dataset:
+            require_no_names_swapped(config.class_names, task.class_names)
+        dataset, task = ordered, ordered.task.renamed(config.class_names)
     if config.task is not None and config.task != task.kind:
         task = retasked(task, {split: part.targets for split, part in dataset.splits.items()}, config.task)
+    if task.ordered and config.class_names is None and dataset.train.files is not None:
+        # Names of folders and in tables were sorted as words, which says nothing of grades.
+        numbered = by_their_numbers(task.class_names)
+        changes["order_stated"] = numbered is not None
+        if numbered not in (None, task.class_names):
+            dataset = reordered(Dataset(dataset.splits, replace(dataset.description, task=task)), numbered or ())
+            task = dataset.task
     if task != dataset.task:
         changes["task"] = task
     for key in ("name", "flips", "licence", "source"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medistill.config import DataConfig, build
-from medistill.data.align import align, renamed
+from medistill.data.align import align, renamed, reordered
 from medistill.data.dataset import Dataset
 from medistill.data.load import load
 from medistill.data.preprocess import MINIMUM_SIDE
@@ -48,9 +48,10 @@ def load_for(
         # Another table may call its columns otherwise.
         config = config.model_copy(update={"columns": None})
         raw = load(on, config, complete_splits=False, test_alone=not complete_splits)
+    raw = _in_order(raw, package)
     completed = _completed(raw, config)
     if not is_source(package, completed) and MINIMUM_SIDE in package.preprocessing.image.shape:
-        completed = _not_enlarged(on, config, completed, not complete_splits)
+        completed = _not_enlarged(package, on, config, completed, not complete_splits)
     if is_source(package, completed):
         flips = package.manifest.image.flips
         if classes:
@@ -71,13 +72,21 @@ def _completed(raw: Dataset, config: DataConfig) -> Dataset:
     )
 
 
-def _not_enlarged(on: str | Path, config: DataConfig, enlarged: Dataset, test_alone: bool) -> Dataset:
+def _in_order(raw: Dataset, package: Package) -> Dataset:
+    """Classes in the package's order before anything is split, as when it was made."""
+    ordered = reordered(raw, package.task.class_names)
+    return Dataset(ordered.splits, replace(ordered.description, order_stated=True))
+
+
+def _not_enlarged(
+    package: Package, on: str | Path, config: DataConfig, enlarged: Dataset, test_alone: bool
+) -> Dataset:
     """The data as they were before folders of smaller images were brought to the package's size."""
     try:
         raw = load(on, config.model_copy(update={"size": None, "channels": None}), False, test_alone)
     except DataError:  # of several sizes: they were brought to one for distilling too
         return enlarged
-    return _completed(raw, config)
+    return _completed(_in_order(raw, package), config)
 
 
 def is_source(package: Package, dataset: Dataset) -> bool:
