@@ -27,7 +27,7 @@ def header(pixels=None, **changes):
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = generate_uid()
     pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) if pixels is None else pixels
     values = {
-        "Modality": "CT", "PatientID": "4711", "PatientName": "Doe^Jane", "Rows": pixels.shape[0],
+        "Modality": "CT", "PatientID": "MRN-4711", "PatientName": "Doe^Jane", "Rows": pixels.shape[0],
         "Columns": pixels.shape[1], "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2",
         "BitsAllocated": 8 * pixels.itemsize, "BitsStored": 8 * pixels.itemsize, "HighBit": 8 * pixels.itemsize - 1,
         "PixelRepresentation": int(pixels.dtype.kind == "i"), "RescaleSlope": 1, "RescaleIntercept": -1000,

@@ -83,7 +83,7 @@ def test_the_cache_holds_no_name_and_no_header(tmp_path):
     )
     shutil.rmtree(source / "tumour")
     load(source)
-    secrets = [*SECRETS.values(), "PID-", "IM00", "Erika", "4711", "healthy", "SN5521"]
+    secrets = [*SECRETS.values(), "PID-", "IM00", "Erika", "MRN-4711", "healthy", "SN5521"]
     kept = [file for file in user_cache().rglob("*") if file.is_file()]
     assert any(file.name == "facts.json" for file in kept)
     for file in kept:
