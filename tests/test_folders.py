@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import medistill
-from conftest import SMALL_DM, class_folders
+from conftest import SMALL_DM, as_class_folders, class_folders
 from medistill.config import DataConfig
 from medistill.data.load import load
 from medistill.errors import ConfigError, DataError
@@ -136,10 +136,7 @@ def test_a_site_that_names_its_classes_otherwise_says_which_they_are(tmp_path, c
     medistill.distill("phantom:classes=2,images=24,size=16", out=tmp_path / "p", ipc=2, settings=SMALL_DM)
     own = load("phantom:classes=2,images=24,size=16").description.class_names
     site = load("phantom:classes=4,images=48,size=16,site=b")
-    for row, (image, target) in enumerate(zip(site.train.images, site.train.targets, strict=True)):
-        folder = tmp_path / "site" / "test" / f"Befund {int(target.argmax())}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[0]).save(folder / f"{row}.png")
+    as_class_folders(tmp_path / "site" / "test", site.train, [f"Befund {number}" for number in range(4)])
     tiny = ["--set", "recipe.max_steps=10", "--set", "recipe.min_steps=10", "--set", "repeats=1"]
     ask = ["train", tmp_path / "p", "--on", tmp_path / "site", "--json", *tiny]
     status, _, err = cli(*ask)
@@ -148,6 +145,10 @@ def test_a_site_that_names_its_classes_otherwise_says_which_they_are(tmp_path, c
     status, out, _ = cli(*ask, *(word for name in named for word in ("--rename-class", name)))
     kept = site.train.targets[:, :3].sum()
     assert status == 0 and json.loads(out)["test_images"] == kept
+    as_class_folders(tmp_path / "whole", site.train, [f"Befund {number}" for number in range(4)])
+    page = ["report", tmp_path / "p", "--on", tmp_path / "whole", "--out", tmp_path / "page.html", *tiny]
+    assert cli(*page)[0] == 2
+    assert cli(*page, *(word for name in named for word in ("--rename-class", name)))[0] == 0
     for wrong, told in (
         ("Befund 9=a", "has no class 'Befund 9' to rename"),
         ("Befund 0", "--rename-class: 'Befund 0'"),
@@ -163,10 +164,7 @@ def test_a_folder_of_test_images_alone_is_enough_to_test_a_package(tmp_path, cli
     """All else needs training images, and says so."""
     medistill.distill("phantom:classes=2,images=24,size=16", out=tmp_path / "p", ipc=2, settings=SMALL_DM)
     site = load("phantom:classes=2,images=24,size=16,site=b")
-    for row, (image, target) in enumerate(zip(site.train.images, site.train.targets, strict=True)):
-        folder = tmp_path / "site" / "test" / site.description.class_names[int(target.argmax())]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[0]).save(folder / f"{row}.png")
+    as_class_folders(tmp_path / "site" / "test", site.train, site.description.class_names)
     tiny = ["--set", "recipe.max_steps=10", "--set", "recipe.min_steps=10", "--set", "repeats=1"]
     status, out, _ = cli("train", tmp_path / "p", "--on", tmp_path / "site", "--json", *tiny)
     assert status == 0 and json.loads(out)["test_images"] == len(site.train)

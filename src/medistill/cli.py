@@ -302,6 +302,7 @@ def report(
     package: PackagePath,
     on: On,
     out: Annotated[Path | None, typer.Option(help="HTML file; else report.html beside the package.")] = None,
+    rename_class: Renamed = None,
     repeats: Repeats = None,
     seed: Seed = None,
     config: Config = None,
@@ -314,7 +315,7 @@ def report(
     from medistill import report as run
 
     settings = evaluate_config(_settings(config, set_), repeats, seed)
-    result = run(package, on=on, out=out, config=settings, progress=True)
+    result = run(package, on=on, out=out, config=settings, classes=renames(rename_class), progress=True)
     print_result(result, as_json, lambda r: f"report: {r['report']}")
 
 

@@ -126,7 +126,6 @@ def require_known(settings: dict[str, Any], allowed: list[str]) -> None:
     Raises:
         ConfigError: one is none of these.
     """
-
     for name in settings:
         if name not in allowed:
             raise ConfigError(f"unknown setting '{name}'", remedy=nearest(name, allowed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ def report(
     on: str | Path,
     out: str | Path | None = None,
     config: EvaluateConfig | None = None,
+    classes: Mapping[str, str | None] | None = None,
     progress: bool = False,
 ) -> Json:
     """Evaluate a package (what was evaluated before comes from the cache) and write the page.
@@ -48,7 +50,7 @@ def report(
         package: folder or zip.
         on: the data set.
         out: HTML file; by default ``report.html`` in the run's folder beside the package.
-        config: as for ``evaluate``.
+        config, classes: as for ``evaluate``.
         progress: show progress on standard error.
 
     Returns:
@@ -62,7 +64,7 @@ def report(
     require_apart(target, "--out", folder.out, on)
     require_ours(target, "--out", PAGE_MARK)
     require_writable(target, "--out")
-    measured = measure(package, on, config or EvaluateConfig(), attach=False, progress=progress)
+    measured = measure(package, on, config or EvaluateConfig(), attach=False, progress=progress, classes=classes)
     shown = _shown_images(measured)
     page = render(measured.package, measured.result, shown, folder.read_log(), measured.warnings)
     write_atomically(target, page)

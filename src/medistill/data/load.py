@@ -103,8 +103,8 @@ def _describe(dataset: Dataset, config: DataConfig) -> Dataset:
         # Names of folders and in tables were sorted as words, which says nothing of grades.
         numbered = by_their_numbers(task.class_names)
         changes["order_stated"] = numbered is not None
-        if numbered not in (None, task.class_names):
-            dataset = reordered(Dataset(dataset.splits, replace(dataset.description, task=task)), numbered or ())
+        if numbered is not None:
+            dataset = reordered(Dataset(dataset.splits, replace(dataset.description, task=task)), numbered)
             task = dataset.task
     if task != dataset.task:
         changes["task"] = task

@@ -175,6 +175,7 @@ class _Split(Section):
     slices: Literal["middle", "volume"] = "middle"
     test_site: Word | None = None
     label_attribute: Word | None = None
+    burned_in_text: Literal["refused", "kept"] = "refused"
     spacing: Annotated[float, Field(gt=0, le=1000)] | None = None
     steps: Annotated[list[dict[Word, Any]], Field(max_length=16)] | None = None
     task: str | None = None
