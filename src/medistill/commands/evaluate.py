@@ -77,7 +77,7 @@ def measure(
     keep_networks: bool = False,
     classes: Mapping[str, str | None] | None = None,
 ) -> Measured:
-    """As :func:`evaluate`, giving package and prepared data too; ``sites`` and ``keep_networks`` as for ``compare``."""
+    """As :func:`evaluate`, with package and prepared data; ``sites`` and ``keep_networks`` as for ``compare``."""
     prepare_torch()
     started = time.monotonic()
     read = read_package(package)
