@@ -24,7 +24,7 @@ from pyarrow.parquet import write_table
 
 from dicom_files import found
 from medistill.data.load import load
-from medistill.data.reading import read_one
+from medistill.data.reading import ReadingOptions, read_one
 from medistill.errors import MedistillError
 from medistill.runtime import peak_memory_mb
 
@@ -104,7 +104,7 @@ def changed(content: bytes, draw: np.random.Generator) -> bytes:
 
 def of_file(path: Path) -> bool:
     """Whether a picture file was read; else its reason is one line."""
-    done = read_one(path, None, False, True)
+    done = read_one(path, ReadingOptions(), True)
     assert done.picture is not None or (done.reason or done.skipped)
     assert "\n" not in done.reason + done.skipped
     return done.picture is not None

@@ -6,6 +6,7 @@ import pytest
 from medistill.config import DataConfig
 from medistill.data.checks import check, require_usable
 from medistill.data.dataset import Dataset, Description, Split
+from medistill.data.duplicates import families
 from medistill.data.load import load
 from medistill.data.phantom import make_phantom
 from medistill.data.phantom_spec import Phantom
@@ -260,4 +261,39 @@ def test_a_split_made_here_does_not_tear_copies_apart():
     split = complete(Dataset({"train": Split(images, targets)}, Description("x", task)), Key(0))
     seen = [{image.tobytes() for image in part.images} for part in split.splits.values()]
     assert len(seen) == 3 and not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
-    assert any("copies together" in note for note in split.description.notes)
+    assert any("near-copies together" in note for note in split.description.notes)
+
+
+def _split_of(images, per_image=1):
+    task = make_task("binary", ("a", "b"))
+    targets = task.targets(np.arange(len(images)) // per_image % 2)
+    return complete(Dataset({"train": Split(images, targets)}, Description("x", task)), Key(0))
+
+
+@pytest.mark.parametrize("side", [12, 40])
+def test_a_split_made_here_does_not_tear_near_copies_apart(side):
+    """Neighbouring slices, brighter or darker prints, noise: nearly the same, through others too."""
+    rng = np.random.default_rng(0)
+    base = rng.integers(40, 200, (30, 1, side, side))
+    noisy = [base, base + rng.integers(-2, 3, base.shape), base * 1.2, base * 1.2 + rng.integers(-2, 3, base.shape)]
+    images = np.stack(noisy, axis=1).reshape(120, 1, side, side).clip(0, 255).astype(np.uint8)
+    split = _split_of(images, 4)
+    family = {images[row].tobytes(): row // 4 for row in range(len(images))}
+    seen = [{family[image.tobytes()] for image in part.images} for part in split.splits.values()]
+    assert len(seen) == 3 and not seen[0] & seen[1] and not seen[0] & seen[2] and not seen[1] & seen[2]
+    assert sum(len(part) for part in split.splits.values()) == 120
+
+
+def test_families_are_found_through_others_and_not_where_all_are_alike():
+    rng = np.random.default_rng(0)
+    start, end = rng.normal(size=(2, 600))
+    chain = np.stack([start + step * (end - start) / 40 for step in range(12)])  # the ends correlate by 0.93
+    others = rng.normal(size=(8, 600))
+    images = np.concatenate([others, chain]).reshape(20, 1, 20, 30)
+    assert np.corrcoef(chain[0], chain[-1])[0, 1] < 0.96
+    assert families(images, 12, block=3).tolist() == [*range(8), *[8] * 12]
+    images[13] = images[10]
+    assert families(images, 11).tolist() == [*range(13), 10, *range(14, 20)], "equal ones only"
+    flat = np.full((3, 1, 4, 4), 7, dtype=np.uint8)
+    flat[2] = 9
+    assert families(flat, 3).tolist() == [0, 0, 2], "without contrast only equal ones"

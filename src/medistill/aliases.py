@@ -14,8 +14,8 @@ import numpy.typing as npt
 RawImages: TypeAlias = npt.NDArray[Any]
 """Images as read: (n, c, *spatial), integers or floats."""
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
-"""Images as prepared: (n, c, *spatial), 0 to 255."""
+Pixels: TypeAlias = npt.NDArray[np.unsignedinteger[Any]]
+"""Images as prepared: (n, c, *spatial), ``uint8``, or ``uint16`` where 16 bits were asked for."""
 
 Targets: TypeAlias = npt.NDArray[np.uint8]
 """What holds of each image: (n, outputs) zeros and ones; one-hot where classes exclude each other."""

@@ -66,6 +66,9 @@ class DataConfig(Settings):
         description="intensities that become black and white, of CT by name too: lung, bone, brain, soft-tissue, "
         "mediastinum; None: those of the source, else the extremes of the training images",
     )
+    bits: Literal[8, 16] = Field(
+        8, description="of a pixel as prepared, distilled and packaged; 16 for gray images that have more than 8"
+    )
     steps: Annotated[tuple[dict[str, Any], ...], Field(max_length=16)] | None = Field(
         None,
         description="steps of preprocessing in order, each a name or {name: clahe, tiles: 4}",
@@ -103,7 +106,7 @@ class DataConfig(Settings):
     LATER: ClassVar[Mapping[str, Any]] = {
         "split": "stratified", "statistics": "training", "window": None, "unreadable": 0.0, "columns": None,
         "slices": "middle", "test_site": None, "name": None, "steps": None, "spacing": None, "label_attribute": None,
-        "burned_in_text": "refused",
+        "burned_in_text": "refused", "bits": 8,
     }  # fmt: skip
 
     @field_validator("steps", mode="before")

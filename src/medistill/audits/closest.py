@@ -12,7 +12,7 @@ import torch
 from medistill.aliases import Pixels
 from medistill.audits.features import features_beside
 from medistill.data.duplicates import unit_rows
-from medistill.data.image import encoded
+from medistill.data.image import encoded, white_of
 from medistill.keys import Key
 from medistill.package.package import Package
 
@@ -58,7 +58,13 @@ def closest_in_structure(images: Pixels, real: Pixels) -> Closest:
         others = torch.from_numpy(small[chosen[number]]).float()
         own = torch.from_numpy(image.copy()).float().expand_as(others)
         found, _ = compute_ssim_and_cs(
-            own, others, dimensions, [side] * dimensions, [1.5] * dimensions, data_range=255.0, kernel_type="uniform"
+            own,
+            others,
+            dimensions,
+            [side] * dimensions,
+            [1.5] * dimensions,
+            data_range=float(white_of(images.dtype)),
+            kernel_type="uniform",
         )
         similarity = found.flatten(1).mean(1)
         best[number], row[number] = float(similarity.max()), chosen[number][int(similarity.argmax())]

@@ -28,7 +28,9 @@ def embedded(network: ConvNet, parameters: Parameters, normalisation: Normalisat
     """Features (n, d) of pixels (n, c, *spatial) ``uint8``."""
     with torch.inference_mode():
         chunks = [
-            network.embed(parameters, normalisation.normalise(torch.from_numpy(pixels[i : i + CHUNK].copy())))
+            network.embed(
+                parameters, normalisation.normalise(torch.from_numpy(pixels[i : i + CHUNK].astype(np.float32)))
+            )
             for i in range(0, len(pixels), CHUNK)
         ]
     return torch.cat(chunks).numpy()

@@ -17,11 +17,11 @@ from medistill.config import DataConfig
 from medistill.data.arrays import BLOCK, empty, release
 from medistill.data.dataset import Description, Names, Split
 from medistill.data.dicom import HOUNSFIELD
-from medistill.data.image import shape_in_words
+from medistill.data.image import pixel_type, shape_in_words, white_of
 from medistill.data.pictures import KINDS, SourceImage
 from medistill.data.pseudonym import pseudonym
 from medistill.data.read_cache import decoders, identity, keep, kept
-from medistill.data.reading import read_pictures
+from medistill.data.reading import ReadingOptions, read_pictures
 from medistill.data.resize import brought_to
 from medistill.errors import DataError, OutputError
 from medistill.runtime import usable_cores
@@ -141,7 +141,7 @@ def assemble(root: Path, files: dict[str, list[Path]], config: DataConfig) -> As
             allowed="with --size: what is beyond is cut off, what is missing repeats the edge",
         )  # fmt: skip
     settings = config.model_dump(
-        mode="json", include={"size", "channels", "slices", "unreadable", "window", "spacing"}
+        mode="json", include={"size", "channels", "slices", "unreadable", "window", "spacing", "bits"}
     )
     try:
         key = identity(files, settings)
@@ -218,7 +218,8 @@ def _assembled(
     units: set[str] = set()
     for split, paths in files.items():
         unreleased = 0
-        read = read_pictures(paths, config.channels, config.slices == "volume", usable_cores())
+        how = ReadingOptions(config.channels, config.slices == "volume", config.bits)
+        read = read_pictures(paths, how, usable_cores())
         for row, (file, done) in enumerate(zip(paths, read, strict=True)):
             if done.picture is None:
                 if done.skipped:
@@ -229,7 +230,7 @@ def _assembled(
             if config.spacing is not None and done.picture.spacing is None:
                 bad.append((file, "says no spacing, which data.spacing needs"))
                 continue
-            picture = done.picture if window is None else _windowed(done.picture, window)
+            picture = done.picture if window is None else _windowed(done.picture, window, config.bits)
             units.add(picture.unit)
             kinds.setdefault((picture.pixels.shape, picture.pixels.dtype), []).append(file)
             fitted = brought_to(np.moveaxis(picture.pixels, -1, 0), config.size, picture.spacing, config.spacing)
@@ -294,13 +295,14 @@ def described(task: Task, found: Assembled, notes: tuple[str, ...]) -> Descripti
     )  # fmt: skip
 
 
-def _windowed(picture: SourceImage, window: tuple[float, float]) -> SourceImage:
-    """Hounsfield units as 8 bits; what has none as it is."""
+def _windowed(picture: SourceImage, window: tuple[float, float], bits: int) -> SourceImage:
+    """Hounsfield units as they are shown; what has none as it is."""
     if picture.unit != HOUNSFIELD:
         return picture
     low, high = window
     values = picture.pixels.astype(np.float32)  # in the precision in which all images are prepared
-    shown = np.rint((values - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+    white = white_of(pixel_type(bits))
+    shown = np.rint((values - low) * (white / (high - low))).clip(0, white).astype(pixel_type(bits))
     return replace(picture, pixels=shown, unit=SHOWN)
 
 

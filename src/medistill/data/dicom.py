@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.data.dicom_header import group_of, number_of, of_interest, text_of, value_of
+from medistill.data.image import pixel_type, white_of
 from medistill.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class DicomPicture:
     """What one file shows.
 
     Args:
-        frames: (n, c, h, w); Hounsfield units in ``int16``, or ``uint8`` as displayed.
+        frames: (n, c, h, w); Hounsfield units in ``int16``, or ``uint8`` or ``uint16`` as displayed.
         modality: "CT", "MR", "DX", ...
         spacing: millimetres between rows and between columns, where the file says so.
         patient, scanner: what tells one from another, empty where the file does not say; not to be stored.
@@ -99,7 +100,7 @@ class DicomPicture:
     @property
     def unit(self) -> str:
         """ "HU", or "" for pictures as displayed."""
-        return "" if self.frames.dtype == np.uint8 else HOUNSFIELD
+        return HOUNSFIELD if self.frames.dtype == np.int16 else ""
 
 
 class NoPicture(Exception):
@@ -116,12 +117,13 @@ def is_dicom(path: Path) -> bool:
     return head[128:132] == b"DICM" or head[:4] in WITHOUT_PREAMBLE
 
 
-def read_dicom(path: Path, only_middle: bool = False) -> DicomPicture:
+def read_dicom(path: Path, only_middle: bool = False, bits: int = 8) -> DicomPicture:
     """Read a file.
 
     Args:
         path: the file.
         only_middle: decode of several frames that in the middle alone.
+        bits: 8 or 16, of gray pictures as displayed.
 
     Raises:
         NoPicture: it is a report, a segmentation, a dose, ...
@@ -132,7 +134,7 @@ def read_dicom(path: Path, only_middle: bool = False) -> DicomPicture:
     _quiet()
     try:
         header = pydicom.dcmread(path, force=True)
-        return _picture(header, only_middle)
+        return _picture(header, only_middle, bits)
     except (NoPicture, DataError, MemoryError, NameError):
         raise
     except Exception as problem:  # a damaged file raises whatever the place of the damage leads to
@@ -155,7 +157,7 @@ def _one_line(problem: Exception) -> str:
     return "".join(c for c in text if c.isprintable())[:160]
 
 
-def _picture(header: Header, only_middle: bool) -> DicomPicture:
+def _picture(header: Header, only_middle: bool, bits: int) -> DicomPicture:
     kind = str(value_of(header, "SOPClassUID", ""))
     if kind in NO_PICTURES:
         raise NoPicture(NO_PICTURES[kind])
@@ -179,7 +181,7 @@ def _picture(header: Header, only_middle: bool) -> DicomPicture:
     if rgb or ("RedPaletteColorLookupTableDescriptor" in header and _is_palette(header)):
         frames = _colour(header, stored, rgb)
     else:
-        gray = [_gray(header, frame, number, modality) for number, frame in enumerate(stored, first)]
+        gray = [_gray(header, frame, number, modality, bits) for number, frame in enumerate(stored, first)]
         frames = np.stack(gray)[:, None]
     scanner = " ".join(filter(None, (text_of(header, name) for name in SCANNER)))
     return DicomPicture(frames, modality, _spacing(header), text_of(header, "PatientID"), scanner, count)
@@ -317,8 +319,8 @@ def _colour(header: Header, stored: Array, rgb: bool) -> Array:
     return np.ascontiguousarray(np.moveaxis(stored, -1, 1))
 
 
-def _gray(header: Header, stored: Array, number: int, modality: str) -> Array:
-    """One frame (h, w): Hounsfield units, or ``uint8`` as displayed."""
+def _gray(header: Header, stored: Array, number: int, modality: str, bits: int) -> Array:
+    """One frame (h, w): Hounsfield units, or of that depth as displayed."""
     values = _rescaled(header, stored, number)
     padding = _padding(header, stored)
     inverted = text_of(header, "PhotometricInterpretation") == "MONOCHROME1"
@@ -329,7 +331,8 @@ def _gray(header: Header, stored: Array, number: int, modality: str) -> Array:
         return np.rint(values).clip(LEAST_HOUNSFIELD, 32767).astype(np.int16)
     shown = of_interest(header, values, padding, number)
     shown = np.where(padding, 0.0, 1 - shown if inverted else shown)
-    return np.rint(255 * shown).astype(np.uint8)
+    kind = pixel_type(bits)
+    return np.rint(white_of(kind) * shown).astype(kind)
 
 
 def _transform(header: Header, number: int) -> Header:

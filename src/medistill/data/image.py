@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from medistill.aliases import Pixels
 
@@ -20,6 +21,32 @@ Flips = Literal["none", "horizontal", "both"]
 Shape = tuple[int, ...]
 """Lengths in space: (height, width), or (depth, height, width)."""
 
+DEPTHS = (8, 16)
+"""Bits of a pixel as prepared and stored."""
+
+
+def pixel_type(bits: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """Of pixels of so many bits.
+
+    >>> pixel_type(16)
+    dtype('uint16')
+    """
+    return np.dtype(f"uint{bits}")
+
+
+def white_of(kind: npt.DTypeLike) -> int:
+    """The greatest value of a type of pixels.
+
+    >>> white_of(np.uint8), white_of(np.uint16)
+    (255, 65535)
+    """
+    return int(np.iinfo(np.dtype(kind)).max)
+
+
+def in_8_bits(pixels: Pixels) -> npt.NDArray[np.uint8]:
+    """Pixels to be looked at: of 16 bits the upper 8."""
+    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+
 
 @dataclass(frozen=True)
 class ImageSpec:
@@ -29,8 +56,8 @@ class ImageSpec:
         channels: 1 or 3.
         shape: lengths in space, two or three numbers.
         dtype: of the images as read, for instance "uint8" or "int16".
-        window: raw intensities that became 0 and 255: ``raw = low + pixel / 255 * (high - low)`` goes back, up to
-            rounding and to what resizing lost.
+        window: raw intensities that became 0 and white (255, or 65,535 of 16 bits): ``raw = low + pixel / white *
+            (high - low)`` goes back, up to rounding and to what resizing lost.
         spacing: millimetres between neighbouring pixels along each axis of the images as read, where known.
     """
 
@@ -69,29 +96,37 @@ def is_picture(shape: Sequence[int]) -> bool:
 class Normalisation:
     """From stored pixels to what networks see, and back.
 
-    ``x = (pixel / 255 - mean) / std`` for each channel.
+    ``x = (pixel / white - mean) / std`` for each channel; white is 255, of 16 bits 65,535.
 
     Args:
         mean, std: of each channel, of training pixels scaled to [0, 1].
         flips: which mirror images keep their class.
+        bits: of a pixel, 8 or 16.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flips: Flips = "none"
+    bits: Literal[8, 16] = 8
+
+    @property
+    def white(self) -> int:
+        """The greatest value of a pixel."""
+        return white_of(pixel_type(self.bits))
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """``uint8`` pixels (n, c, *spatial) to float32 images."""
-        scale = channelwise(tuple(1 / (255 * s) for s in self.std), pixels)
+        """Pixels (n, c, *spatial), of whatever type, to float32 images."""
+        scale = channelwise(tuple(1 / (self.white * s) for s in self.std), pixels)
         shift = channelwise(tuple(-m / s for m, s in zip(self.mean, self.std, strict=True)), pixels)
         return pixels * scale + shift
 
     def quantise(self, images: Tensor) -> Tensor:
-        """Images back to ``uint8`` pixels, rounded."""
+        """Images back to pixels, rounded."""
         import torch
 
         mean, std = (channelwise(v, images) for v in (self.mean, self.std))
-        return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        kind = torch.uint8 if self.bits == 8 else torch.uint16
+        return ((images * std + mean) * self.white).round().clamp(0, self.white).to(kind)
 
     def bounds(self, dimensions: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Normalised values of black and of white, (1, c, 1, ...)."""
@@ -135,18 +170,18 @@ def encode(images: Tensor, shape: Shape) -> Tensor:
 
 
 def decoded(pixels: Pixels, shape: Shape) -> Pixels:
-    """:func:`decode` of ``uint8`` pixels, rounded."""
+    """:func:`decode` of pixels, rounded."""
     if pixels.shape[2:] == shape:
         return pixels
     import torch
 
-    return decode(torch.from_numpy(pixels).float(), shape).round().to(torch.uint8).numpy()
+    return decode(torch.from_numpy(pixels).float(), shape).round().numpy().astype(pixels.dtype)
 
 
 def encoded(pixels: Pixels, shape: Shape) -> Pixels:
-    """:func:`encode` of ``uint8`` pixels, rounded."""
+    """:func:`encode` of pixels, rounded."""
     if pixels.shape[2:] == shape:
         return pixels
     import torch
 
-    return encode(torch.from_numpy(pixels).float(), shape).round().to(torch.uint8).numpy()
+    return encode(torch.from_numpy(pixels).float(), shape).round().numpy().astype(pixels.dtype)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from medistill.aliases import Pixels
+from medistill.data.image import pixel_type, white_of
 from medistill.data.intensity import between_percentiles
 from medistill.errors import DataError
 
@@ -40,12 +41,16 @@ def _quiet() -> None:
     logger.handlers, logger.propagate = [logging.NullHandler()], False
 
 
-def read_nifti(path: Path) -> tuple[npt.NDArray[np.uint8], tuple[float, float, float], int]:
+def read_nifti(path: Path, bits: int = 8) -> tuple[Pixels, tuple[float, float, float], int]:
     """The first volume of a file.
 
+    Args:
+        path: the file.
+        bits: of a voxel as it is displayed, 8 or 16; those that have 8 keep them.
+
     Returns:
-        (depth, height, width) ``uint8``, millimetres between voxels along each of these axes, and how many volumes
-        the file has.
+        (depth, height, width) of that depth, millimetres between voxels along each of these axes, and how many
+        volumes the file has.
 
     Raises:
         DataError: it cannot be read; the line does not say where.
@@ -81,5 +86,9 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[np.uint8], tuple[float, float, f
     thin = [axis for axis in range(3) if shown.shape[axis] == 1]
     if len(thin) == 1 and thin != [0]:  # a single slice that is not axial: what is seen is its plane, from above down
         shown, millimetres = np.moveaxis(shown, thin[0], 0)[:, ::-1], [millimetres.pop(thin[0]), *millimetres]
-    pixels = (shown if as_it_is else np.rint(255 * between_percentiles(shown, shown))).astype(np.uint8)
+    if as_it_is:
+        pixels: Pixels = shown.astype(np.uint8)
+    else:
+        kind = pixel_type(bits)
+        pixels = np.rint(white_of(kind) * between_percentiles(shown, shown)).astype(kind)
     return np.ascontiguousarray(pixels), (millimetres[0], millimetres[1], millimetres[2]), volumes

@@ -62,29 +62,42 @@ def is_picture_file(path: Path) -> bool:
     return is_dicom(path)
 
 
-def read_picture(path: Path, channels: int | None = None, volume: bool = False) -> SourceImage:
-    """One picture.
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How files are read.
 
     Args:
-        path: the file.
-        channels: 1 or 3, convert to that many.
+        channels: 1 or 3, convert to that many; None: as many as a file has.
         volume: of NIfTI files the whole volume.
+        bits: 8 or 16, of DICOM and NIfTI files that are read as they are displayed.
+    """
+
+    channels: int | None = None
+    volume: bool = False
+    bits: int = 8
+
+
+AS_THEY_ARE = ReadingOptions()
+
+
+def read_picture(path: Path, how: ReadingOptions = AS_THEY_ARE) -> SourceImage:
+    """One picture.
 
     Raises:
         NoPicture: a DICOM file that holds something else.
         OSError, ValueError, SyntaxError, DataError: not a readable picture.
     """
     if path.suffix.lower() in SUFFIXES:
-        return SourceImage(read_image(path, channels), frames=_pictures_in(path))
+        return SourceImage(read_image(path, how.channels), frames=_pictures_in(path))
     if path.stat().st_size == 0:
         raise ValueError("empty")
     if is_nifti(path):
-        return _of_nifti(path, channels, volume)
-    found = read_dicom(path, only_middle=True)
+        return _of_nifti(path, how)
+    found = read_dicom(path, only_middle=True, bits=how.bits)
     pixels = np.moveaxis(found.frames[0], 0, -1)
-    if channels == 3 and pixels.shape[2] == 1:
+    if how.channels == 3 and pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=-1)
-    elif channels == 1 and pixels.shape[2] == 3:
+    elif how.channels == 1 and pixels.shape[2] == 3:
         pixels = read_gray(pixels)
     return SourceImage(
         pixels, found.unit, found.spacing, found.patient, found.scanner, found.count,
@@ -92,11 +105,13 @@ def read_picture(path: Path, channels: int | None = None, volume: bool = False) 
     )  # fmt: skip
 
 
-def _of_nifti(path: Path, channels: int | None, volume: bool) -> SourceImage:
-    pixels, spacing, volumes = read_nifti(path)
-    whole = pixels if volume and len(pixels) > 1 else pixels[len(pixels) // 2]
-    colours = np.repeat(whole[..., None], channels or 1, axis=-1)
-    return SourceImage(colours, spacing=spacing[-whole.ndim :], frames=volumes if volume else volumes * len(pixels))
+def _of_nifti(path: Path, how: ReadingOptions) -> SourceImage:
+    pixels, spacing, volumes = read_nifti(path, how.bits)
+    whole = pixels if how.volume and len(pixels) > 1 else pixels[len(pixels) // 2]
+    colours = np.repeat(whole[..., None], how.channels or 1, axis=-1)
+    return SourceImage(
+        colours, spacing=spacing[-whole.ndim :], frames=volumes if how.volume else volumes * len(pixels)
+    )
 
 
 def read_gray(colours: Array) -> Array:

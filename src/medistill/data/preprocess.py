@@ -1,8 +1,8 @@
 """From raw images to what is trained on, with everything recorded that is needed to go back.
 
-Every image becomes ``uint8`` at one size, so what is distilled, packaged and looked at has
-the same range. Intensities of deeper images are mapped by a window from the training
-images; mean and standard deviation per channel come from the training images alone.
+Every image becomes ``uint8`` (``uint16`` where 16 bits are asked for) at one size, so what is distilled, packaged
+and looked at has the same range. Intensities of deeper images are mapped by a window from the training images; mean
+and standard deviation per channel come from the training images alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medistill.aliases import Pixels, RawImages, SoftLabels, Targets
 from medistill.config import DataConfig
 from medistill.data.arrays import blocks, empty, feed, held, release
 from medistill.data.dataset import Dataset, Split
-from medistill.data.image import ImageSpec, Normalisation, Shape, shape_in_words
+from medistill.data.image import ImageSpec, Normalisation, Shape, pixel_type, shape_in_words, white_of
 from medistill.data.intensity import intensity_window
 from medistill.data.resize import resize
 from medistill.data.step import Step, StepRecord, asked_steps, make_step, stepped
@@ -40,7 +40,7 @@ MAXIMUM_SIDE = 4096
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How raw images became 8-bit pixels, and how pixels are normalised to train on them.
+    """How raw images became pixels of 8 or 16 bits, and how pixels are normalised to train on them.
 
     Args:
         image: channels, shape, the window of intensities and the depth before.
@@ -53,7 +53,7 @@ class Preprocessing:
     steps: tuple[StepRecord, ...] = ()
 
     def apply(self, images: RawImages) -> Pixels:
-        """Prepare raw images (n, c, *spatial) of any size: ``uint8`` (n, channels, *shape).
+        """Prepare raw images (n, c, *spatial) of any size: pixels (n, channels, *shape).
 
         Deeper than 8 bits, values outside the window are clipped to it. Where one side has
         8 bits and the other more, each keeps its own full scale.
@@ -66,17 +66,17 @@ class Preprocessing:
         window = self.image.window
         if self.image.dtype == "uint8" and images.dtype != np.uint8:
             window = intensity_window(images)
-        return _to_pixels(images, self.image.shape, self.image.channels, window)
+        return _to_pixels(images, self.image.shape, self.image.channels, window, self.normalisation.bits)
 
     def raw(self, pixels: Pixels) -> npt.NDArray[np.float64]:
         """Back to the units that images had after all steps: the inverse of the window."""
         low, high = self.image.window
-        return low + pixels.astype(np.float64) / 255 * (high - low)
+        return low + pixels.astype(np.float64) / self.normalisation.white * (high - low)
 
 
 @dataclass(frozen=True)
 class TensorSplit:
-    """One split, prepared: ``uint8`` pixels (n, c, *spatial) and targets (n, outputs).
+    """One split, prepared: pixels (n, c, *spatial) and targets (n, outputs).
 
     ``soft_labels``, where there are any, are probabilities (n, outputs) to train on instead.
     """
@@ -107,7 +107,8 @@ class TensorSplit:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of pixels and labels, hexadecimal: what results are known by in the user's own cache."""
-        content = hashlib.sha256(f"{self.pixels.shape}{self.targets.shape}".encode())
+        depth = "" if self.pixels.dtype == np.uint8 else str(self.pixels.dtype)
+        content = hashlib.sha256(f"{self.pixels.shape}{self.targets.shape}{depth}".encode())
         feed(content, self.pixels)
         content.update(np.ascontiguousarray(self.targets).data)
         if self.soft_labels is not None:
@@ -169,25 +170,27 @@ def prepare(dataset: Dataset, config: DataConfig | None = None) -> PreparedDatas
 
     Raises:
         ConfigError: a size of two numbers for volumes, or of three for pictures; public statistics of images of more
-            than 8 bits without a window.
+            than 8 bits without a window; 16 bits of images that have 8, or in colour.
     """
     config = config or DataConfig()
     given = dataset.image
     shape = prepared_shape(given.shape, config.size)
     channels = config.channels or given.channels
     public = config.statistics == "public"
-    shown = dataset.description.window if dataset.train.images.dtype == np.uint8 else None
-    asked = None if shown is not None else config.window or dataset.description.window  # else it was done in reading
+    # Hounsfield units are signed; what is not, of a set that has a window, was made black to white by it in reading.
+    shown = dataset.description.window is not None and dataset.train.images.dtype.kind == "u"
+    asked = None if shown else config.window or dataset.description.window
     images, taken, notes = _after_steps(dataset.train.images, config, asked)
     if any(not step.keeps_units for step in taken) and images.dtype != np.uint8:
         window: tuple[float, float] = (0.0, 1.0)
     else:
         window = _window(images, asked, public)
-    pixels = _to_pixels(images, shape, channels, window)
+    _require_depth(given.dtype, images.dtype, channels, config.bits)
+    pixels = _to_pixels(images, shape, channels, window, config.bits)
     mean, std = ((n,) * channels for n in PUBLIC_STATISTICS) if public else channel_statistics(pixels)
     preprocessing = Preprocessing(
         replace(given, channels=channels, shape=shape, window=window),
-        Normalisation(mean, std, dataset.description.flips),
+        Normalisation(mean, std, dataset.description.flips, config.bits),
         tuple(step.record for step in taken),
     )
     splits = {"train": TensorSplit(pixels, dataset.train.targets)}
@@ -277,14 +280,27 @@ def _window(images: RawImages, asked: tuple[float, float] | None, public: bool) 
     return asked or intensity_window(images)
 
 
+def _require_depth(read: str, now: np.dtype[Any], channels: int, bits: int) -> None:
+    """Refuse 16 bits where there are no more than 8, or in colour, which no PNG writer at hand stores."""
+    if bits == 8:
+        return
+    if now == np.uint8:
+        by_step = "" if read == "uint8" else ", which they have after a step of preprocessing"
+        raise ConfigError(f"{bits} for images of 8 bits{by_step}", where="data.bits", allowed="8")
+    if channels > 1:
+        raise ConfigError(
+            f"{bits} for images in colour", where="data.bits", allowed="8, or gray images (--channels 1)"
+        )
+
+
 def channel_statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel, in [0, 1], exact by counting grey levels."""
-    means, stds = [], []
-    levels = np.arange(256) / 255
+    means, stds, white = [], [], white_of(pixels.dtype)
+    levels = np.arange(white + 1) / white
     for channel in range(pixels.shape[1]):
-        counts = np.zeros(256, dtype=np.int64)
+        counts = np.zeros(white + 1, dtype=np.int64)
         for _, block in blocks(pixels, 8 * pixels[:1, 0].size):  # counted as whole numbers of eight bytes
-            counts += np.bincount(block[:, channel].ravel(), minlength=256)
+            counts += np.bincount(block[:, channel].ravel(), minlength=white + 1)
         weights = counts / counts.sum()
         mean = float(weights @ levels)
         means.append(mean)
@@ -293,7 +309,7 @@ def channel_statistics(pixels: Pixels) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(means), tuple(stds)
 
 
-def _to_pixels(images: RawImages, shape: Shape, channels: int, window: tuple[float, float]) -> Pixels:
+def _to_pixels(images: RawImages, shape: Shape, channels: int, window: tuple[float, float], bits: int) -> Pixels:
     if images.ndim - 2 != len(shape):
         raise ConfigError(
             f"images of {shape_in_words(images.shape[2:])}", where="data", allowed=f"{len(shape)} dimensions",
@@ -301,11 +317,13 @@ def _to_pixels(images: RawImages, shape: Shape, channels: int, window: tuple[flo
         )  # fmt: skip
     # An 8-bit image keeps its own full scale, whatever depth the training images had.
     low, high = (0.0, 255.0) if images.dtype == np.uint8 else window
-    out = empty((len(images), channels, *shape))
+    kind = pixel_type(bits)
+    white = white_of(kind)
+    out = empty((len(images), channels, *shape), kind)
     for start, raw in blocks(images, 8 * out[:1].nbytes):  # numbers of eight bytes on the way
         batch = _to_channels(raw, channels)
-        if batch.dtype != np.uint8 or batch.shape[2:] != shape:
-            batch = np.rint((resize(batch, shape) - low) * (255 / (high - low))).clip(0, 255)
+        if batch.dtype != np.uint8 or batch.shape[2:] != shape or bits > 8:
+            batch = np.rint((resize(batch, shape) - low) * (white / (high - low))).clip(0, white)
         out[start : start + len(raw)] = batch
         release(out)
     return out

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from medistill.data.dicom import NoPicture
+from medistill.data.pictures import ReadingOptions as ReadingOptions
 from medistill.data.pictures import SourceImage, read_picture
 from medistill.data.text import shows_text
 from medistill.errors import DataError
@@ -42,16 +43,15 @@ class ReadFile:
     reason: str = ""
 
 
-def read_pictures(paths: Sequence[Path], channels: int | None, volume: bool, cores: int) -> Iterator[ReadFile]:
-    """What became of each file, in order; ``channels`` and ``volume`` as
-    :func:`medistill.data.pictures.read_picture` takes them.
+def read_pictures(paths: Sequence[Path], how: ReadingOptions, cores: int) -> Iterator[ReadFile]:
+    """What became of each file, in order.
 
     Raises:
         MemoryError: a file needs more than there is.
         DataError: the system ended a process that was reading.
     """
     every = max(1, -(-len(paths) // LOOKED_AT))
-    work = [(path, channels, volume, number % every == 0) for number, path in enumerate(paths)]
+    work = [(path, how, number % every == 0) for number, path in enumerate(paths)]
     return _each(read_one, work, cores, f"reading {len(paths):,} files")
 
 
@@ -97,10 +97,10 @@ def _together(function: Callable[..., Result], work: Sequence[tuple[Any, ...]]) 
     return [function(*one) for one in work]
 
 
-def read_one(path: Path, channels: int | None, volume: bool, look_for_text: bool) -> ReadFile:
+def read_one(path: Path, how: ReadingOptions, look_for_text: bool) -> ReadFile:
     """What became of one file."""
     try:
-        picture = read_picture(path, channels, volume)
+        picture = read_picture(path, how)
         if look_for_text and picture.pixels.ndim == 3:
             picture = replace(picture, text=shows_text(np.moveaxis(picture.pixels, -1, 0)))
         return ReadFile(picture)

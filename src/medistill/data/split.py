@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.data.dataset import Dataset, Split, joined_splits
+from medistill.data.duplicates import families
 from medistill.data.sampling import draw_by_stratum
 from medistill.errors import ConfigError
 from medistill.keys import Key
@@ -17,6 +18,9 @@ from medistill.tasks.task import Task
 
 FRACTION = 0.15
 """Share of each stratum (or of the patients) that is split off."""
+
+SMALL_FAMILY = 10
+"""Images of a family of near-copies that is kept together however few there are in all."""
 
 
 How = Literal["stratified", "independent"]
@@ -88,10 +92,10 @@ def _split_off(dataset: Dataset, name: str, key: Key, asked: How) -> Dataset:
         rows, how = _independent(train, key.child("split", name)), "each by chance alone"
     elif train.patients is not None:
         rows, how = _by_patient(train, task, key.child("split", name)), "by patient"
-    elif len(set(copies := _digests(train))) < len(train):
-        # Copies of an image go the same way, as if they were of one patient.
-        rows = _by_patient(replace(train, patients=np.array(copies)), task, key.child("split", name))
-        how = "copies together, as not every image names its patient"
+    elif len(np.unique(alike := families(train.images, max(SMALL_FAMILY, int(FRACTION * len(train)))))) < len(train):
+        # Images that are the same, or nearly, go the same way, as if they were of one patient.
+        rows = _by_patient(replace(train, patients=alike.astype(str)), task, key.child("split", name))
+        how = "copies and near-copies together, as not every image names its patient"
     else:
         rows = _stratified(train, task, key.child("split", name))
         how = f"stratified by {task.noun}, as not every image names its patient"

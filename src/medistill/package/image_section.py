@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -63,7 +63,8 @@ class ImageSection(Section):
         stored_shape: as they are stored.
         dtype, window, spacing: as the originals were, see :class:`medistill.data.image.ImageSpec`.
         mean, std, flips: see :class:`medistill.data.image.Normalisation`.
-        steps: what was done to originals before they got their size and 8 bits, in order.
+        bits: of a stored pixel.
+        steps: what was done to originals before they got their size and depth, in order.
         explained: how pixels were made and are used, in words.
     """
 
@@ -76,13 +77,15 @@ class ImageSection(Section):
     mean: list[Mean]
     std: list[Deviation]
     flips: Flips
+    bits: Literal[8, 16] = 8
     steps: Annotated[list[StepSection], Field(max_length=32)] = Field(default_factory=list)
     explained: dict[str, str] = Field(default_factory=dict)
 
     @model_serializer(mode="wrap")
     def _as_recorded(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Where no step was taken there is nothing to say.
-        return {k: v for k, v in dump(self).items() if v or k != "steps"}
+        # What is usual is not said: packages of before stay known by their bytes.
+        usual = {"steps": [], "bits": 8}
+        return {k: v for k, v in dump(self).items() if k not in usual or v != usual[k]}
 
     @model_validator(mode="after")
     def _fitting(self) -> ImageSection:
@@ -92,6 +95,8 @@ class ImageSection(Section):
             or self.window[0] >= self.window[1]
         ):
             raise ValueError("statistics that do not fit the channels")
+        if self.bits > 8 and self.channels > 1:
+            raise ValueError("16 bits of images in colour")
         spacing = self.shape if self.spacing is None else self.spacing
         if len({len(self.shape), len(self.stored_shape), len(spacing)}) > 1:
             raise ValueError("lengths of different dimensions")
@@ -106,14 +111,16 @@ class ImageSection(Section):
         spacing = None if self.spacing is None else tuple(self.spacing)
         spec = ImageSpec(self.channels, tuple(self.shape), self.dtype, (float(low), float(high)), spacing)
         taken = tuple(StepRecord(step.name, step.options) for step in self.steps)
-        return Preprocessing(spec, Normalisation(tuple(self.mean), tuple(self.std), self.flips), taken)
+        return Preprocessing(spec, Normalisation(tuple(self.mean), tuple(self.std), self.flips, self.bits), taken)
 
 
-EXPLAINED = {
-    "resize": "linear with anti-aliasing, aspect kept, edge repeated",
-    "inverse": "raw = window[0] + pixel / 255 * (window[1] - window[0])",
-    "normalise": "x = (pixel / 255 - mean) / std, per channel",
-}
+def explained(white: int) -> dict[str, str]:
+    """How pixels of so bright a white were made and are used, in words."""
+    return {
+        "resize": "linear with anti-aliasing, aspect kept, edge repeated",
+        "inverse": f"raw = window[0] + pixel / {white} * (window[1] - window[0])",
+        "normalise": f"x = (pixel / {white} - mean) / std, per channel",
+    }
 
 
 def image_section(preprocessing: Preprocessing, factor: int) -> ImageSection:
@@ -123,6 +130,7 @@ def image_section(preprocessing: Preprocessing, factor: int) -> ImageSection:
         channels=image.channels, shape=list(image.shape), stored_shape=list(image.stored_shape(factor)),
         dtype=image.dtype, window=list(image.window),
         spacing=None if image.spacing is None else list(image.spacing),
-        mean=list(normal.mean), std=list(normal.std), flips=normal.flips, explained=EXPLAINED,
+        mean=list(normal.mean), std=list(normal.std), flips=normal.flips, bits=normal.bits,
+        explained=explained(normal.white),
         steps=[StepSection(name=step.name, options=dict(step.options)) for step in preprocessing.steps],
     )  # fmt: skip

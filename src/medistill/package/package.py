@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medistill.aliases import Pixels, SoftLabels, Targets
-from medistill.data.image import Shape, decoded, is_picture
+from medistill.data.image import Shape, decoded, is_picture, pixel_type
 from medistill.data.preprocess import Preprocessing, TensorSplit
 from medistill.errors import PackageError
 from medistill.files import canonical_json, pretty_json, read_json, sha256_text
@@ -45,7 +45,7 @@ class Package:
     """A distilled set.
 
     Args:
-        pixels: (n, c, *spatial) ``uint8`` as stored, sorted by stratum; may be smaller than networks see them.
+        pixels: (n, c, *spatial) as stored, sorted by stratum; may be smaller than networks see them.
         targets: (n, outputs) what each stands for.
         strata: (n,) the stratum that each stands for.
         manifest: what it is.
@@ -227,7 +227,8 @@ def _package(files: Files, manifest: Manifest) -> Package:
     count = section.count
     last = () if channels == 1 else (channels,)
     labelled = ((count, 1), label_dtype(task)) if task.exclusive else ((count, task.outputs), np.dtype(np.uint8))
-    kinds: Kinds = {"train_images": ((count, *shape, *last), np.uint8), "train_labels": labelled}
+    kind = pixel_type(manifest.image.bits)
+    kinds: Kinds = {"train_images": ((count, *shape, *last), kind), "train_labels": labelled}
     soft = section.labels == "soft"
     if soft:
         kinds["train_soft_labels"] = ((count, task.outputs), np.float16)
@@ -245,7 +246,7 @@ def _package(files: Files, manifest: Manifest) -> Package:
         if Path(name).parts[1] != section.folders[strata[index]]:
             raise ValueError(f"{name} is in the wrong class")
         expected = preview(pixels[index])
-        if not np.array_equal(_read_png(files[name], expected.shape[1:], channels), expected.transpose(1, 2, 0)):
+        if not np.array_equal(_read_png(files[name], expected), expected.transpose(1, 2, 0)):
             raise ValueError(f"{name} differs from distilled.npz")
     soft_labels = None
     if soft:
@@ -316,11 +317,14 @@ def _png(pixels: Pixels) -> bytes:
     return stream.getvalue()
 
 
-def _read_png(content: bytes, size: tuple[int, ...], channels: int) -> Pixels:
+def _read_png(content: bytes, like: Pixels) -> Pixels:
+    """A picture, (h, w, c), where it is of the size and depth of ``like`` (c, h, w)."""
     from PIL import Image
 
+    channels, height, width = like.shape
+
     # Width, height, depth and colour type stand at a fixed place; another picture is not decoded.
-    kind = struct.pack(">II", size[1], size[0]) + bytes([8, 0 if channels == 1 else 2])
+    kind = struct.pack(">II", width, height) + bytes([8 * like.dtype.itemsize, 0 if channels == 1 else 2])
     if content[:8] != b"\x89PNG\r\n\x1a\n" or content[16:26] != kind:
         raise ValueError("a PNG of the wrong size or kind")
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:

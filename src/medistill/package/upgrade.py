@@ -9,7 +9,7 @@ from typing import Any
 
 from medistill.aliases import Json
 from medistill.config import RENAMED, OptimiserConfig
-from medistill.package.image_section import EXPLAINED
+from medistill.package.image_section import explained
 from medistill.tasks.task import exclusive_kind
 
 VERSION_1 = frozenset({
@@ -133,7 +133,7 @@ def upgraded(manifest: Json) -> Json:
         "image": {
             "channels": how["channels"], "shape": how["size"], "stored_shape": images["stored_size"],
             "dtype": how["dtype"], "window": how["window"], "spacing": None, "mean": how["mean"],
-            "std": how["std"], "flips": manifest["flips"], "explained": EXPLAINED,
+            "std": how["std"], "flips": manifest["flips"], "explained": explained(255),
         },
         "images": {
             "count": images["count"], "per_stratum": images["per_class"], "folders": images["folders"],

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medistill.data.image import white_of
 from medistill.keys import Key
 
 Features = npt.NDArray[np.float64]
@@ -91,7 +92,7 @@ def fit(name: str, pixels: npt.NDArray[np.uint8]) -> Space:
 
 
 def _shrunk(pixels: npt.NDArray[np.uint8], side: int) -> Tensor:
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
+    images = torch.from_numpy(np.ascontiguousarray(pixels)).float() / white_of(pixels.dtype)
     return functional.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
 
 

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from medistill.aliases import Pixels
+from medistill.data.image import in_8_bits
 from medistill.package.package import preview
 from medistill.package.results import EvaluationResult
 from medistill.reporting.words import ARM_TITLES, task_of, titles
@@ -30,7 +31,7 @@ def image_grid(groups: list[Pixels], scale: int = 2, columns: int = 10) -> bytes
 
     rows = []
     for group in groups:
-        shown = np.stack([preview(image) for image in group[:columns]])
+        shown = np.stack([in_8_bits(preview(image)) for image in group[:columns]])
         height, width = shown.shape[2:]
         row = np.full((height, columns * (width + 1), 3), 255, dtype=np.uint8)
         for i, pixels in enumerate(shown):

@@ -145,7 +145,9 @@ def pooled(specification: Json) -> Json:
         path, _, made = make_package(entry, part["identity"], specification)
         package = read_package(path)
         like = (sites[0].prepared.preprocessing if sites else package.preprocessing).image
-        how = DataConfig(size=like.shape, channels=1 if like.channels == 1 else 3, steps=entry.data.steps)
+        how = DataConfig(
+            size=like.shape, channels=1 if like.channels == 1 else 3, steps=entry.data.steps, bits=entry.data.bits
+        )
         prepared = prepare(align(read_entry(entry), task)[0], how)
         sites.append(Site(entry.name, _numbered(package, task), prepared))
         cost.append(made["cost"])

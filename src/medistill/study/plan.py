@@ -165,12 +165,12 @@ def _pooled_runs(config: StudyConfig, pooled: Pooled, entries: dict[str, DataEnt
         dataset = read_entry(entry)
         align(dataset, read_entry(first).task)
         image = dataset.image
-        shapes[name] = (entry.data.size or image.shape, entry.data.channels or image.channels)
+        shapes[name] = (entry.data.size or image.shape, entry.data.channels or image.channels, entry.data.bits)
         if shapes[name] != shapes[first.name]:
             raise DataError(
-                f"(size, channels) {shapes[name]} and {shapes[first.name]} cannot be pooled",
+                f"(size, channels, bits) {shapes[name]} and {shapes[first.name]} cannot be pooled",
                 where=f"{name} and {first.name}",
-                remedy="give both the same size and channels, below data",
+                remedy="give both the same size, channels and bits, below data",
             )
         parts.append({"entry": entry.model_dump(mode="json"), "identity": data_identity(entry, dataset)})
     identity = sha256_text(canonical_json([part["identity"] for part in parts]))

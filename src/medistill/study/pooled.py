@@ -73,7 +73,7 @@ def _arms(
     counts = np.sum([plain_counts(site.package) for site in sites], axis=0).tolist()
     key = Key(config.seed)
     draws = [arms.subset(full, task, counts, key.child("random", i)) for i in range(config.draws(sum(counts)))]
-    mixed = Normalisation(*channel_statistics(full.pixels), flips)
+    mixed = Normalisation(*channel_statistics(full.pixels), flips, sites[0].package.manifest.image.bits)
     alone = []
     for site, part in zip(sites, parts, strict=True):
         normalisation = replace(site.package.preprocessing.normalisation, flips=flips)

@@ -75,7 +75,7 @@ def data_identity(entry: DataEntry, dataset: Dataset) -> str:
         "task": described.task.kind,
         "classes": list(described.class_names),
         "flips": described.flips,
-        "prepared": entry.data.model_dump(mode="json", include={"size", "channels", "steps"}),
+        "prepared": entry.data.model_dump(mode="json", include={"size", "channels", "steps", "bits"}),
     }
     return sha256_text(canonical_json(content))
 

@@ -16,7 +16,7 @@ from medistill.aliases import Pixels, Targets
 from medistill.audits.audit import Audit, Population, register_audit
 from medistill.audits.distillations import distilled_from, distilling_seconds
 from medistill.audits.shadows import feature_products
-from medistill.data.image import decoded
+from medistill.data.image import decoded, pixel_type
 from medistill.data.preprocess import TensorSplit
 from medistill.keys import Key
 from medistill.package.finding import Finding
@@ -87,9 +87,9 @@ class Canaries(Audit):
 
 def canary_images(package: Package, number: int, key: Key) -> tuple[Pixels, Targets]:
     """Images of random blocks, and random strata that they are put into."""
-    generator, image = key.numpy(), package.preprocessing.image
-    coarse = generator.integers(0, 2, (number, image.channels, *(COARSE for _ in image.shape))) * 255
-    pixels = np.ascontiguousarray(decoded(coarse.astype(np.uint8), image.shape))
+    generator, image, normal = key.numpy(), package.preprocessing.image, package.preprocessing.normalisation
+    coarse = generator.integers(0, 2, (number, image.channels, *(COARSE for _ in image.shape))) * normal.white
+    pixels = np.ascontiguousarray(decoded(coarse.astype(pixel_type(normal.bits)), image.shape))
     present = np.flatnonzero(package.synthetic_per_stratum)
     return pixels, package.task.representatives()[generator.choice(present, number)]
 

@@ -26,9 +26,9 @@ class PixelStatistics(Audit):
     def run(self, package: Package, members: Population, non_members: Population, key: Key) -> Finding:
         normal, pixels = package.preprocessing.normalisation, package.pixels
         axes = (0, *range(2, pixels.ndim))
-        mean, spread = pixels.mean(axis=axes) / 255, pixels.std(axis=axes) / 255
+        mean, spread = pixels.mean(axis=axes) / normal.white, pixels.std(axis=axes) / normal.white
         away = np.abs(mean - np.array(normal.mean)) / np.array(normal.std)
-        extreme = float(np.isin(pixels, (0, 255)).mean())
+        extreme = float(np.isin(pixels, (0, normal.white)).mean())
         flat = np.flatnonzero(pixels.reshape(len(pixels), -1).std(axis=1) < FLAT)
         problems = [
             text
