@@ -237,9 +237,12 @@ def _bomb(path):
         (lambda r: _pages(r / "a" / "x.png"), "2 pages"),
         (lambda r: _bomb(r / "a" / "x.png"), "x.png"),
         (lambda r: (r / "a" / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n"), "x.png"),
-        (lambda r: (r / "patients.csv").write_bytes("file,patient\na/0.png,M\xfcller".encode("latin-1")), "UTF-8"),
+        (
+            lambda r: (r / "patients.csv").write_bytes("file,patient\na/0.png,M\xfcller".encode("latin-1")),
+            "names no patient",
+        ),
         (lambda r: (r / "patients.csv").write_text("file,patient\na/0.png\n"), "names no patient"),
-        (lambda r: (r / "patients.csv").write_text("name,id\n"), "columns"),
+        (lambda r: (r / "patients.csv").write_text("name,note\na/0.png,x\n"), "columns name, note"),
         (
             lambda r: (r / "patients.csv").write_text("file,patient\na/0.png,P\na/0.png,Q\n"),
             "two patients for a/0.png",

@@ -42,7 +42,7 @@ UNNAMED = "images"
 UNKNOWN = "\0"
 """What names begin with that nobody gave."""
 
-FACTS = ("unit", "spacing", "patient", "scanner", "frames", "text", "shape", "modality")
+FACTS = ("unit", "spacing", "patient", "scanner", "frames", "text", "shape", "modality", "transparent")
 """What is kept of a file beside its pixels, patients and scanners as salted hashes."""
 
 NOTHING = np.zeros((0, 0, 0), dtype=np.uint8)
@@ -335,6 +335,9 @@ def _notes(
     if several:
         taken = "the middle one, of volumes the first, was taken"
         yield f"{several} files hold several frames, slices or volumes: {taken}"
+    transparent = sum(picture.transparent for own in pictures.values() for picture in own)
+    if transparent:
+        yield f"{transparent} files have transparent pixels: these were taken as the colour that is stored for them"
     if any(picture.unit == HOUNSFIELD for own in pictures.values() for picture in own):
         yield "intensities are Hounsfield units, those below -1024 set to -1024"
     shown = sum(picture.unit == SHOWN for own in pictures.values() for picture in own)

@@ -40,6 +40,7 @@ class SourceImage:
         frames: how many the file has; the middle one is the picture.
         shape: pixels along each axis, where ``pixels`` were put elsewhere.
         modality: "CT", "MR", "CR" and so on, of a DICOM file.
+        transparent: whether pixels were partly or wholly transparent, which was dropped.
         text: whether it seems to show letters; None where nobody looked.
     """
 
@@ -52,6 +53,7 @@ class SourceImage:
     text: bool | None = None
     shape: tuple[int, ...] = ()
     modality: str = ""
+    transparent: bool = False
 
 
 def is_picture_file(path: Path) -> bool:
@@ -88,7 +90,7 @@ def read_picture(path: Path, how: ReadingOptions = AS_THEY_ARE) -> SourceImage:
         OSError, ValueError, SyntaxError, DataError: not a readable picture.
     """
     if path.suffix.lower() in SUFFIXES:
-        return SourceImage(read_image(path, how.channels), frames=_pictures_in(path))
+        return _of_image(path, how.channels)
     if path.stat().st_size == 0:
         raise ValueError("empty")
     if is_nifti(path):
@@ -133,12 +135,18 @@ def _quiet() -> None:
 def read_image(path: Path, channels: int | None = None) -> Array:
     """One image as (h, w, c), ``uint8`` or ``uint16``; transparency is dropped, palettes are resolved.
 
+    See :func:`read_picture`, which also tells what was dropped.
+
     A photograph's orientation tag is obeyed. What cannot be read without loss is refused: several
     pages, floating-point pixels, more than 8 bits per colour.
 
     Raises:
         OSError, ValueError, SyntaxError: not a readable image (what Pillow raises).
     """
+    return _of_image(path, channels).pixels
+
+
+def _of_image(path: Path, channels: int | None) -> SourceImage:
     from PIL import Image, ImageOps
 
     _quiet()
@@ -156,23 +164,16 @@ def read_image(path: Path, channels: int | None = None) -> Array:
             if array.min() < 0 or array.max() > 65535:
                 raise ValueError("values outside 0 to 65535")
             array = array.astype(np.uint16)[..., None]
-            return np.repeat(array, 3, axis=2) if channels == 3 else array
+            return SourceImage(np.repeat(array, 3, axis=2) if channels == 3 else array, frames=pages)
         gray = image.mode in ("1", "L", "LA", "La") or (image.mode == "P" and _is_gray(image))
         wanted = {1: "L", 3: "RGB", None: "L" if gray else "RGB"}[channels]
         if image.mode == "F":
             raise ValueError("floating-point pixels")
         array = np.asarray(image.convert(wanted))
-        return array[..., None] if array.ndim == 2 else array
-
-
-def _pictures_in(path: Path) -> int:
-    """How many pictures a JPEG file holds: phones put several into one."""
-    from PIL import Image
-
-    if path.suffix.lower() not in (".jpg", ".jpeg"):
-        return 1
-    with Image.open(path) as opened:
-        return int(getattr(opened, "n_frames", 1))
+        seen_through = image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255
+        return SourceImage(
+            array[..., None] if array.ndim == 2 else array, frames=pages, transparent=bool(seen_through)
+        )
 
 
 def _deeper_than_read(path: Path, opened: Any) -> bool:

@@ -6,7 +6,6 @@ A file ``patients.csv`` at the top, with the columns ``file`` (path below the to
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from medistill.data.dataset import Dataset, Split
 from medistill.data.pictures import KINDS, is_picture_file
 from medistill.data.reader import Reader, register_reader
 from medistill.data.table import SUFFIXES as TABLES
+from medistill.data.table import read_table
 from medistill.errors import DataError
 from medistill.tasks.task import Task, inferred_task
 
@@ -58,7 +58,8 @@ def read_folder(root: Path, config: DataConfig) -> Dataset:
     files = {split: [images for images, _ in groups] for split, groups in by_class.items()}
     others = [file for groups in by_class.values() for _, unread in groups for file in unread]
     if not any(files[first]):
-        raise DataError("holds no image", where=tops[first], allowed=LAYOUT)
+        seen = "".join(f", but {note}" for note in _left_out(others))
+        raise DataError(f"holds no image{seen}", where=tops[first], allowed=LAYOUT, remedy="convert them to PNG")
     rows = {
         split: [(file, label) for label, group in enumerate(groups) for file in group]
         for split, groups in files.items()
@@ -110,7 +111,13 @@ def _class_names(tops: dict[str, Path]) -> list[str]:
     if odd:
         raise DataError(f"class folder {odd[0]!r} has unprintable characters", where=first, remedy="rename it")
     if not names:
-        raise DataError("holds no class folder", where=first, allowed=LAYOUT)
+        images, _ = _files(first)
+        tables = [f.name for f in first.iterdir() if f.suffix.lower() in TABLES] if images else []
+        raise DataError(
+            "holds no class folder" + (f", but {len(images)} images" if images else ""), where=first, allowed=LAYOUT,
+            remedy=f"name the table of labels as the source, for instance {tables[0]}" if tables else
+            "put the images of each class into a folder of its own" if images else None,
+        )  # fmt: skip
     below = [{d.name for d in _folders(first / name)} for name in names]
     if len(names) > 1 and len(below[0]) > 1 and all(own == below[0] for own in below):
         shown = ", ".join(sorted(below[0])[:4])
@@ -211,25 +218,19 @@ def _patients(root: Path) -> dict[str, str] | None:
     path = _patients_file(root)
     if path is None:
         return None
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            if not {"file", "patient"} <= set(reader.fieldnames or ()):
-                raise DataError(f"has the columns {reader.fieldnames}", where=path, allowed="file, patient")
-            patients: dict[str, str] = {}
-            for row in reader:
-                file, patient = str(row["file"]), (row["patient"] or "").strip()
-                if patients.setdefault(file, patient) != patient:
-                    raise DataError(
-                        f"names two patients for {file}: {patients[file]} and {patient}",
-                        where=path,
-                        remedy="keep one line for each image",
-                    )
-            return patients
-    except (OSError, UnicodeDecodeError, csv.Error) as problem:
-        raise DataError(
-            f"cannot be read ({problem})", where=path, allowed="a CSV file in UTF-8", remedy="save it as UTF-8"
-        ) from problem
+    table = read_table(path)
+    files, names = table.of("file"), table.of("patient")
+    if files is None or names is None:
+        raise DataError(f"has the columns {', '.join(table.columns)}", where=path, allowed="file, patient")
+    patients: dict[str, str] = {}
+    for file, patient in zip(files, names, strict=True):
+        if patients.setdefault(file, patient) != patient:
+            raise DataError(
+                f"names two patients for {file}: {patients[file]} and {patient}",
+                where=path,
+                remedy="keep one line for each image",
+            )
+    return patients
 
 
 @register_reader

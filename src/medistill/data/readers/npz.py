@@ -204,6 +204,17 @@ def _images(path: Path, name: str, arrays: dict[str, npt.NDArray[Any]]) -> npt.N
             f"has shape {images.shape}", where=where, allowed=LAYOUT,
             remedy="if the channels come first, move them: numpy.moveaxis(images, 1, -1)",
         )  # fmt: skip
+    if (images.ndim == 4 and images.shape[3] in (2, 4)) or (images.ndim == 5 and images.shape[4] in (2, 4)):
+        colours = images.shape[-1] - 1
+        raise DataError(
+            f"has shape {images.shape}: {colours} and transparency", where=where, allowed=LAYOUT,
+            remedy=f"if the last is transparency, leave it out: images[..., :{colours}]",
+        )  # fmt: skip
+    if images.ndim == 5 and images.shape[4] not in (1, 3) and images.shape[1] in (1, 3):
+        raise DataError(
+            f"has shape {images.shape}", where=where, allowed=LAYOUT,
+            remedy="if the channels come first, move them: numpy.moveaxis(images, 1, -1)",
+        )  # fmt: skip
     if images.ndim == 3 or (volumes and images.ndim == 4):
         images = images[..., None]
     if images.ndim not in (4, 5) or images.shape[-1] not in (1, 3) or 0 in images.shape:
@@ -216,12 +227,14 @@ def _labels(path: Path, name: str, arrays: dict[str, npt.NDArray[Any]]) -> npt.N
     where = f"{path}, {name}_labels"
     several = _kind(arrays) == "multi-label"
     if labels.dtype.kind not in ("uib" if several or (labels.ndim == 2 and labels.shape[1] > 1) else "ui"):
-        raise DataError(
-            f"has dtype {labels.dtype}",
-            where=where,
-            allowed="integers 0 to classes - 1",
-            remedy="convert the labels with .astype('int64') once you have made sure that they are class numbers",
+        words = "number them alike in every split: names = numpy.unique(train_labels), then " + (
+            "numpy.searchsorted(names, labels), and save names as class_names"
         )
+        numbers = "convert the labels with .astype('int64') once you have made sure that they are class numbers"
+        raise DataError(
+            f"has dtype {labels.dtype}", where=where, allowed="integers 0 to classes - 1",
+            remedy=words if labels.dtype.kind in "US" else numbers,
+        )  # fmt: skip
     if labels.ndim == 2 and labels.shape[1] == 1 and not several:
         labels = labels[:, 0]
     if labels.ndim not in (1, 2) or len(labels) != count:
