@@ -170,10 +170,9 @@ def _of_image(path: Path, channels: int | None) -> SourceImage:
         if image.mode == "F":
             raise ValueError("floating-point pixels")
         array = np.asarray(image.convert(wanted))
-        seen_through = image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255
-        return SourceImage(
-            array[..., None] if array.ndim == 2 else array, frames=pages, transparent=bool(seen_through)
-        )
+        alpha = np.asarray(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None
+        transparent = alpha is not None and bool((alpha < 255).any())
+        return SourceImage(array[..., None] if array.ndim == 2 else array, frames=pages, transparent=transparent)
 
 
 def _deeper_than_read(path: Path, opened: Any) -> bool:
