@@ -1,5 +1,7 @@
 """DICOM files: numbers that mean the same in every file, and nothing of a header beyond them."""
 
+from pathlib import Path
+
 import numpy as np
 import pydicom
 import pytest
@@ -241,3 +243,34 @@ def test_codings_that_nobody_decodes_are_refused(tmp_path):
     made.save_as(tmp_path / "x.dcm", enforce_file_format=True)
     with pytest.raises(DataError, match="is coded in a way that is not read .*MPEG2"):
         read_dicom(tmp_path / "x.dcm")
+
+
+def test_plain_pixels_are_those_of_the_decoder():
+    """Of every file of the libraries that is read without it."""
+    from pydicom.pixels.decoders.base import get_decoder
+
+    from medistill.data.dicom_header import plain_gray, value_of
+
+    seen = set()
+    for path in sorted(Path(pydicom.__file__).parent.rglob("*.dcm")):
+        try:
+            frame = plain_gray(header := pydicom.dcmread(path, force=True))
+        except AttributeError:
+            continue  # no pixels, or not even a first group
+        if frame is not None:
+            decoded, _ = get_decoder(header.file_meta.TransferSyntaxUID).as_array(header)
+            assert frame.dtype == decoded.dtype and np.array_equal(frame, decoded), path
+            seen.add((frame.dtype.str, int(value_of(header, "BitsStored"))))
+    assert len(seen) >= 3, "8 and 16 bits, signed and not, with bits to spare"
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm"])
+def test_values_are_those_of_pydicom(name):
+    from medistill.data.dicom_header import value_of
+
+    fast, slow = (pydicom.dcmread(found(name)) for _ in range(2))
+    for element in slow:
+        if element.keyword and element.VR not in ("SQ", "OW", "OB", "PN"):
+            ours, theirs = value_of(fast, element.keyword), element.value
+            same = str(ours or "").strip() == str(theirs or "").strip()
+            assert same or float(ours) == float(theirs), (element.keyword, ours, theirs)

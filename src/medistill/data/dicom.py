@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medistill.data.dicom_header import group_of, number_of, of_interest, text_of, value_of
+from medistill.data.dicom_header import group_of, number_of, of_interest, plain_gray, text_of, value_of
 from medistill.data.image import pixel_type, white_of
 from medistill.errors import ConfigError, DataError, nearest
 
@@ -266,6 +266,8 @@ def _decoded(header: Header, index: int | None) -> tuple[Array, bool]:
     """Frames (n, h, w) as stored, or (n, h, w, 3) in RGB, all or that one; whether they are in RGB."""
     from pydicom.pixels.decoders.base import get_decoder
 
+    if (plain := plain_gray(header)) is not None:
+        return plain[None], False
     syntax = header.file_meta.TransferSyntaxUID
     try:
         decoder = get_decoder(syntax)
@@ -374,7 +376,7 @@ def _spacing(header: Header) -> tuple[float, float] | None:
     measures = group_of(header, 0, "PixelMeasuresSequence") or header
     for name in ("PixelSpacing", "ImagerPixelSpacing"):
         value = value_of(measures, name)
-        if value is not None and len(value) == 2:
+        if value is not None and not isinstance(value, str) and len(value) == 2:
             rows, columns = float(value[0]), float(value[1])
             if 0 < rows < 1000 and 0 < columns < 1000:
                 return rows, columns

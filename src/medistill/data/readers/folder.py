@@ -167,7 +167,8 @@ def walk(folder: Path) -> Iterator[Path]:
         if here in seen:
             continue
         seen.add(here)
-        yield from (Path(top) / name for name in files if not is_hidden(name) and (Path(top) / name).is_file())
+        below = Path(top)
+        yield from (file for name in files if not is_hidden(name) and (file := below / name).is_file())
 
 
 def is_hidden(name: str) -> bool:
