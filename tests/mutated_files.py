@@ -24,7 +24,8 @@ from pyarrow.parquet import write_table
 
 from dicom_files import found
 from medistill.data.load import load
-from medistill.data.reading import ReadingOptions, read_one
+from medistill.data.pictures import ReadingOptions
+from medistill.data.reading import read_one
 from medistill.errors import MedistillError
 from medistill.runtime import peak_memory_mb
 

@@ -274,3 +274,12 @@ def test_values_are_those_of_pydicom(name):
             ours, theirs = value_of(fast, element.keyword), element.value
             same = str(ours or "").strip() == str(theirs or "").strip()
             assert same or float(ours) == float(theirs), (element.keyword, ours, theirs)
+
+
+def test_values_in_the_upper_bits_are_moved_down(tmp_path):
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
+    shown = [
+        picture(tmp_path, pixels, BitsStored=12, HighBit=high).frames[0, 0]
+        for high, pixels in ((11, values), (15, values << 4))
+    ]
+    assert np.array_equal(shown[0], values.astype(int) - 1000) and np.array_equal(*shown)

@@ -1,19 +1,22 @@
 """16 bits from the file to the package and back."""
 
 import io
+import json
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from pydicom.data import get_testdata_file
+from pydicom.uid import MRImageStorage
 
+from dicom_files import header
 from medistill.config import DataConfig
 from medistill.data.dataset import Dataset, Description, Split
 from medistill.data.dicom import read_dicom
 from medistill.data.image import Normalisation, decoded, encoded, in_8_bits
 from medistill.data.nifti import read_nifti
-from medistill.data.preprocess import TensorSplit, channel_statistics, prepare
+from medistill.data.preprocess import TensorSplit, channel_statistics, prepare, require_depth
 from medistill.errors import ConfigError
 from medistill.nets.bank import PixelBank
 from medistill.package.package import read_package
@@ -27,7 +30,9 @@ def deep(path, images=24, dark=20_000):
     for split in ("train", "val", "test"):
         labels = np.arange(images) % 2
         noise = rng.integers(0, 12, (images, 16, 16))
-        arrays[f"{split}_images"] = (dark + 60 * labels[:, None, None] + noise).astype(np.uint16)
+        half = np.arange(16) < 8  # brighter above, or on the left
+        where = np.where(labels[:, None, None] == 1, half[None, :, None], half[None, None, :])
+        arrays[f"{split}_images"] = (dark + 60 * where + noise).astype(np.uint16)
         arrays[f"{split}_labels"] = labels[:, None]
     arrays["train_images"][0, 0, 0], arrays["train_images"][0, 0, 1] = 0, 65535
     np.savez(path, **arrays)
@@ -74,6 +79,65 @@ def test_every_command_takes_such_a_package(tmp_path, cli, method):
     assert cli("train", package, "--on", source, *few)[0] == 0
 
 
+def test_all_arms_see_the_depth_of_the_package(tmp_path, cli):
+    """What 16 bits tell apart, networks of every arm tell apart, and of 8 bits none."""
+    source, found = deep(tmp_path / "deep.npz"), {}
+    for bits in (8, 16):
+        made = ["distill", source, "--method", "random", "--ipc", 4, "--set", "data.window=[0,65535]"]
+        assert cli(*made, "--set", f"data.bits={bits}", "--out", tmp_path / str(bits))[0] == 0
+        few = [
+            "--set",
+            "repeats=1",
+            "--set",
+            "random_draws=2",
+            "--set",
+            "recipe.min_steps=60",
+            "--set",
+            "recipe.max_steps=60",
+        ]
+        status, out, problem = cli("evaluate", tmp_path / str(bits), "--on", source, *few, "--json")
+        assert status == 0, problem
+        arms = json.loads(out)["arms"]
+        found[bits] = {arm: arms[arm]["balanced_accuracy"]["mean"] for arm in ("distilled", "random", "full")}
+    assert min(found[16].values()) > 0.9 and max(found[8].values()) < 0.7, found
+
+
+def test_a_folder_of_dicom_files_is_known_again_at_its_depth(tmp_path, cli):
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        pixels = rng.integers(0, 4000, (20, 20)).astype(np.uint16)
+        made = header(pixels, Modality="MR", SOPClassUID=MRImageStorage, PatientID=f"p{i}", RescaleIntercept=0)
+        (tmp_path / "mr" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        made.save_as(tmp_path / "mr" / "ab"[i % 2] / f"{i}.dcm", enforce_file_format=True)
+    distil = ["distill", tmp_path / "mr", "--method", "k-means", "--ipc", 2, "--set", "data.bits=16"]
+    assert cli(*distil, "--out", tmp_path / "p")[0] == 0
+    assert len(np.unique(read_package(tmp_path / "p").pixels)) > 256
+    assert cli("audit", tmp_path / "p", "--train", tmp_path / "mr", "--checks", "resemblance")[0] == 0
+
+
+def test_a_site_of_8_bits_is_measured_on(tmp_path, cli):
+    source = deep(tmp_path / "deep.npz")
+    made = ["distill", source, "--method", "random", "--ipc", 2, "--set", "data.bits=16"]
+    assert cli(*made, "--out", tmp_path / "p")[0] == 0
+    arrays = {k: v if "labels" in k else (v >> 8).astype(np.uint8) for k, v in np.load(source).items()}
+    np.savez(tmp_path / "shallow.npz", **arrays)
+    few = [
+        "--set",
+        "repeats=1",
+        "--set",
+        "random_draws=2",
+        "--set",
+        "recipe.min_steps=5",
+        "--set",
+        "recipe.max_steps=5",
+    ]
+    assert cli("evaluate", tmp_path / "p", "--on", tmp_path / "shallow.npz", *few)[0] == 0
+    status, _, problem = cli("distill", tmp_path / "shallow.npz", *made[2:], "--out", tmp_path / "q")
+    assert (
+        status == 2 and "data.bits: 16 for images of 8 bits; allowed: 8" in problem and not (tmp_path / "q").exists()
+    )
+
+
 def test_changing_the_depth_is_found(tmp_path, cli):
     source = deep(tmp_path / "deep.npz")
     made = ["distill", source, "--method", "random", "--ipc", 2, "--set", "data.bits=16"]
@@ -84,11 +148,11 @@ def test_changing_the_depth_is_found(tmp_path, cli):
 
 
 def test_what_has_8_bits_or_colours_is_refused():
-    shallow = np.zeros((4, 1, 16, 16), dtype=np.uint8)
+    config = DataConfig(bits=16)
     with pytest.raises(ConfigError, match="8 bits"):
-        prepare(dataset(shallow), DataConfig(bits=16))
+        require_depth(dataset(np.zeros((4, 1, 16, 16), dtype=np.uint8)), config)
     with pytest.raises(ConfigError, match="colour"):
-        prepare(dataset(np.arange(4 * 3 * 256).reshape(4, 3, 16, 16).astype(np.uint16)), DataConfig(bits=16))
+        require_depth(dataset(np.arange(4 * 3 * 256).reshape(4, 3, 16, 16).astype(np.uint16)), config)
 
 
 def test_preparing_and_going_back_loses_less_than_a_step_of_65536():

@@ -42,8 +42,8 @@ def closest_in_structure(images: Pixels, real: Pixels) -> Closest:
     Similarity", IEEE TIP 2004.
 
     Args:
-        images: (n, c, *spatial) ``uint8`` as stored.
-        real: (m, c, *spatial) ``uint8``, at least as large.
+        images: (n, c, *spatial) as stored.
+        real: (m, c, *spatial), at least as large.
     """
     from monai.metrics.regression import compute_ssim_and_cs
 
@@ -58,14 +58,9 @@ def closest_in_structure(images: Pixels, real: Pixels) -> Closest:
         others = torch.from_numpy(small[chosen[number]]).float()
         own = torch.from_numpy(image.copy()).float().expand_as(others)
         found, _ = compute_ssim_and_cs(
-            own,
-            others,
-            dimensions,
-            [side] * dimensions,
-            [1.5] * dimensions,
-            data_range=float(white_of(images.dtype)),
-            kernel_type="uniform",
-        )
+            own, others, dimensions, [side] * dimensions, [1.5] * dimensions,
+            data_range=float(white_of(images.dtype)), kernel_type="uniform",
+        )  # fmt: skip
         similarity = found.flatten(1).mean(1)
         best[number], row[number] = float(similarity.max()), chosen[number][int(similarity.argmax())]
     return Closest(best, row)

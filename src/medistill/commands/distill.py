@@ -24,7 +24,7 @@ from medistill.commands.manifest import manifest_of
 from medistill.config import DataConfig, DistilConfig, EvaluateConfig
 from medistill.data.checks import require_no_letters, require_usable
 from medistill.data.load import load
-from medistill.data.preprocess import PreparedDataset, prepare
+from medistill.data.preprocess import PreparedDataset, prepare, require_depth
 from medistill.distil import loop
 from medistill.distil.checkpoint import Checkpoint, RunFolder, Saver, determining
 from medistill.distil.configuration import configured, optimiser_of
@@ -217,6 +217,7 @@ def _prepare(data: str | Path, config: DataConfig, private: bool, real: bool) ->
     warnings = [f"{issue.kind}: {issue.found}" for issue in require_usable(dataset, private=private)]
     if real and config.burned_in_text == "refused":
         require_no_letters(dataset)
+    require_depth(dataset, config)
     return prepare(dataset, config), warnings
 
 

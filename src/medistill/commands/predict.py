@@ -10,7 +10,7 @@ from medistill.commands.guarantee import outlook
 from medistill.config import DataConfig, PrivacyConfig
 from medistill.data.checks import require_usable
 from medistill.data.load import load
-from medistill.data.preprocess import PreparedDataset, prepare
+from medistill.data.preprocess import PreparedDataset, prepare, require_depth
 from medistill.errors import ConfigError, nearest
 from medistill.package.results import ENOUGH
 from medistill.prediction.examples import RANDOM_METHOD, read_examples, shipped
@@ -72,6 +72,8 @@ def predict(
     dataset = load(data, config)
     for issue in require_usable(dataset):
         say(f"warning: {issue.kind}: {issue.found}", progress)
+    if config is not None:
+        require_depth(dataset, config)
     prepared = prepare(dataset, config)
     _require_measured(prepared, indicator)
     counts = random_counts(prepared, ipc, ratio, 1)

@@ -18,10 +18,10 @@ from medistill.data.arrays import BLOCK, empty, release
 from medistill.data.dataset import Description, Names, Split
 from medistill.data.dicom import HOUNSFIELD
 from medistill.data.image import pixel_type, shape_in_words, white_of
-from medistill.data.pictures import KINDS, SourceImage
+from medistill.data.pictures import KINDS, ReadingOptions, SourceImage
 from medistill.data.pseudonym import pseudonym
 from medistill.data.read_cache import decoders, identity, keep, kept
-from medistill.data.reading import ReadingOptions, read_pictures
+from medistill.data.reading import read_pictures
 from medistill.data.resize import brought_to
 from medistill.errors import DataError, OutputError
 from medistill.runtime import usable_cores

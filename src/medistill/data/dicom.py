@@ -264,10 +264,10 @@ def _complete_meta(header: Header) -> None:
 
 def _decoded(header: Header, index: int | None) -> tuple[Array, bool]:
     """Frames (n, h, w) as stored, or (n, h, w, 3) in RGB, all or that one; whether they are in RGB."""
-    from pydicom.pixels.decoders.base import get_decoder
-
     if (plain := plain_gray(header)) is not None:
         return plain[None], False
+    from pydicom.pixels.decoders.base import get_decoder
+
     syntax = header.file_meta.TransferSyntaxUID
     try:
         decoder = get_decoder(syntax)
@@ -281,9 +281,13 @@ def _decoded(header: Header, index: int | None) -> tuple[Array, bool]:
             remedy="pip install 'medistill[jpeg]'" if needed == "pylibjpeg" else f"pip install {needed}",
         )
     problem: Exception | None = None
+    unused = int(value_of(header, "HighBit", 0) or 0) + 1 - int(value_of(header, "BitsStored", 0) or 0)
+    upper = unused > 0 and not value_of(header, "PixelRepresentation")
+    # What is stored in the upper bits would be taken for bits that are not used, and removed.
+    how: dict[str, Any] = {"correct_unused_bits": False} if upper else {}
     for name in usable:
         try:
-            frames, meta = decoder.as_array(header, index=index, decoding_plugin=name)
+            frames, meta = decoder.as_array(header, index=index, decoding_plugin=name, **how)
             break
         except Exception as refused:  # the next one may read it
             problem = refused
@@ -293,9 +297,8 @@ def _decoded(header: Header, index: int | None) -> tuple[Array, bool]:
     rgb = int(meta["samples_per_pixel"]) == 3
     if frames.ndim == (3 if rgb else 2):
         frames = frames[None]
-    unused = int(value_of(header, "HighBit", 0) or 0) + 1 - int(value_of(header, "BitsStored", 0) or 0)
-    if not rgb and unused > 0 and not value_of(header, "PixelRepresentation"):
-        frames = frames >> unused  # stored in the upper bits
+    if not rgb and upper:
+        frames = frames >> unused
     if rgb and str(meta["photometric_interpretation"]) != "RGB":
         raise DataError(f"has colours that are not read ({meta['photometric_interpretation']})")
     return frames, rgb

@@ -170,7 +170,7 @@ def prepare(dataset: Dataset, config: DataConfig | None = None) -> PreparedDatas
 
     Raises:
         ConfigError: a size of two numbers for volumes, or of three for pictures; public statistics of images of more
-            than 8 bits without a window; 16 bits of images that have 8, or in colour.
+            than 8 bits without a window.
     """
     config = config or DataConfig()
     given = dataset.image
@@ -185,7 +185,6 @@ def prepare(dataset: Dataset, config: DataConfig | None = None) -> PreparedDatas
         window: tuple[float, float] = (0.0, 1.0)
     else:
         window = _window(images, asked, public)
-    _require_depth(given.dtype, images.dtype, channels, config.bits)
     pixels = _to_pixels(images, shape, channels, window, config.bits)
     mean, std = ((n,) * channels for n in PUBLIC_STATISTICS) if public else channel_statistics(pixels)
     preprocessing = Preprocessing(
@@ -280,16 +279,19 @@ def _window(images: RawImages, asked: tuple[float, float] | None, public: bool) 
     return asked or intensity_window(images)
 
 
-def _require_depth(read: str, now: np.dtype[Any], channels: int, bits: int) -> None:
-    """Refuse 16 bits where there are no more than 8, or in colour, which no PNG writer at hand stores."""
-    if bits == 8:
+def require_depth(dataset: Dataset, config: DataConfig) -> None:
+    """Refuse 16 bits of images that have no more than 8, or in colour, which no PNG writer at hand stores.
+
+    Raises:
+        ConfigError: these were asked for.
+    """
+    if config.bits == 8:
         return
-    if now == np.uint8:
-        by_step = "" if read == "uint8" else ", which they have after a step of preprocessing"
-        raise ConfigError(f"{bits} for images of 8 bits{by_step}", where="data.bits", allowed="8")
-    if channels > 1:
+    if dataset.train.images.dtype == np.uint8:
+        raise ConfigError(f"{config.bits} for images of 8 bits", where="data.bits", allowed="8")
+    if (config.channels or dataset.image.channels) > 1:
         raise ConfigError(
-            f"{bits} for images in colour", where="data.bits", allowed="8, or gray images (--channels 1)"
+            f"{config.bits} for images in colour", where="data.bits", allowed="8, or gray images (--channels 1)"
         )
 
 

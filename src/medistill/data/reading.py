@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from medistill.data.dicom import NoPicture
-from medistill.data.pictures import ReadingOptions as ReadingOptions
-from medistill.data.pictures import SourceImage, read_picture
+from medistill.data.pictures import ReadingOptions, SourceImage, read_picture
 from medistill.data.text import shows_text
 from medistill.errors import DataError
 from medistill.progress import Progress, reading_shown

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medistill.data.dataset import Dataset, Split, joined_splits
+from medistill.data.dataset import Dataset, Names, Split, joined_splits
 from medistill.data.duplicates import families
 from medistill.data.sampling import draw_by_stratum
 from medistill.errors import ConfigError
@@ -44,10 +44,12 @@ def complete(dataset: Dataset, key: Key, how: How = "stratified", test_site: str
     """
     if test_site is not None:
         dataset = held_out_site(dataset, test_site)
-    if set(dataset.splits) == {"train"}:
-        dataset = _split_off(dataset, "test", key, how)
-    if "val" not in dataset.splits:
-        dataset = _split_off(dataset, "val", key, how)
+    missing = ["test"] if set(dataset.splits) == {"train"} else []
+    missing += [] if "val" in dataset.splits else ["val"]
+    alike = _families(dataset.train) if missing and how != "independent" else None
+    for name in missing:
+        dataset, left = _split_off(dataset, name, key, how, alike)
+        alike = None if alike is None else alike[left]
     return dataset
 
 
@@ -86,27 +88,38 @@ def held_out_site(dataset: Dataset, site: str) -> Dataset:
     return dataset.with_note(note + (f"; {left} of other sites were left out" if left else ""), splits)
 
 
-def _split_off(dataset: Dataset, name: str, key: Key, asked: How) -> Dataset:
+def _families(train: Split) -> Names | None:
+    """Names of families of images that are the same, or nearly; None where patients are known, or none are alike."""
+    if train.patients is not None:
+        return None
+    alike = families(train.images, max(SMALL_FAMILY, int(FRACTION * len(train))))
+    return alike.astype(str) if len(np.unique(alike)) < len(train) else None
+
+
+def _split_off(
+    dataset: Dataset, name: str, key: Key, asked: How, alike: Names | None
+) -> tuple[Dataset, npt.NDArray[np.intp]]:
+    """The data set with a part split off, and which rows of "train" are left in it."""
     train, task = dataset.train, dataset.task
+    everyone = np.arange(len(train))
     if asked == "independent":
         rows, how = _independent(train, key.child("split", name)), "each by chance alone"
     elif train.patients is not None:
         rows, how = _by_patient(train, task, key.child("split", name)), "by patient"
-    elif len(np.unique(alike := families(train.images, max(SMALL_FAMILY, int(FRACTION * len(train)))))) < len(train):
-        # Images that are the same, or nearly, go the same way, as if they were of one patient.
-        rows = _by_patient(replace(train, patients=alike.astype(str)), task, key.child("split", name))
+    elif alike is not None:  # they go the same way, as if they were of one patient
+        rows = _by_patient(replace(train, patients=alike), task, key.child("split", name))
         how = "copies and near-copies together, as not every image names its patient"
     else:
         rows = _stratified(train, task, key.child("split", name))
         how = f"stratified by {task.noun}, as not every image names its patient"
     if not rows.any():
         if train.patients is not None and len(set(train.patients.tolist())) == 1:
-            return dataset.with_note(f"no {name} split was made: all images name one patient")
-        return dataset
+            dataset = dataset.with_note(f"no {name} split was made: all images name one patient")
+        return dataset, everyone
     splits = dict(dataset.splits)
-    splits["train"], splits[name] = train.take(np.flatnonzero(~rows)), train.take(np.flatnonzero(rows))
+    splits["train"], splits[name] = train.take(everyone[~rows]), train.take(everyone[rows])
     note = f"no {name} split in the source: {int(rows.sum())} of {len(train)} training images split off, {how}"
-    return dataset.with_note(note, splits)
+    return dataset.with_note(note, splits), everyone[~rows]
 
 
 def _independent(split: Split, key: Key) -> npt.NDArray[np.bool_]:

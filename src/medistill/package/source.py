@@ -112,6 +112,7 @@ def data_config(package: Package) -> DataConfig:
         "spacing": configuration.data.spacing,
         "label_attribute": configuration.data.label_attribute,
         "slices": configuration.data.slices,
+        "bits": package.manifest.image.bits,
         "task": package.task.kind if configuration.data.task is not None else None,
     }
     return build(DataConfig, values, "how the package's data were read")

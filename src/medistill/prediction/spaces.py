@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medistill.aliases import Pixels
 from medistill.data.image import white_of
 from medistill.keys import Key
 
 Features = npt.NDArray[np.float64]
-Raw = Callable[[npt.NDArray[np.uint8]], Features]
+Raw = Callable[[Pixels], Features]
 
 PLACES = 4
 """Features are pooled over a grid of so many rows and columns."""
@@ -66,13 +67,13 @@ class Space:
     rotation: Features | None
     linear: bool = False
 
-    def __call__(self, pixels: npt.NDArray[np.uint8]) -> Features:
-        """Features (n, d) of ``uint8`` pixels (n, c, h, w)."""
+    def __call__(self, pixels: Pixels) -> Features:
+        """Features (n, d) of pixels (n, c, h, w)."""
         values = (self.raw(pixels) - self.mean) / self.scale
         return values if self.rotation is None else values @ self.rotation
 
 
-def fit(name: str, pixels: npt.NDArray[np.uint8]) -> Space:
+def fit(name: str, pixels: Pixels) -> Space:
     """A space whose scale, and components, come from these real images."""
     compute: Raw = partial(_patches, learned=_learned_patches(pixels)) if name == "patches" else _RAW[name]
     raw = compute(pixels)
@@ -91,18 +92,18 @@ def fit(name: str, pixels: npt.NDArray[np.uint8]) -> Space:
     return Space(name, compute, mean, scale, rotation)
 
 
-def _shrunk(pixels: npt.NDArray[np.uint8], side: int) -> Tensor:
+def _shrunk(pixels: Pixels, side: int) -> Tensor:
     images = torch.from_numpy(np.ascontiguousarray(pixels)).float() / white_of(pixels.dtype)
     return functional.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False)
 
 
-def _pixels(pixels: npt.NDArray[np.uint8]) -> Features:
+def _pixels(pixels: Pixels) -> Features:
     return np.concatenate(
         [_shrunk(pixels[i : i + 1024], 16).flatten(1).double().numpy() for i in range(0, len(pixels), 1024)]
     )
 
 
-def _filters(pixels: npt.NDArray[np.uint8]) -> Features:
+def _filters(pixels: Pixels) -> Features:
     bank = _bank()
     rows = []
     for start in range(0, len(pixels), 256):
@@ -122,7 +123,7 @@ Patches = tuple[Tensor, Tensor]
 """Mean of normalised patches, (d,), and filters on what is left, (patches, d), with the whitening in them."""
 
 
-def _learned_patches(pixels: npt.NDArray[np.uint8]) -> Patches:
+def _learned_patches(pixels: Pixels) -> Patches:
     """Random whitened patches of the real images, each of length one."""
     rng = Key(0).child("patches").numpy()
     images = _shrunk(pixels, PATCH_ROWS)
@@ -144,7 +145,7 @@ def _normalised(patches: Tensor, dim: int) -> Tensor:
     return (patches - patches.mean(dim, keepdim=True)) / (patches.var(dim, keepdim=True) + 1e-3).sqrt()
 
 
-def _patches(pixels: npt.NDArray[np.uint8], learned: Patches) -> Features:
+def _patches(pixels: Pixels, learned: Patches) -> Features:
     mean, filters = (tensor.float() for tensor in learned)
     side = PATCH_ROWS - PATCH_SIDE + 1
     rows = []

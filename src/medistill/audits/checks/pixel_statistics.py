@@ -9,7 +9,7 @@ from medistill.keys import Key
 from medistill.package.finding import Finding
 from medistill.package.package import Package
 
-FAR, EXTREME, FLAT = 1.0, 0.5, 1.0
+FAR, EXTREME, FLAT = 1.0, 0.5, 1 / 255
 """Deviations between the mean and the manifest's; share of black and white pixels; gray values of an image without
 contrast."""
 
@@ -29,7 +29,7 @@ class PixelStatistics(Audit):
         mean, spread = pixels.mean(axis=axes) / normal.white, pixels.std(axis=axes) / normal.white
         away = np.abs(mean - np.array(normal.mean)) / np.array(normal.std)
         extreme = float(np.isin(pixels, (0, normal.white)).mean())
-        flat = np.flatnonzero(pixels.reshape(len(pixels), -1).std(axis=1) < FLAT)
+        flat = np.flatnonzero(pixels.reshape(len(pixels), -1).std(axis=1) / normal.white < FLAT)
         problems = [
             text
             for text, there in (
