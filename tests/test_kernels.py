@@ -56,6 +56,35 @@ def test_convolution_equals_torchs(channels: int, size: tuple[int, int], monkeyp
 
 
 @compiled_here
+@pytest.mark.parametrize("channels", [3, 8])
+@pytest.mark.parametrize("learned", [(0, 1, 2, 3, 4), (0,), (1, 2), (3, 4)])
+def test_a_block_is_its_two_layers(channels: int, learned: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit: what it gives, its gradients, and theirs, by whatever is learned."""
+    draw = Key(5).generator()
+    shapes = [(5, channels, 8, 12), (16, channels, 3, 3), (16,), (16,), (16,)]
+    given = [torch.randn(shape, generator=draw) for shape in shapes]
+    coming = torch.randn(5, 16, 4, 6, generator=draw)
+
+    def apart(images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *norm: torch.Tensor) -> torch.Tensor:
+        return blocks.norm_relu_pool(layers.convolution(images, weight, bias), *norm)
+
+    def found(function: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
+        own = [one.clone().requires_grad_(place in learned) for place, one in enumerate(given)]
+        asked = [own[place] for place in learned]
+        out = function(*own)
+        plain = torch.autograd.grad(out, asked, coming, retain_graph=True)
+        first = torch.autograd.grad(out, asked, coming, create_graph=True)
+        second = torch.autograd.grad(sum(one.pow(3).sum() for one in first), asked, allow_unused=True)
+        return [out.detach(), *plain, *first, *(one for one in second if one is not None)]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layers, "convolution", None)  # which the one layer does not call
+        together = found(layers.convolution_block)
+    for one, two in zip(together, found(apart), strict=True):
+        assert torch.equal(one, two)
+
+
+@compiled_here
 def test_convolution_is_computed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above would pass if torch's were taken."""
     called: list[str] = []

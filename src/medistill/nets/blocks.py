@@ -9,6 +9,7 @@ on two cores with AMX, 28 pixels, 64 filters, by ``benchmarks/bench_blocks.py``)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,12 +84,23 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        images, weight, bias, mean, root = ctx.saved_tensors
-        if kernels.transformed():
-            return _differentiable(images, weight, bias, gradients[0])
-        if torch.is_grad_enabled():
-            return _CompiledGradient.apply(images, weight, bias, mean, root, gradients[0])
-        return kernels.norm_relu_pool_gradient(images, weight, bias, mean, root, gradients[0])
+        return compiled_gradient(ctx.saved_tensors, gradients[0])
+
+
+def compiled_gradient(kept: Sequence[Tensor], coming: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients by images, weight and bias of what ``kernels.norm_relu_pool`` computed; they may be differentiated
+    again where gradients are enabled.
+
+    Args:
+        kept: images, weight, bias, and the mean and root that it gave.
+        coming: gradient by what was pooled.
+    """
+    images, weight, bias, mean, root = kept
+    if kernels.transformed():
+        return _differentiable(images, weight, bias, coming)
+    if torch.is_grad_enabled():
+        return _CompiledGradient.apply(images, weight, bias, mean, root, coming)
+    return kernels.norm_relu_pool_gradient(images, weight, bias, mean, root, coming)
 
 
 class _CompiledGradient(torch.autograd.Function):

@@ -168,7 +168,7 @@ class ConvNet:
             weight, bias = parameters[f"conv{block}.weight"], parameters[f"conv{block}.bias"]
             scale, shift = parameters[f"norm{block}.weight"], parameters[f"norm{block}.bias"]
             if fast:
-                x = blocks.norm_relu_pool(layers.convolution(x, weight, bias), scale, shift)
+                x = layers.convolution_block(x, weight, bias, scale, shift)
             else:
                 x = functional.conv2d(x, weight, bias, padding=1)
                 x = functional.group_norm(x, self.filters, scale, shift)
