@@ -67,6 +67,8 @@ def main() -> None:
     given = parser.parse_args()
     prepare_torch()
     given.source = str(given.data) if given.data.exists() else PHANTOM
+    if given.source == PHANTOM:
+        loops.say(f"{given.data} is not there, so {PHANTOM} is measured")
     prepared = prepare(load(given.source))
     machine = machine_name()
     path = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', machine.lower()).strip('-')}.json"

@@ -8,6 +8,7 @@ from skimage.exposure import equalize_adapthist
 
 import medistill
 from conftest import SMALL_DM, TINY
+from medistill.config import PrivacyConfig
 from medistill.data.dataset import Dataset
 from medistill.data.image import ImageSpec, Normalisation
 from medistill.data.load import load
@@ -184,6 +185,9 @@ def test_a_guarantee_allows_no_step_that_looks_at_training_images():
     with pytest.raises(ConfigError, match="'clip' looks at training images"):
         prepare(dataset, DataConfig(steps=["clip"], statistics="public"))
     prepare(dataset, DataConfig(steps=[{"name": "clip", "window": [10, 200]}, "crop"], statistics="public"))
+    for told in (medistill.check, medistill.predict):
+        with pytest.raises(ConfigError, match="'clip' looks at training images"):
+            told(SOURCE, config=DataConfig(steps=["clip"]), privacy=PrivacyConfig(epsilon=1.0))
 
 
 def test_a_window_comes_before_steps():

@@ -11,7 +11,7 @@ import numpy as np
 from medistill.aliases import Json
 from medistill.config import DataConfig, DistilConfig, PrivacyConfig
 from medistill.data.dataset import Dataset
-from medistill.data.preprocess import PreparedDataset, prepared_shape
+from medistill.data.preprocess import PreparedDataset, prepared_shape, require_public_steps
 from medistill.distil.configuration import configured
 from medistill.distil.method import Method, State
 from medistill.distil.pool import PooledMatching
@@ -116,6 +116,7 @@ def outlook(dataset: Dataset, config: PrivacyConfig, data: DataConfig) -> Json:
     Raises:
         ConfigError: as for ``distill``.
     """
+    require_public_steps(data)
     shape = prepared_shape(dataset.image.shape, data.size)
     method, _ = configured(None, 1, None, None, {"privacy": config.model_dump()}, {}, shape=shape)
     assert isinstance(method, PooledMatching)

@@ -74,6 +74,7 @@ def predict(
         say(f"warning: {issue.kind}: {issue.found}", progress)
     if config is not None:
         require_depth(dataset, config)
+    bearable = None if privacy is None else outlook(dataset, privacy, config or DataConfig())
     prepared = prepare(dataset, config)
     _require_measured(prepared, indicator)
     counts = random_counts(prepared, ipc, ratio, 1)
@@ -95,7 +96,7 @@ def predict(
         "verdict": _verdict(next(iter(by_method.values())), predictions),
         "notes": _notes(indicator, list(predictions)),
         "features": by_method,
-        **({} if privacy is None else {"privacy": outlook(dataset, privacy, config or DataConfig())}),
+        **({} if bearable is None else {"privacy": bearable}),
         "learned_from": {
             "runs": len(examples),
             "data_sets": len({e.data for e in examples}),

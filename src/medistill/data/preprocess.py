@@ -214,12 +214,8 @@ def _after_steps(
         asked.insert(0, Clip(window=window, of_8_bits=False))
     images, taken, notes = train, list[Step](), list[str]()
     public = config.statistics == "public"
-    looking = [step.name for step in asked if public and step.looks_at_training_images]
-    if looking:
-        raise ConfigError(
-            f"'{looking[0]}' looks at training images", where="data.steps",
-            allowed="with a guarantee only steps that do not, or a window for it",
-        )  # fmt: skip
+    if public:
+        require_public_steps(config)
     for step in asked:
         fitted = step.fitted(images[:0] if public else images)  # there is nothing to see under a guarantee
         after, left = stepped(images, [fitted])
@@ -229,6 +225,20 @@ def _after_steps(
                 notes.append(f"{left} of {len(images)} training images were left as they were by '{step.name}'")
         images, taken = after, [*taken, fitted]
     return images, taken, tuple(notes)
+
+
+def require_public_steps(config: DataConfig) -> None:
+    """Refuse steps that look at all training images, as nothing private may.
+
+    Raises:
+        ConfigError: such a step is asked for.
+    """
+    looking = [step.name for step in asked_steps(config.steps) if step.looks_at_training_images]
+    if looking:
+        raise ConfigError(
+            f"'{looking[0]}' looks at training images", where="data.steps",
+            allowed="with a guarantee only steps that do not, or a window for it",
+        )  # fmt: skip
 
 
 def prepared_shape(given: Shape, asked: Shape | None) -> Shape:
