@@ -102,15 +102,15 @@ class Generator(nn.Module):
 
 
 CODE = 5
-BATCH = 100
-"""Images of each class that the generator makes in a step."""
+BATCH = 500
+"""Images that the generator makes in a step, as many of each class."""
 
 
 @register
 class DPMERF(PixelFeatures):
     """A generator trained on what was released; the images are what it draws."""
 
-    updates: int = Field(3000, ge=1, description="steps of the generator")
+    updates: int = Field(1000, ge=1, description="steps of the generator; published: about 600")
     rate: float = Field(0.01, gt=0, description="its learning rate")
 
     info = MethodInfo(
@@ -138,10 +138,11 @@ class DPMERF(PixelFeatures):
 
         optimiser = torch.optim.Adam(generator.parameters(), self.rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.updates)
-        each = torch.arange(strata).repeat_interleave(BATCH)
+        own = BATCH // strata
+        each = torch.arange(strata).repeat_interleave(own)
         with torch.enable_grad():
             for _ in range(self.updates):
-                found = self.features(drawn(each), frequencies).view(strata, BATCH, -1).mean(1)
+                found = self.features(drawn(each), frequencies).view(strata, own, -1).mean(1)
                 loss = (found - released.means).square().sum()
                 optimiser.zero_grad()
                 loss.backward()
