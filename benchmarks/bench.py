@@ -66,8 +66,9 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], help="all, if none is named")
     given = parser.parse_args()
     prepare_torch()
-    given.source = str(given.data) if given.data.exists() else PHANTOM
-    if given.source == PHANTOM:
+    given.source = str(given.data)
+    if not given.data.exists():
+        given.source = PHANTOM
         loops.say(f"{given.data} is not there, so {PHANTOM} is measured")
     prepared = prepare(load(given.source))
     machine = machine_name()

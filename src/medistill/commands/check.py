@@ -53,6 +53,7 @@ def check(
     if privacy is not None:  # split as private data are
         config = (config or DataConfig()).model_copy(update={"split": "independent"})
     dataset = load(data, config)
+    bearable = None if privacy is None else outlook(dataset, privacy, config or DataConfig())
     issues = find_issues(dataset, ipc)
     description, task = dataset.description, dataset.task
     usable = not any(issue.level == "blocking" for issue in issues)
@@ -72,7 +73,7 @@ def check(
         "notes": list(description.notes),
         "problems": [_with_files(issue.as_json(), dataset) for issue in issues],
         "usable": usable,
-        **({} if privacy is None else {"privacy": outlook(dataset, privacy, config or DataConfig())}),
+        **({} if bearable is None else {"privacy": bearable}),
     }
     if html is not None:
         from medistill.reporting.check_page import check_page

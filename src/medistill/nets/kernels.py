@@ -76,7 +76,7 @@ def computed(images: Tensor, *learned: Tensor) -> bool:
     """
     channels, height, width = images.shape[1:]
     return (
-        in_float32(images, *learned)
+        all(_plain(tensor) for tensor in (images, *learned))
         and all(len(tensor) % LANES == 0 for tensor in learned)
         and (channels <= 4 or channels % LANES == 0)
         and height % 2 == 0
@@ -97,11 +97,9 @@ def transformed() -> bool:
     return bool(torch._C._are_functorch_transforms_active())
 
 
-def in_float32(*tensors: Tensor) -> bool:
-    """Whether all are torch's own kinds of tensors, on a CPU, in float32."""
-    return all(
-        type(one) in (Tensor, torch.nn.Parameter) and one.is_cpu and one.dtype == torch.float32 for one in tensors
-    )
+def _plain(tensor: Tensor) -> bool:
+    kind = type(tensor) in (Tensor, torch.nn.Parameter)
+    return kind and tensor.is_cpu and tensor.dtype == torch.float32
 
 
 def _call(name: str, *given: Tensor | int | float) -> None:

@@ -18,11 +18,7 @@ def convolution_block(images: Tensor, weight: Tensor, bias: Tensor, scale: Tenso
     Where both are compiled they are one layer: each layer is Python code forward and backward, which threads take
     turns at.
     """
-    if (
-        _compiled(images, weight, bias)
-        and scale.shape == shift.shape == bias.shape
-        and kernels.in_float32(scale, shift)
-    ):
+    if _compiled(images, weight, bias, scale, shift):
         pooled: Tensor = _Block.apply(images, weight, bias, scale, shift)[0]
         return pooled
     return blocks.norm_relu_pool(convolution(images, weight, bias), scale, shift)
@@ -38,10 +34,11 @@ def convolution(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return functional.conv2d(images, weight, bias, padding=1)
 
 
-def _compiled(images: Tensor, weight: Tensor, bias: Tensor) -> bool:
+def _compiled(images: Tensor, weight: Tensor, *by_filter: Tensor) -> bool:
+    """Whether a layer with a 3×3 kernel and further numbers for each filter is computed by the kernels here."""
     channels = images.shape[1]
-    fits = weight.shape[1:] == (channels, 3, 3) and bias.shape == weight.shape[:1]
-    return fits and (channels <= 4 or kernels.tiled(images.shape)) and kernels.computed(images, weight, bias)
+    fits = weight.shape[1:] == (channels, 3, 3) and all(one.shape == weight.shape[:1] for one in by_filter)
+    return fits and (channels <= 4 or kernels.tiled(images.shape)) and kernels.computed(images, weight, *by_filter)
 
 
 def _convolved(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
