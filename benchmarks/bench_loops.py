@@ -32,6 +32,8 @@ from medistill.evaluation.jobs import Job
 from medistill.evaluation.workers import run_all
 from medistill.keys import Key
 from medistill.nets.training import one_cycle, steps_for
+from medistill.parallel import Workers
+from medistill.runtime import own_cores
 from medistill.tasks.task import Task
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
@@ -127,7 +129,8 @@ def ours(
     seed: int = 0,
     optimiser: Optimiser | None = None,
 ) -> Tensor:
-    """Our loop; returns the images."""
+    """Our loop, on the cores that ``distill`` would take; returns the images."""
+    problem = problem.worked_by(Workers(own_cores()))
     method, key = make_method(settings).for_this_machine(), Key(seed)
     state = loop.start(method, problem, key, optimiser)
 
