@@ -1,5 +1,7 @@
 """How long work takes is told before it begins: counted from what a few steps took."""
 
+from itertools import cycle
+
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from medistill.evaluation.workers import OVERHEAD
 from medistill.files import CACHE_VARIABLE
 from medistill.keys import Key
 from medistill.nets.training import steps_for
+from medistill.parallel import Workers
 from medistill.testing import small_problem
 
 DM = {"name": "dm", "networks": 10, "iterations": 100, "real_batch": 8, "filters": 8}
@@ -39,9 +42,9 @@ def test_steps_that_ask_real_images_are_counted_apart(monkeypatch, settings, don
     method, problem = make_method(settings), small_problem(4)
     state = loop.start(method, problem, Key(0))
     state.step = done
-    clock, costs, asked = [0.0], iter([5.0, 3.0, 1.0]), []
+    clock, costs, asked = [0.0], cycle([5.0, 3.0, 1.0]), []
 
-    def run(*given, until):
+    def run(*given, until, sharing):
         clock[0] += next(costs)
         asked.append(until - 1)
 
@@ -49,7 +52,24 @@ def test_steps_that_ask_real_images_are_counted_apart(monkeypatch, settings, don
     monkeypatch.setattr(duration.time, "monotonic", lambda: clock[0])
     found = duration.learning_seconds(method, problem, Key(0), state, None, method.optimiser(problem))
     assert found == seconds
-    assert asked == ([done, done + 1, done + 1] if seconds else [])
+    assert asked[:3] == ([done, done + 1, done + 1] if seconds else [])
+
+
+def test_the_faster_way_of_sharing_is_timed_several_times(monkeypatch):
+    """Steps on layers' threads take half as long; one of them in three takes ten times as long, which is no rule."""
+    method = make_method({**DM, "networks": 0, "iterations": 2000})
+    problem = small_problem(4).worked_by(Workers(2))
+    state, clock, ways = loop.start(method, problem, Key(0)), [0.0], []
+
+    def run(*given, until, sharing):
+        ways.append(sharing.within)
+        clock[0] += (0.5 if sharing.within else 1.0) * (10 if len(ways) % 9 == 8 else 1)
+
+    monkeypatch.setattr(duration.loop, "run", run)
+    monkeypatch.setattr(duration.time, "monotonic", lambda: clock[0])
+    assert duration.learning_seconds(method, problem, Key(0), state, None, method.optimiser(problem)) == 1000
+    assert ways.count(False) == 3
+    assert ways.count(True) == 3 * (duration.TRIALS - 1)
 
 
 @pytest.mark.parametrize("name", ["dm", "dc", "frepo", "mtt"])

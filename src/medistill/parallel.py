@@ -234,6 +234,7 @@ class StepSharing:
 
     Args:
         workers: whose pieces; with one nothing is decided.
+        within: the way of the first steps: whether threads within layers share them.
 
     Example:
         >>> sharing = StepSharing(Workers(2))
@@ -245,10 +246,10 @@ class StepSharing:
     """Steps that say how fast a way is, share of the other's time that threads in layers may take, times their own
     at which they are doubted; steps after which the other way is tried again, at first and at most."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, within: bool = False) -> None:
         self.threads = min(workers.number, SpareCores.MOST)
         self.seconds: dict[bool, deque[float]] = {way: deque(maxlen=self.TRIED) for way in (False, True)}
-        self.within, self.trying, self.left, self.rest = False, False, self.TRIED, self.REST
+        self.within, self.trying, self.left, self.rest = within, False, self.TRIED, self.REST
         self.expected = float("inf")
 
     @contextmanager

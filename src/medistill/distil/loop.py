@@ -67,6 +67,7 @@ def run(
     group: Group | None = None,
     optimiser: Optimiser | None = None,
     until: int | None = None,
+    sharing: StepSharing | None = None,
 ) -> State:
     """Take the steps that are left.
 
@@ -81,6 +82,7 @@ def run(
         group: processes that share the work; this one takes its own strata.
         optimiser: instead of the method's own.
         until: number of the last step to take, counted from 1; all, if None.
+        sharing: how workers share steps, where that was begun outside.
 
     Returns:
         The state after the last step.
@@ -98,7 +100,7 @@ def run(
     every = SYNC_INTERVAL[problem.device.type]
     losses: list[Tensor] = []
     last = steps if until is None else min(until, steps)
-    sharing = StepSharing(problem.workers)
+    sharing = sharing or StepSharing(problem.workers)
     while state.step < last:
         with sharing.step():
             total, gradients, extra = _gradients(method, problem, key, state, pieces)
