@@ -49,7 +49,7 @@ class PixelFeatures(Method):
         drawn = torch.randn(pixels, self.frequencies, generator=key.child("frequencies").generator())
         frequencies = drawn / distances.median()  # the median heuristic, on images of nobody
         released = images.release(
-            lambda x, stratum: self.features(x, frequencies), 2 * self.frequencies, 1.0, advance
+            lambda x, stratum: self.features(x, frequencies), 2 * self.frequencies, 1.0, advance=advance
         )
         state.buffers |= {"means": released.means, "counts": released.counts, "clip": torch.tensor(1.0)}
         state.buffers["frequencies"] = frequencies

@@ -10,7 +10,7 @@ import torch
 from medistill.data.image import Normalisation
 from medistill.data.phantom import Phantom, make_phantom
 from medistill.data.preprocess import TensorSplit, prepare
-from medistill.distil.private_images import Mechanism, PrivateRealImages, generated_images
+from medistill.distil.private_images import CENTRE_CLIP, Mechanism, PrivateRealImages, generated_images
 from medistill.distil.real_images import RealImages
 from medistill.keys import Key
 from medistill.privacy.accounting import delta_of, epsilon_of, most_correct, most_found, noise_multiplier
@@ -42,6 +42,16 @@ def test_epsilon_is_that_of_the_privacy_loss_distribution(sigma):
 
     composed = PLDAccountant().compose(GaussianDpEvent(sigma), 2)
     assert epsilon_of(sigma, DELTA, releases=2) == pytest.approx(composed.get_epsilon(DELTA), rel=2e-3)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.5])
+def test_mean_of_all_and_classes_together_are_one_release(share):
+    from dp_accounting import ComposedDpEvent, GaussianDpEvent
+    from dp_accounting.pld import PLDAccountant
+
+    both = Mechanism("image", noise_multiplier(2, DELTA), centre_share=share).multipliers
+    composed = PLDAccountant().compose(ComposedDpEvent([GaussianDpEvent(sigma) for sigma in both]))
+    assert composed.get_epsilon(DELTA) == pytest.approx(2, rel=2e-3)
 
 
 def test_two_releases_need_more_noise():
@@ -144,6 +154,33 @@ def test_means_without_noise_are_means():
     assert released.counts.tolist() == pytest.approx([4, 4, 4], abs=1e-3)
 
 
+def test_means_are_measured_from_that_of_all_units():
+    """Images that all lie far from the origin keep what they differ by, where else nearly all would be cut off."""
+    rng = np.random.default_rng(4)
+    pixels, targets = rng.integers(200, 256, (12, 1, 16, 16)), np.arange(12) % 3
+    exact = ((pixels / 255 - 0.5) / 0.25).reshape(12, -1)[:, :8]
+    length = float(np.linalg.norm(exact.mean(0))) / 1.5
+    distance = []
+    for share in (0.0, 0.2):
+        private = images_of(pixels, targets, None, Mechanism("image", 1e-6, centre_share=share))
+        found = private.release(statistic, 8, length, torch.zeros(8)).means.numpy()
+        distance.append(max(np.linalg.norm(found[k] - exact[targets == k].mean(0)) for k in range(3)))
+    assert distance[0] > 0.3 * length
+    assert distance[1] < 1e-3 * length
+
+
+def test_the_mean_of_all_is_shorter_where_noise_drowns_it():
+    pixels, targets = np.full((12, 1, 16, 16), 255), np.arange(12) % 3
+    centres = []
+    for sigma in (1e-6, 0.5, 1e6):
+        private = images_of(pixels, targets, None, Mechanism("image", sigma, centre_share=0.2))
+        total = torch.cat([torch.full((8,), 10.0), torch.tensor([0.2 * 12])]).double()
+        centres.append(float(private._centre(total, 1.0).norm()))
+    whole = np.sqrt(8) * 10 / 12
+    noise = 8 * (0.5 / np.sqrt(0.2) * np.hypot(1, 0.2) / 12) ** 2
+    assert centres == pytest.approx([whole, whole * (1 - noise / whole**2), 0.0], rel=1e-6)
+
+
 # Attacks
 
 
@@ -227,6 +264,62 @@ def test_attacks_prove_no_more_than_is_claimed_and_much_of_it(unit, epsilon, rec
 )
 def test_attacks_find_bugs(unit, bug):
     assert attacked(unit, bug) > 4.0
+
+
+class Watched(PrivateRealImages):
+    """Shows all that is released: the sums with their noise, in their order."""
+
+    def _noisy(self, total, multiplier):
+        shown = super()._noisy(total, multiplier)
+        self.shown = [*getattr(self, "shown", []), shown]
+        return shown
+
+
+class PaidOnce(Watched):
+    """Both answers have the noise of one alone."""
+
+    def _noisy(self, total, multiplier):
+        return super()._noisy(total, self.mechanism.noise_multiplier)
+
+
+def attacked_in_both_answers(kind, share=0.4, epsilon=4.0, runs=4000):
+    """As ``attacked``, by the likelihood of both answers together, where what all else adds to the second, and what
+    the unit would, is computed from the first as whoever knows all else can.
+    """
+    rng = np.random.default_rng(5)
+    pixels = np.concatenate([rng.integers(96, 160, (9, 1, 16, 16)), np.full((1, 1, 16, 16), 255)])
+    targets = np.array([0, 1, 2] * 3 + [1])
+    mechanism = Mechanism("image", noise_multiplier(epsilon, DELTA), centre_share=share)
+    vectors = torch.tensor((pixels.reshape(10, -1)[:, :8] / 255 - 0.5) / 0.25)
+
+    def parts(centre, clip):
+        v = (vectors - centre) / clip
+        return torch.cat([v / v.norm(dim=1, keepdim=True).clamp(min=1), torch.full((10, 1), 0.2)], 1)
+
+    found = []
+    for rows in (slice(0, 9), slice(0, 10)):
+        values = []
+        for _ in range(runs):
+            private = images_of(pixels[rows], targets[rows], None, mechanism, kind)
+            private.release(statistic, 8, 1.0, torch.zeros(8))
+            first, second = private.shown
+            one = parts(torch.zeros(8), CENTRE_CLIP)
+            two = parts(private._centre(first[0], CENTRE_CLIP), 1.0)
+            others = sum(two[i] for i in range(9) if targets[i] == 1)
+            moved = ((first[0] - one[:9].sum(0)) @ one[9], (second[1] - others) @ two[9])
+            values.append(float(share * moved[0] + (1 - share) * moved[1]))
+        found.append(np.array(values))
+    return gaussian_mechanism.proved_epsilon(*found, DELTA)
+
+
+def test_both_answers_together_prove_no_more_than_is_claimed(record_property):
+    proved = attacked_in_both_answers(Watched)
+    record_property("proved_epsilon", proved)
+    assert 2.0 < proved <= 4.0
+
+
+def test_both_answers_with_the_noise_of_one_are_found():
+    assert attacked_in_both_answers(PaidOnce) > 4.0
 
 
 # What is left behind

@@ -147,13 +147,19 @@ class PrivacyConfig(Settings):
         None, description="whose presence is hidden; None: a patient's where patients are known, else an image's"
     )
     clip: float = Field(
-        1.0,
+        0.85,
         ge=0.01,
         le=100,
         description="longest embedding that counts in full, as a multiple of that of generated images",
     )
     count_share: float = Field(
         0.2, ge=0.01, le=1, description="part of the sensitivity that pays for the number of images of each class"
+    )
+    centre_share: float = Field(
+        0.1,
+        ge=0,
+        le=0.9,
+        description="part of the budget that pays for the mean embedding of all, from which classes are measured",
     )
 
 

@@ -16,7 +16,7 @@ from medistill.distil.duration import learning_seconds
 from medistill.distil.memory import WorkPlan, planned
 from medistill.distil.method import LearnedMethod, Method, make_method
 from medistill.distil.optimiser import Optimiser
-from medistill.distil.private_images import Mechanism, PrivateRealImages, patient_numbers
+from medistill.distil.private_images import PrivateRealImages, patient_numbers, spent_as
 from medistill.distil.problem import DistillationProblem
 from medistill.distil.real_images import RealImages
 from medistill.files import canonical_json, read_cached, sha256_text, write_cached
@@ -112,7 +112,7 @@ def _planned(
         # As the package was made: asked once, with noise, of its own in each shadow.
         if guarantee.unit == "patient" and patients is None:
             raise NotMeasuredError("its guarantee is for patients, and the data do not name any")
-        mechanism = Mechanism(guarantee.unit, guarantee.noise_multiplier, *_spending(package))
+        mechanism = spent_as(_spending(package), guarantee.unit, guarantee.noise_multiplier)
         real = PrivateRealImages(real, patient_numbers(patients), mechanism)
     problem = DistillationProblem(real, _counts(package, data), package.stored_shape, device())
     plan = planned(method, problem.worked_by(Workers(own_cores())), data.pixels.nbytes / 1e6, None)
@@ -120,11 +120,10 @@ def _planned(
     return plan, method.optimiser(plan.problem).configured(build(OptimiserConfig, asked, "optimiser"))
 
 
-def _spending(package: Package) -> tuple[float, float]:
-    """How the budget is spent: the share for counting, and the longest embedding."""
+def _spending(package: Package) -> PrivacyConfig:
+    """How the budget is spent."""
     recorded = package.manifest.provenance.configuration.model_dump(mode="json").get("privacy")
-    config = build(PrivacyConfig, recorded or {}, "privacy")
-    return config.count_share, config.clip
+    return build(PrivacyConfig, recorded or {}, "privacy")
 
 
 def distilling_seconds(package: Package, data: TensorSplit, iterations: int, key: Key) -> float:

@@ -317,7 +317,7 @@ def _start(method: Method, problem: DistillationProblem, key: Key, optimiser: Op
     """The state before the first step; of private images with progress, as each is seen by every network."""
     if not isinstance(problem.real, PrivateRealImages):
         return loop.start(method, problem, key, optimiser)
-    with Progress("asking the real images, once", problem.real.size, enabled=progress) as shown:
+    with Progress("asking the real images, once", problem.real.looks, enabled=progress) as shown:
         return loop.start(method, problem, key, optimiser, shown.advance)
 
 

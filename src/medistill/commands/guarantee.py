@@ -15,7 +15,7 @@ from medistill.data.preprocess import PreparedDataset, prepared_shape, require_p
 from medistill.distil.configuration import configured
 from medistill.distil.method import Method, State
 from medistill.distil.pool import PooledMatching
-from medistill.distil.private_images import Mechanism, Unit
+from medistill.distil.private_images import Mechanism, Unit, spent_as
 from medistill.errors import ConfigError
 from medistill.package.manifest import GuaranteeSection
 from medistill.privacy.accounting import epsilon_of, noise_multiplier
@@ -64,7 +64,7 @@ def mechanism_for(config: PrivacyConfig, prepared: PreparedDataset) -> Mechanism
         ConfigError: patients are to be hidden, and the data name none; an ε that cannot be.
     """
     multiplier = noise_multiplier(config.epsilon, config.delta)
-    return Mechanism(unit_of(config, prepared.dataset), multiplier, config.count_share, config.clip)
+    return spent_as(config, unit_of(config, prepared.dataset), multiplier)
 
 
 def unit_of(config: PrivacyConfig, dataset: Dataset) -> Unit:
@@ -125,8 +125,8 @@ def outlook(dataset: Dataset, config: PrivacyConfig, data: DataConfig) -> Json:
     units = _units(dataset, unit)
 
     def noise(epsilon: float) -> list[float]:
-        mechanism = Mechanism(unit, noise_multiplier(epsilon, config.delta), config.count_share)
-        length = mechanism.noise_multiplier * mechanism.sensitivity * math.sqrt(numbers)
+        mechanism = spent_as(config, unit, noise_multiplier(epsilon, config.delta))
+        length = mechanism.multipliers[1] * mechanism.sensitivity * math.sqrt(numbers)
         return [length / max(n, 1e-9) for n in units]
 
     found = noise(config.epsilon)
@@ -195,5 +195,12 @@ def guarantee_section(config: PrivacyConfig, mechanism: Mechanism, state: State)
     return GuaranteeSection(
         epsilon=config.epsilon, delta=config.delta, unit=mechanism.unit, noise_multiplier=mechanism.noise_multiplier,
         sensitivity=mechanism.sensitivity, clip=float(state.buffers["clip"]),
-        numbers=int(state.buffers["means"].numel() + state.buffers["counts"].numel()), public=PUBLIC,
+        numbers=_released(mechanism, state), centre_share=mechanism.centre_share, public=PUBLIC,
     )  # fmt: skip
+
+
+def _released(mechanism: Mechanism, state: State) -> int:
+    """Of each stratum, and where their mean was asked for once more: an embedding by each network, and a count."""
+    strata = len(state.buffers["counts"])
+    each = state.buffers["means"].numel() // strata + 1
+    return each * (strata + (1 if mechanism.centre_share else 0))

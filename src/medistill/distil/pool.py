@@ -117,8 +117,8 @@ class PooledMatching(NetworkMethod):
     def release(
         self, state: State, problem: DistillationProblem, images: PrivateRealImages, key: Key, advance: Advance
     ) -> Release:
-        """All networks' statistics of an image are one long vector. What it differs by from the mean of generated
-        images is cut as a whole to the length that this has among them, and released once for each stratum.
+        """All networks' statistics of an image are one long vector. What it differs by from a centre is cut as a
+        whole to the length that generated images have from theirs, and released once for each stratum.
         """
         networks, network = self.pool_size(problem), self.network(problem)
         if not networks:
@@ -140,14 +140,14 @@ class PooledMatching(NetworkMethod):
                 generated_images(problem.channels, problem.shape).to(problem.device).split(problem.at_once(CHUNK))
             )
             known = torch.cat([joint(problem.normalisation.normalise(chunk), 0) for chunk in chunks])
-        centre = known.mean(0)
-        clip = images.mechanism.clip * float((known - centre).norm(dim=1).median())
+        origin = known.mean(0)
+        length = float((known - origin).norm(dim=1).median())
         size = self.statistic_size(network.embedding_size)
-        released = images.release(lambda x, stratum: joint(x, stratum) - centre, networks * size, clip, advance)
-        means = (released.means + centre).view(problem.strata, networks, size)
+        released = images.release(joint, networks * size, length, origin, advance)
+        means = released.means.view(problem.strata, networks, size)
         state.buffers["means"] = means.transpose(0, 1).contiguous()
         state.buffers["known"].fill_(True)
-        state.buffers |= {"counts": released.counts, "clip": torch.tensor(clip)}
+        state.buffers |= {"counts": released.counts, "clip": torch.tensor(images.mechanism.clip * length)}
         return released
 
     def observe(

@@ -106,6 +106,8 @@ class GuaranteeSection(Section):
         sensitivity: how far one unit can move what is released, in units of the clip.
         clip: longest embedding that counts in full.
         numbers: how many were released, with noise of their own each.
+        centre_share: part of the budget that paid for the mean of all units, from which the sums of classes are
+            measured; the noise of either is ``noise_multiplier`` over the root of its part.
         releases: how often real images were asked.
         public: what is taken to be known to everybody, and so not covered.
         outside: what else in the package was computed from real images, without noise, as somebody asked for it.
@@ -119,6 +121,7 @@ class GuaranteeSection(Section):
     sensitivity: Positive
     clip: Positive
     numbers: Count
+    centre_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     releases: Annotated[int, Field(ge=1, le=1)] = 1
     public: list[str]
     outside: list[str] = Field(default_factory=list)
