@@ -48,6 +48,8 @@ def test_the_manifest_says_all_that_a_guarantee_needs(private_package):
     networks, filters, places = 2, 8, 4 * 4
     assert guarantee.numbers == (1 + 3) * (networks * filters * places + 1), "the mean of all, and three classes"
     assert guarantee.centre_share == 0.1
+    assert guarantee.centre_clip == pytest.approx(2 * guarantee.clip), "1.7 and 0.85 times one length"
+    assert f"lengths {guarantee.centre_clip:.4g} and {guarantee.clip:.4g}" in " ".join(guarantee_sentences(guarantee))
     card = (private_package / "README.md").read_text()
     assert all(sentence in card for sentence in guarantee_sentences(guarantee))
     assert "nothing is guaranteed" not in card

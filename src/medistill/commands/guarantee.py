@@ -15,7 +15,7 @@ from medistill.data.preprocess import PreparedDataset, prepared_shape, require_p
 from medistill.distil.configuration import configured
 from medistill.distil.method import Method, State
 from medistill.distil.pool import PooledMatching
-from medistill.distil.private_images import Mechanism, Unit, spent_as
+from medistill.distil.private_images import CENTRE_CLIP, Mechanism, Unit, spent_as
 from medistill.errors import ConfigError
 from medistill.package.manifest import GuaranteeSection
 from medistill.privacy.accounting import epsilon_of, noise_multiplier
@@ -192,10 +192,12 @@ def earlier_releases(releases: Sequence[Json], mechanism: Mechanism, delta: floa
 
 def guarantee_section(config: PrivacyConfig, mechanism: Mechanism, state: State) -> GuaranteeSection:
     """What the manifest says, from the state after the release."""
+    clip, share = float(state.buffers["clip"]), mechanism.centre_share
     return GuaranteeSection(
         epsilon=config.epsilon, delta=config.delta, unit=mechanism.unit, noise_multiplier=mechanism.noise_multiplier,
-        sensitivity=mechanism.sensitivity, clip=float(state.buffers["clip"]),
-        numbers=_released(mechanism, state), centre_share=mechanism.centre_share, public=PUBLIC,
+        sensitivity=mechanism.sensitivity, clip=clip,
+        numbers=_released(mechanism, state), centre_share=share,
+        centre_clip=CENTRE_CLIP * clip / mechanism.clip if share else 0.0, public=PUBLIC,
     )  # fmt: skip
 
 

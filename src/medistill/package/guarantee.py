@@ -29,9 +29,7 @@ def guarantee_sentences(guarantee: GuaranteeSection) -> list[str]:
         f"images and labels would have come out nearly as likely {without}. Whoever guesses whether {HIDDEN[unit]} "
         "took part, where both are equally likely and all else is known, is right in at most "
         f"{right} of cases (guessing alone: 50 %), and with 1 % of false alarms finds at most {found}.",
-        f"Real images were asked once, for {guarantee.numbers} numbers: {_asked(guarantee)} sums of embeddings, each "
-        f"{unit}'s part cut to the length {guarantee.clip:.4g}, with Gaussian noise of {_noise(guarantee)} times the "
-        "sensitivity "
+        f"Real images were asked once, for {guarantee.numbers} numbers: {_asked(guarantee)} times the sensitivity "
         f"({guarantee.sensitivity:.4g} of that length). The noise came from the operating system's generator, "
         "follows from no seed and was not kept. That it was added is the sender's word; nothing here proves it.",
         f"Not covered: what is taken to be public ({'; '.join(guarantee.public)}); what is true of the group as a "
@@ -52,13 +50,13 @@ def guarantee_sentences(guarantee: GuaranteeSection) -> list[str]:
 
 
 def _asked(guarantee: GuaranteeSection) -> str:
-    """What came before the sums of classes."""
-    return "the mean of all, and then, measured from it, the classes'" if guarantee.centre_share else "the classes'"
-
-
-def _noise(guarantee: GuaranteeSection) -> str:
-    """How loud noise is, of both queries where there are two."""
-    sigma, share = guarantee.noise_multiplier, guarantee.centre_share
+    """What was asked, where parts were cut, and how loud the noise was; of both queries where there are two."""
+    sigma, share, cut = guarantee.noise_multiplier, guarantee.centre_share, f"each {guarantee.unit}'s part cut to the"
     if not share:
-        return f"{sigma:.4g}"
-    return f"{sigma / math.sqrt(share):.4g} and {sigma / math.sqrt(1 - share):.4g} (together as one of {sigma:.4g})"
+        return f"sums of embeddings, {cut} length {guarantee.clip:.4g}, with Gaussian noise of {sigma:.4g}"
+    first, second = sigma / math.sqrt(share), sigma / math.sqrt(1 - share)
+    return (
+        f"the mean of all embeddings and then, measured from it, the classes' sums, {cut} lengths "
+        f"{guarantee.centre_clip:.4g} and {guarantee.clip:.4g}, with Gaussian noise of {first:.4g} and {second:.4g} "
+        f"(together as one of {sigma:.4g})"
+    )

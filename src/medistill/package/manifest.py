@@ -108,6 +108,7 @@ class GuaranteeSection(Section):
         numbers: how many were released, with noise of their own each.
         centre_share: part of the budget that paid for the mean of all units, from which the sums of classes are
             measured; the noise of either is ``noise_multiplier`` over the root of its part.
+        centre_clip: longest embedding that counts in full in that mean, where there is one.
         releases: how often real images were asked.
         public: what is taken to be known to everybody, and so not covered.
         outside: what else in the package was computed from real images, without noise, as somebody asked for it.
@@ -122,6 +123,7 @@ class GuaranteeSection(Section):
     clip: Positive
     numbers: Count
     centre_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    centre_clip: Annotated[float, Field(ge=0, le=1e12)] = 0.0
     releases: Annotated[int, Field(ge=1, le=1)] = 1
     public: list[str]
     outside: list[str] = Field(default_factory=list)
