@@ -78,7 +78,7 @@ def _privacy(result: Json) -> list[str]:
     return [
         f"privacy: ε = {told['epsilon']:g} per {told['unit']} adds noise of {told['noise'][worst]:.2g} times the "
         f"longest embedding to the mean of '{worst}', the most of all: "
-        + ("little is lost" if told["bearable"] else "expect a loss, ")
+        + ("the noise costs little" if told["bearable"] else "expect a loss by noise, ")
         + ("" if told["bearable"] else f"{'no ε up to 20' if least is None else f'ε = {least:g}'} would do without")
     ]
 
