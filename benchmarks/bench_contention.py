@@ -21,12 +21,13 @@ from medistill.data.preprocess import PreparedDataset
 from medistill.files import CACHE_VARIABLE
 
 ROUNDS = 3
-THIRD = "labels.recipe.min_steps=200 labels.recipe.steps_per_doubling=27 labels.recipe.max_steps=1000"
-FEWER = "--ipc 10 --set method.iterations=133" + "".join(f" --set {one}" for one in THIRD.split())
-DISTILL = {"pneumoniamnist": FEWER, "bloodcells_28": FEWER}
-"""By set: the default with a third of the steps of everything that is trained. What is trained in equal shares is
-what scales; starting the program, and the one network that calibrates labels, do less.
+DISTILL = """--ipc 10 --set method.iterations=133 --set labels.recipe.min_steps=200
+    --set labels.recipe.steps_per_doubling=27 --set labels.recipe.max_steps=1000""".split()
+"""The default with a third of the steps of everything that is trained. What is trained in equal shares is what
+scales; starting the program, and the one network that calibrates labels, do less.
 """
+
+SETS = ("pneumoniamnist", "bloodcells_28")
 
 EVALUATE = "--set repeats=2 --set random_draws=2 --set recipe.min_steps=100 --set recipe.max_steps=100"
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
@@ -47,15 +48,15 @@ RATIOS = {
 def contention(_prepared: PreparedDataset, given: argparse.Namespace) -> dict[str, Any]:
     """Ratios of wall-clock seconds of ``distill`` (the default, fewer steps) and ``evaluate``, by rounds."""
     result: dict[str, Any] = {}
-    for name, options in DISTILL.items():
+    for name in SETS:
         if (file := loops.set_beside(given.data, name)) is None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
             package, cache = home / "package", home / "cache"
-            finish([(begin(["distill", str(file), "--out", str(package), *options.split()], cache), cache)])
+            finish([(begin(["distill", str(file), "--out", str(package), *DISTILL], cache), cache)])
             for title, words, begun_with in (
-                ("distill", ["distill", str(file), *options.split()], None),
+                ("distill", ["distill", str(file), *DISTILL], None),
                 ("evaluate", ["evaluate", str(package), "--on", str(file), *EVALUATE.split()], cache),
             ):
                 rounds = [one_round(words, begun_with) for _ in range(ROUNDS)]
