@@ -21,8 +21,10 @@ from medistill.data.preprocess import PreparedDataset
 from medistill.files import CACHE_VARIABLE
 
 ROUNDS = 3
-DISTILL = """--ipc 10 --set method.iterations=133 --set labels.recipe.min_steps=200
-    --set labels.recipe.steps_per_doubling=27 --set labels.recipe.max_steps=1000""".split()
+DISTILL = (
+    "--ipc 10 --set method.iterations=133 --set labels.recipe.min_steps=200 "
+    "--set labels.recipe.steps_per_doubling=27 --set labels.recipe.max_steps=1000"
+)
 """The default with a third of the steps of everything that is trained. What is trained in equal shares is what
 scales; starting the program, and the one network that calibrates labels, do less.
 """
@@ -54,9 +56,9 @@ def contention(_prepared: PreparedDataset, given: argparse.Namespace) -> dict[st
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
             package, cache = home / "package", home / "cache"
-            finish([(begin(["distill", str(file), "--out", str(package), *DISTILL], cache), cache)])
+            finish([(begin(["distill", str(file), "--out", str(package), *DISTILL.split()], cache), cache)])
             for title, words, begun_with in (
-                ("distill", ["distill", str(file), *DISTILL], None),
+                ("distill", ["distill", str(file), *DISTILL.split()], None),
                 ("evaluate", ["evaluate", str(package), "--on", str(file), *EVALUATE.split()], cache),
             ):
                 rounds = [one_round(words, begun_with) for _ in range(ROUNDS)]
