@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 import medistill
 from dicom_files import NESTED, SECRETS, found, hospital
@@ -122,6 +122,22 @@ def test_letters_are_sought_before_images_are_made_small(tmp_path):
     assert told
     said = "12 files of computed tomography are among others: -1000 to 1000 HU became black to white"
     assert said in dataset.description.notes
+
+
+def test_screenshots_and_what_headers_say_are_told_among_many_files(tmp_path):
+    source = hospital(tmp_path / "set", images=65, size=64)
+    page = Image.new("L", (64, 64))
+    ImageDraw.Draw(page).text((2, 20), "SMITH J", fill=255, font=ImageFont.load_default(12))
+    for name, kind, said in (("IM002", "7.1", "NO"), ("IM003", "2", "YES"), ("IM005", "2", "NO")):
+        made = pydicom.dcmread(source / "tumour" / f"{name}.dcm")
+        made.SOPClassUID, made.BurnedInAnnotation = f"1.2.840.10008.5.1.4.1.1.{kind}", said
+        if said == "NO":
+            made.PixelData = (np.asarray(page).astype(np.int16) * 8).tobytes()
+        made.save_as(source / "tumour" / f"{name}.dcm")
+    dataset = load(source)
+    told = [issue for issue in check(dataset) if issue.kind == "text in pixels"]
+    named = {dataset.splits[split].named(row) for issue in told for split, row in issue.rows}
+    assert named == {"tumour/IM002.dcm", "tumour/IM003.dcm"}, "IM005 is among those that are not looked at"
 
 
 def test_the_shared_files_and_a_table(tmp_path, real):

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from medistill.data.dicom_header import group_of, number_of, of_interest, plain_gray, text_of, value_of
+from medistill.data.dicom_header import (
+    group_of,
+    number_of,
+    of_interest,
+    often_shows_text,
+    plain_gray,
+    says_text,
+    text_of,
+    value_of,
+)
 from medistill.data.image import pixel_type, white_of
 from medistill.errors import ConfigError, DataError, nearest
 
@@ -88,6 +97,8 @@ class DicomPicture:
         spacing: millimetres between rows and between columns, where the file says so.
         patient, scanner: what tells one from another, empty where the file does not say; not to be stored.
         count: of frames in the file.
+        says_text: the header says that pixels tell who the patient is.
+        often_text: images of its kind often show letters.
     """
 
     frames: Array
@@ -96,6 +107,8 @@ class DicomPicture:
     patient: str
     scanner: str
     count: int = 1
+    says_text: bool = False
+    often_text: bool = False
 
     @property
     def unit(self) -> str:
@@ -184,7 +197,8 @@ def _picture(header: Header, only_middle: bool, bits: int) -> DicomPicture:
         gray = [_gray(header, frame, number, modality, bits) for number, frame in enumerate(stored, first)]
         frames = np.stack(gray)[:, None]
     scanner = " ".join(filter(None, (text_of(header, name) for name in SCANNER)))
-    return DicomPicture(frames, modality, _spacing(header), text_of(header, "PatientID"), scanner, count)
+    lettered = {"says_text": says_text(header), "often_text": often_shows_text(header, modality)}
+    return DicomPicture(frames, modality, _spacing(header), text_of(header, "PatientID"), scanner, count, **lettered)
 
 
 def identifiers(path: Path) -> dict[str, str]:

@@ -90,6 +90,21 @@ def text_of(header: Header, name: str) -> str:
     return str(value_of(header, name, "") or "").strip()
 
 
+SCREENSHOT, OFTEN_LETTERED = "1.2.840.10008.5.1.4.1.1.7", frozenset({"US", "SC"})
+"""Secondary capture and its kinds (PS3.4 B.5); modalities whose images mostly show letters."""
+
+
+def says_text(header: Header) -> bool:
+    """Whether the header says that pixels tell who the patient is (Burned In Annotation, PS3.3 C.7.6.1)."""
+    return text_of(header, "BurnedInAnnotation").upper() == "YES"
+
+
+def often_shows_text(header: Header, modality: str) -> bool:
+    """Whether it is of a kind whose images often show letters: screenshots, ultrasound."""
+    kind = text_of(header, "SOPClassUID")
+    return modality in OFTEN_LETTERED or kind == SCREENSHOT or kind.startswith(f"{SCREENSHOT}.")
+
+
 def number_of(header: Header, name: str, default: float) -> float:
     """An element's number, of several the first.
 

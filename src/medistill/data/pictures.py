@@ -41,7 +41,8 @@ class SourceImage:
         shape: pixels along each axis, where ``pixels`` were put elsewhere.
         modality: "CT", "MR", "CR" and so on, of a DICOM file.
         transparent: whether pixels were partly or wholly transparent, which was dropped.
-        text: whether it seems to show letters; None where nobody looked.
+        text: whether it seems to show letters, or its header says so; None where nobody looked.
+        often_text: whether images of its kind often show letters.
     """
 
     pixels: Array
@@ -54,6 +55,7 @@ class SourceImage:
     shape: tuple[int, ...] = ()
     modality: str = ""
     transparent: bool = False
+    often_text: bool = False
 
 
 def is_picture_file(path: Path) -> bool:
@@ -104,6 +106,7 @@ def read_picture(path: Path, how: ReadingOptions = AS_THEY_ARE) -> SourceImage:
     return SourceImage(
         pixels, found.unit, found.spacing, found.patient, found.scanner, found.count,
         modality=found.modality if found.modality in MODALITIES else "others",
+        text=True if found.says_text else None, often_text=found.often_text,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from medistill.aliases import Json
 from medistill.files import canonical_json, user_cache
 
-VERSION = 1
+VERSION = 2
 """Of what readers make of files; a higher one forgets what was kept."""
 
 DECODERS = ("pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-libjpeg", "pyjpegls", "pillow", "nibabel")

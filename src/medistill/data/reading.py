@@ -24,7 +24,7 @@ BATCH = 32
 """Files that a process is given at a time."""
 
 LOOKED_AT = 60
-"""Files that are looked at for letters, at the size that they have, at most."""
+"""Files that are looked at for letters, at the size that they have, at most, beside those that often show some."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def read_one(path: Path, how: ReadingOptions, look_for_text: bool) -> ReadFile:
     """What became of one file."""
     try:
         picture = read_picture(path, how)
-        if look_for_text and picture.pixels.ndim == 3:
+        look = picture.text is None and (look_for_text or picture.often_text)
+        if look and picture.pixels.ndim == 3:
             picture = replace(picture, text=shows_text(np.moveaxis(picture.pixels, -1, 0)))
         return ReadFile(picture)
     except MemoryError:
