@@ -9,7 +9,8 @@ import medistill
 from conftest import SMALL_DM
 from forging import sealed
 from medistill.audits.distillations import distilled_from
-from medistill.config import PrivacyConfig
+from medistill.commands.guarantee import EPSILONS, outlook
+from medistill.config import DataConfig, PrivacyConfig
 from medistill.data.load import load
 from medistill.data.phantom import Phantom, make_phantom
 from medistill.data.preprocess import prepare
@@ -22,6 +23,7 @@ from medistill.package.guarantee import guarantee_sentences
 from medistill.package.package import read_package
 from medistill.package.parsing import parse_manifest
 from medistill.privacy.accounting import noise_multiplier
+from medistill.texts import check_text
 from reference import gaussian_mechanism
 
 DELTA = 1e-5
@@ -287,6 +289,26 @@ def test_how_much_a_data_set_can_bear_follows_from_its_size():
     sigma /= np.sqrt(0.9)
     total = sum(sigma * np.hypot(1, 0.2) * np.sqrt(numbers) / n for n in small["noise"].values())
     assert total == pytest.approx(len(np.unique(patients)), rel=0.02)
+
+
+def test_without_a_guarantee_the_least_epsilon_is_offered_that_the_data_bear():
+    small, large = (medistill.check(f"phantom:classes=3,images={n}") for n in (60, 3000))
+    assert (small["offer"]["epsilon"], small["offer"]["unit"]) == (None, "patient")
+    assert "bear the noise of no ε" in check_text(small)
+    epsilon, reading = large["offer"]["epsilon"], DataConfig()
+    assert f"noise of --epsilon {epsilon:g} (per patient) would cost little" in check_text(large)
+    dataset = load("phantom:classes=3,images=3000")
+    below = EPSILONS[EPSILONS.index(epsilon) - 1]
+    bearable = [outlook(dataset, PrivacyConfig(epsilon=e), reading)["bearable"] for e in (below, epsilon)]
+    assert bearable == [False, True]
+
+
+def test_nothing_is_offered_that_would_be_refused(tmp_path):
+    asked = {"data": {"steps": [{"name": "clip"}]}}
+    assert medistill.check(PHANTOM, config=DataConfig(**asked["data"]))["offer"] is None
+    assert medistill.distill(PHANTOM, out=tmp_path / "p", ipc=2, settings={**SMALL_DM, **asked})["offer"] is None
+    with pytest.raises(ConfigError, match="looks at training images"):
+        distilled(tmp_path / "q", **asked)
 
 
 def test_the_method_by_its_name_has_the_settings_of_one_release():

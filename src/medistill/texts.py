@@ -39,7 +39,7 @@ def check_text(result: Json) -> str:
         *(f"  note: {note}" for note in result["notes"]),
     ]
     lines += [f"{p['level']}: {p['kind']}: {p['found']}{_file(p)}; {p['remedy']}" for p in result["problems"]]
-    lines += _privacy(result)
+    lines += _privacy(result) + offer_text(result)
     lines += [f"page: {result['html']}"] if "html" in result else []
     blocking = sum(p["level"] == "blocking" for p in result["problems"])
     lines.append(f"{blocking} blocking, {len(result['problems']) - blocking} warnings")
@@ -83,6 +83,20 @@ def _privacy(result: Json) -> list[str]:
     ]
 
 
+def offer_text(result: Json) -> list[str]:
+    """Which guarantee could be had, where none was asked for and one can be given."""
+    if not result.get("offer"):
+        return []
+    told = result["offer"]
+    could = (
+        "these data bear the noise of no ε up to 20, having too few images of some class"
+        if told["epsilon"] is None
+        else f"the noise of --epsilon {told['epsilon']:g} (per {told['unit']}) would cost little here; its hard "
+        "labels may cost more"
+    )
+    return [f"privacy: without --epsilon nothing is guaranteed; {could}"]
+
+
 def _findings(result: Json) -> list[str]:
     return [f"{finding['title'].lower()}: {finding['explanation']}" for finding in result["audits"]]
 
@@ -102,7 +116,7 @@ def distill_text(result: Json) -> str:
         f"{cost['seconds']} s, {cost['peak_memory_mb']:.0f} MB)",
         *_findings(result),
     ]
-    lines += result["guarantee"][:1]  # the card has the rest
+    lines += result["guarantee"][:1] + offer_text(result)  # the card has the rest
     if result["contains_real_images"]:
         lines.append("attention: these are real patient images")
     if "evaluation" in result:

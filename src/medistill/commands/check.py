@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medistill.aliases import Json
-from medistill.commands.guarantee import outlook
+from medistill.commands.guarantee import offer, outlook
 from medistill.config import DataConfig, PrivacyConfig
 from medistill.data.checks import check as find_issues
 from medistill.data.load import load
@@ -37,8 +37,10 @@ def check(
         ``name``, ``task``, ``classes`` (names of classes, grades or findings), ``strata``, ``fingerprint`` (SHA-256,
         counts, sizes), ``overview`` (see :func:`medistill.data.overview.overview`), ``shortcuts`` (see
         :func:`medistill.data.shortcuts.shortcuts`), ``notes``, ``problems`` (each with ``level``, ``kind``,
-        ``found``, ``remedy``, ``rows`` and, where there are files, ``files``) and ``usable``; ``html``, the page, and
-        ``privacy`` (which ε the data can bear, see :func:`medistill.commands.guarantee.outlook`), where asked for.
+        ``found``, ``remedy``, ``rows`` and, where there are files, ``files``) and ``usable``; ``html``, the page,
+        where asked for; ``privacy`` (what the noise of a guarantee does to these data, see
+        :func:`medistill.commands.guarantee.outlook`) where one was asked for, else ``offer`` (the least ε whose noise
+        they bear, see :func:`medistill.commands.guarantee.offer`).
 
     Raises:
         DataError: the source cannot be read at all.
@@ -53,12 +55,13 @@ def check(
     if privacy is not None:  # split as private data are
         config = (config or DataConfig()).model_copy(update={"split": "independent"})
     dataset = load(data, config)
-    bearable = None if privacy is None else outlook(dataset, privacy, config or DataConfig())
+    reading = config or DataConfig()
+    told = {"offer": offer(dataset, reading)} if privacy is None else {"privacy": outlook(dataset, privacy, reading)}
     issues = find_issues(dataset, ipc)
     description, task = dataset.description, dataset.task
     usable = not any(issue.level == "blocking" for issue in issues)
-    told = shortcuts(dataset) if usable else []
-    issues += shortcut_issues(dataset, told)
+    ways = shortcuts(dataset) if usable else []
+    issues += shortcut_issues(dataset, ways)
     found: Json = {
         "name": description.name,
         "task": task.kind,
@@ -69,11 +72,11 @@ def check(
         "flips": description.flips,
         "fingerprint": dataset.fingerprint,
         "overview": overview(dataset),
-        "shortcuts": [{**asdict(one), "strong": one.strong} for one in told],
+        "shortcuts": [{**asdict(one), "strong": one.strong} for one in ways],
         "notes": list(description.notes),
         "problems": [_with_files(issue.as_json(), dataset) for issue in issues],
         "usable": usable,
-        **({} if bearable is None else {"privacy": bearable}),
+        **told,
     }
     if html is not None:
         from medistill.reporting.check_page import check_page

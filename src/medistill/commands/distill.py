@@ -17,6 +17,7 @@ from medistill.commands.guarantee import (
     delta_warning,
     earlier_releases,
     mechanism_for,
+    offer,
     release_entry,
     require_private,
 )
@@ -105,8 +106,10 @@ def distill(
 
     Returns:
         ``package`` (its path), ``package_id``, ``images``, ``per_stratum``, ``audits`` (what was measured of what it
-        gives away), ``guarantee`` (sentences), ``contains_real_images``, ``warnings``, ``cost``, and ``evaluation``
-        if it was asked for. Under ``torchrun`` only the first process returns this; the others share the work.
+        gives away), ``guarantee`` (sentences), ``offer`` (without ``epsilon``: the least ε with little noise, see
+        :func:`medistill.commands.guarantee.offer`), ``contains_real_images``, ``warnings``, ``cost``, and
+        ``evaluation`` if it was asked for. Under ``torchrun`` only the first process returns this; the others share
+        the work.
 
     Raises:
         DataError, ConfigError, OutputError: one line each that says what to do; nothing is left half-written.
@@ -177,6 +180,7 @@ def distill(
         "contains_real_images": package.manifest.privacy.contains_real_images,
         "audits": [finding.model_dump(mode="json") for finding in package.manifest.audits],
         "guarantee": guaranteed(package.manifest),
+        **({"offer": offer(prepared.dataset, config.data)} if config.privacy is None else {}),
         "warnings": warnings,
         "cost": folder.read_cost(),
     }

@@ -139,6 +139,20 @@ def outlook(dataset: Dataset, config: PrivacyConfig, data: DataConfig) -> Json:
     }  # fmt: skip
 
 
+def offer(dataset: Dataset, data: DataConfig) -> Json | None:
+    """The least ε whose noise a data set can bear, for who asked for no guarantee; see :func:`outlook`.
+
+    Returns:
+        ``epsilon`` (None where 20 is not enough), ``delta`` and ``unit``; None where no guarantee can be given, as
+        steps that look at training images are asked for.
+    """
+    try:
+        found = outlook(dataset, PrivacyConfig(epsilon=EPSILONS[-1]), data)
+    except ConfigError:
+        return None
+    return {"epsilon": found["least_epsilon"], "delta": found["delta"], "unit": found["unit"]}
+
+
 def _units(dataset: Dataset, unit: Unit) -> list[float]:
     """What all training images or patients weigh in each stratum, as a release counts them."""
     train = dataset.train
